@@ -1,0 +1,110 @@
+"""What a Hessian says about a stationary point of an objective that is to be maximised.
+
+Positive eigenvalues are ways to escape, negative ones hold the point, zeros are flat. Under
+gradient flow a deviation along an eigenvector grows as exp(μ t), μ its eigenvalue.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from landscape import hessian
+
+
+class Conditioning(NamedTuple):
+    """A Hessian spectrum in five numbers.
+
+    Attributes:
+        index: (*batch), number of positive eigenvalues: escape directions.
+        nullity: (*batch), number of zero eigenvalues: degenerate directions.
+        condition_number: (*batch), largest over smallest |μ| among the negative eigenvalues; NaN
+            if there is none.
+        escape_rate: (*batch), largest eigenvalue if positive, else 0; nats per squared unit.
+        tolerance: (*batch), |μ| below this counted as zero.
+    """
+
+    index: Int[Array, "*batch"]
+    nullity: Int[Array, "*batch"]
+    condition_number: Float[Array, "*batch"]
+    escape_rate: Float[Array, "*batch"]
+    tolerance: Float[Array, "*batch"]
+
+
+def summarise(
+    eigenvalues: Float[Array, "*batch p"], rtol: Float[Array, ""] | float | None = None
+) -> Conditioning:
+    """Read off a spectrum.
+
+    Args:
+        eigenvalues: (*batch, p), in any order.
+        rtol: eigenvalues below rtol · max|μ| count as zero; by default 10 p ε of the dtype, the
+            rounding of a dense eigensolver.
+    """
+    p = eigenvalues.shape[-1]
+    rtol = 10 * p * jnp.finfo(eigenvalues.dtype).eps if rtol is None else rtol
+    size = jnp.abs(eigenvalues)
+    tolerance = rtol * size.max(axis=-1)
+    up = eigenvalues > tolerance[..., None]
+    down = eigenvalues < -tolerance[..., None]
+    stiffest = jnp.max(jnp.where(down, size, -jnp.inf), axis=-1)
+    softest = jnp.min(jnp.where(down, size, jnp.inf), axis=-1)
+    return Conditioning(
+        index=up.sum(axis=-1),
+        nullity=p - (up | down).sum(axis=-1),
+        condition_number=jnp.where(down.any(axis=-1), stiffest / softest, jnp.nan),
+        escape_rate=jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
+        tolerance=tolerance,
+    )
+
+
+def at(
+    function: Callable[[Any], Float[Array, ""]],
+    point: Any,
+    *,
+    rtol: float | None = None,
+    max_gigabytes: float = 1.0,
+) -> tuple[Conditioning, Any]:
+    """Conditioning of any objective at a point by its dense Hessian, and the steepest direction.
+
+    Args:
+        function: scalar function of a pytree, to be maximised.
+        point: a stationary point.
+        rtol: see `summarise`.
+        max_gigabytes: see `hessian.dense`.
+
+    Returns:
+        `Conditioning`, and the unit eigenvector of the largest eigenvalue as a pytree like
+        `point`: the fastest escape where the index is positive.
+
+    Raises:
+        ValueError: the Hessian would be too large.
+    """
+    values, vectors = jnp.linalg.eigh(hessian.dense(function, point, max_gigabytes=max_gigabytes))
+    _, unravel = ravel_pytree(point)
+    return summarise(values, rtol), unravel(vectors[:, -1])
+
+
+def escape_rate(
+    eigenvalue: Float[Array, "*batch"], sigma2: Float[Array, "*#batch"] | float
+) -> Float[Array, "*batch"]:
+    """Rate at which a collapsed latent leaves along a component, in joint (W, V) space.
+
+    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return.
+
+    Args:
+        eigenvalue: λ, of an unused component.
+        sigma2: noise variance.
+
+    Returns:
+        Rate per unit time of gradient flow. Exact.
+
+    Source: theory section 7, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
+    """
+    lam = jnp.asarray(eigenvalue)
+    s = jnp.asarray(sigma2, lam.dtype)
+    root = jnp.sqrt((1 / s - lam) ** 2 + 4 * lam**2 / s**2)
+    # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
+    return 2 * lam * (lam - s) / s**2 / (root + 1 / s + lam)

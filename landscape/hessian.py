@@ -1,0 +1,85 @@
+"""Hessian of any scalar function of a pytree, by autodiff: dense where it fits, or as a product.
+
+The order of parameters in a dense Hessian is that of `jax.flatten_util.ravel_pytree`: for a
+dictionary, by key (V, W, log_d, log_sigma2, mean), each array row by row.
+
+>>> import jax.numpy as jnp
+>>> from landscape import hessian
+>>> point = {"a": jnp.array(1.0), "b": jnp.array(3.0)}
+>>> hessian.dense(lambda v: v["a"] ** 2 * v["b"], point).tolist()
+[[6.0, 2.0], [2.0, 0.0]]
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from linvae_jax import _checks
+
+PyTree = Any
+
+
+def product(
+    function: Callable[[PyTree], Float[Array, ""]], point: PyTree, direction: PyTree
+) -> PyTree:
+    """Hessian-vector product, forward over reverse: about three gradients, no matrix.
+
+    Args:
+        function: scalar function of a pytree.
+        point: where.
+        direction: a pytree like `point`.
+
+    Returns:
+        H · direction, a pytree like `point`.
+    """
+    return jax.jvp(jax.grad(function), (point,), (direction,))[1]
+
+
+def gigabytes(point: PyTree) -> float:
+    """Size of the dense Hessian at `point`, in GB (10⁹ bytes)."""
+    flat, _ = ravel_pytree(point)
+    return flat.size**2 * flat.dtype.itemsize / 1e9
+
+
+def dense(
+    function: Callable[[PyTree], Float[Array, ""]],
+    point: PyTree,
+    *,
+    max_gigabytes: float = 1.0,
+    chunk: int = 64,
+) -> Float[Array, "p p"]:
+    """The whole Hessian, p × p for p scalar parameters.
+
+    Built from Hessian-vector products, `chunk` columns at a time, which needs little more than
+    the matrix itself.
+
+    Args:
+        function: scalar function of a pytree.
+        point: where.
+        max_gigabytes: refuse to build a larger matrix.
+        chunk: columns at once.
+
+    Raises:
+        ValueError: the matrix would be larger than `max_gigabytes`; the message says how large.
+    """
+    flat, unravel = ravel_pytree(point)
+    size = gigabytes(point)
+    if size > max_gigabytes:
+        _checks.fail(
+            "point",
+            f"{flat.size:,} parameters, whose dense Hessian takes {size:,.2f} GB",
+            f"at most max_gigabytes = {max_gigabytes:g} GB",
+            "Use hessian.product, or raise max_gigabytes if the memory is there.",
+        )
+    gradient = jax.grad(lambda v: function(unravel(v)))
+
+    def column(i: Array) -> Array:
+        basis = jnp.zeros_like(flat).at[i].set(1)
+        return jax.jvp(gradient, (flat,), (basis,))[1]
+
+    matrix = jax.lax.map(column, jnp.arange(flat.size), batch_size=min(chunk, flat.size))
+    return (matrix + matrix.T) / 2

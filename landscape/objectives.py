@@ -1,0 +1,94 @@
+"""What is studied: a function and the variables it is a function of.
+
+The same model has different Hessians as its noise and mean are held fixed or learned. Each
+builder here returns the pair that `hessian` and `conditioning` take.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from linvae_jax import _checks, linear, ppca
+from linvae_jax import moments as mom
+
+Variables = Mapping[str, Array]
+
+
+class Objective(NamedTuple):
+    """A scalar function of a pytree, and the point at which it is looked at.
+
+    Attributes:
+        function: variables → (), nats per datum, to be maximised.
+        variables: the point: a dictionary of arrays.
+    """
+
+    function: Callable[[Any], Float[Array, ""]]
+    variables: dict[str, Array]
+
+
+def _about(moments: mom.Moments, mean: Float[Array, "n"]) -> mom.Moments:
+    """Second moments about another centre: S + (μ̂ − m)(μ̂ − m)ᵀ."""
+    shift = moments.mean - mean
+    cov = jnp.diag(moments.cov) if moments.cov.ndim == 1 else moments.cov
+    return mom.Moments(mean, cov + jnp.outer(shift, shift), moments.count)
+
+
+def _select(available: Variables, learn: Sequence[str]) -> dict[str, Array]:
+    unknown = set(learn) - set(available)
+    if unknown or not learn:
+        _checks.fail("learn", tuple(learn), f"some of {tuple(available)}")
+    return {name: available[name] for name in learn}
+
+
+def elbo(
+    params: linear.LinearVAE,
+    moments: mom.Moments,
+    *,
+    beta: Float[Array, ""] | float = 1.0,
+    learn: Sequence[str] = ("W", "V", "log_d"),
+) -> Objective:
+    """The β-ELBO as a function of the variables named in `learn`.
+
+    Args:
+        params: the point.
+        moments: of the data.
+        beta: weight of the KL.
+        learn: any of "W", "V", "log_d", "log_sigma2", "mean"; the others are held fixed.
+
+    Raises:
+        ValueError: an unknown name, or parameters that do not fit the moments.
+    """
+    linear.check(params, moments)
+    available = {name: getattr(params, name) for name in ("W", "V", "log_d", "log_sigma2")}
+
+    def function(variables: Variables) -> Float[Array, ""]:
+        variables = dict(variables)
+        mean = variables.pop("mean", None)
+        about = moments if mean is None else _about(moments, mean)
+        return linear.elbo(replace(params, **variables), about, beta)
+
+    return Objective(function, _select(available | {"mean": moments.mean}, learn))
+
+
+def log_likelihood(
+    W: Float[Array, "n k"],
+    sigma2: Float[Array, ""] | float,
+    moments: mom.Moments,
+    *,
+    learn: Sequence[str] = ("W",),
+) -> Objective:
+    """The pPCA log-likelihood as a function of "W", "log_sigma2" or both.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    log_sigma2 = jnp.log(jnp.asarray(sigma2, W.dtype))
+
+    def function(variables: Variables) -> Float[Array, ""]:
+        v = {"W": W, "log_sigma2": log_sigma2} | dict(variables)
+        return ppca.log_likelihood(v["W"], jnp.exp(v["log_sigma2"]), moments)
+
+    return Objective(function, _select({"W": W, "log_sigma2": log_sigma2}, learn))

@@ -1,0 +1,199 @@
+"""Stationary points of the linear VAE that pPCA has too: one component per latent, or none.
+
+At noise σ² each stationary point of the pPCA likelihood puts some latents on principal
+components, √(λ_i − σ²) u_i, and leaves the others at zero: posterior collapse. Which latent sits
+where is an *assignment*: an integer array (k,), entry j the component of latent j (0-based, from
+the largest eigenvalue), −1 where latent j is collapsed.
+
+With a KL weight β, σ² becomes βσ² throughout (theory section 2).
+
+>>> import jax.numpy as jnp
+>>> from landscape import stationary
+>>> lam = jnp.array([4.0, 2.0, 0.5])
+>>> [a.tolist() for a in stationary.points(lam, k=2, sigma2=1.0)]
+[[0, 1], [0, -1], [1, -1], [-1, -1]]
+>>> [int(stationary.index(lam, a, 1.0)) for a in stationary.points(lam, k=2, sigma2=1.0)]
+[0, 1, 2, 4]
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from math import comb
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from linvae_jax import _checks, ppca
+from linvae_jax.linear import LinearVAE
+
+Scalar = Float[Array, ""] | float
+
+
+def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
+    """Number of components with λ_i > βσ²."""
+    _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.in_range("k", k, 1, len(eigenvalues), "at most n components")
+    _checks.positive("sigma2", sigma2)
+    _checks.positive("beta", beta)
+    return int(np.sum(np.asarray(eigenvalues) > float(beta) * float(sigma2)))
+
+
+def count(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
+    """Number of assignments that `points` yields: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
+    q = _available(eigenvalues, k, sigma2, beta)
+    return sum(comb(q, r) for r in range(min(k, q) + 1))
+
+
+def points(
+    eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0
+) -> Iterator[np.ndarray]:
+    """All pPCA stationary points, lazily, one assignment for each set of components in use.
+
+    Latents are interchangeable, so of the assignments that differ by a permutation of latents
+    the one with increasing components is given. Most components in use come first, so the first
+    assignment is the global maximum and the last is total collapse.
+
+    Args:
+        eigenvalues: (n,), of S, from large to small.
+        k: number of latents.
+        sigma2: noise variance.
+        beta: weight of the KL.
+
+    Yields:
+        Assignments: int arrays (k,). There are `count` of them, a combinatorial number.
+
+    Raises:
+        ValueError: unsorted or negative eigenvalues, k > n, σ² or β ≤ 0 (at the call, not at the
+            first item).
+    """
+    q = _available(eigenvalues, k, sigma2, beta)
+
+    def generate() -> Iterator[np.ndarray]:
+        for r in range(min(k, q), -1, -1):
+            for components in combinations(range(q), r):
+                yield np.array(components + (-1,) * (k - r), dtype=np.int32)
+
+    return generate()
+
+
+def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any = 1.0) -> None:
+    """Raise `ValueError` unless the assignment is one: see the module's first lines."""
+    _checks.shape("assignment", assignment, ("k",))
+    if not np.issubdtype(jnp.asarray(assignment).dtype, np.integer):
+        _checks.fail("assignment", f"dtype {jnp.asarray(assignment).dtype}", "integers")
+    n = len(eigenvalues)
+    _checks.in_range("k", len(assignment), 1, n, "at most n components")
+    if any(isinstance(v, jax.core.Tracer) for v in (assignment, eigenvalues, sigma2, beta)):
+        return
+    a = np.asarray(assignment)
+    used = a[a >= 0]
+    if (a < -1).any() or (a >= n).any():
+        _checks.fail("assignment", a.tolist(), f"components 0 to {n - 1}, or -1 for collapsed")
+    if len(np.unique(used)) < len(used):
+        _checks.fail("assignment", a.tolist(), "no component twice")
+    level = np.asarray(beta) * np.asarray(sigma2)
+    small = used[np.asarray(eigenvalues)[used] <= level]
+    if len(small):
+        i = int(small[0])
+        _checks.fail(
+            "assignment",
+            f"component {i} with eigenvalue {float(eigenvalues[i]):.6g}",
+            f"eigenvalues > beta * sigma2 = {float(level):.6g}",
+            "Below that level there is no such stationary point: the latent is collapsed (-1).",
+        )
+
+
+def point(
+    eigenvectors: Float[Array, "n m"],
+    eigenvalues: Float[Array, "m"],
+    assignment: Int[Array, "k"] | np.ndarray,
+    sigma2: Scalar,
+    beta: Scalar = 1.0,
+) -> LinearVAE:
+    """The stationary point of an assignment.
+
+    Active latent j on component i: w_j = √(λ_i − βσ²) u_i, v_j = w_j/λ_i, D_j = βσ²/λ_i.
+    Collapsed latent: w_j = v_j = 0, D_j = 1.
+
+    Args:
+        eigenvectors: (n, m), the leading eigenvectors of S (m = n, or fewer for large n).
+        eigenvalues: (m,).
+        assignment: (k,) int.
+        sigma2: noise variance.
+        beta: weight of the KL.
+
+    Returns:
+        `LinearVAE` of shape (n, k), where `linear.gradient` is zero in W, V and log D. Exact.
+
+    Raises:
+        ValueError: a component repeated, out of range, or with λ_i ≤ βσ².
+    """
+    _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.shape("eigenvectors", eigenvectors, ("n", len(eigenvalues)))
+    _checks.positive("sigma2", sigma2)
+    _checks.positive("beta", beta)
+    check_assignment(assignment, eigenvalues, sigma2, beta)
+    a = jnp.asarray(assignment)
+    noise = jnp.asarray(beta * sigma2, eigenvalues.dtype)
+    lam = jnp.where(a >= 0, eigenvalues[a], noise)  # λ = βσ² makes a latent collapsed
+    W = ppca.principal_weights(eigenvectors[:, a], lam, noise)
+    return LinearVAE(
+        W, (W / lam).T, jnp.log(noise / lam), jnp.log(jnp.asarray(sigma2, eigenvalues.dtype))
+    )
+
+
+def _in_use(assignment: Any, n: int) -> Array:
+    """(n,) bool: which components have a latent."""
+    return (jnp.asarray(assignment)[:, None] == jnp.arange(n)).any(axis=0)
+
+
+def value(
+    eigenvalues: Float[Array, "n"],
+    assignment: Int[Array, "k"] | np.ndarray,
+    sigma2: Scalar,
+    beta: Scalar = 1.0,
+) -> Float[Array, ""]:
+    """β-ELBO at the point of an assignment, nats per datum; for β = 1 also its log-likelihood.
+
+    Exact. All n eigenvalues are needed, zeros included. Errors as `point`.
+    """
+    check_assignment(assignment, eigenvalues, sigma2, beta)
+    active = _in_use(assignment, len(eigenvalues))
+    return ppca.elbo_with_components(eigenvalues, active, sigma2, beta)
+
+
+def index(
+    eigenvalues: Float[Array, "n"],
+    assignment: Int[Array, "k"] | np.ndarray,
+    sigma2: Scalar,
+    beta: Scalar = 1.0,
+) -> Int[Array, ""]:
+    """Number of escape directions: positive eigenvalues of the Hessian in (W, V, log D).
+
+    (k − r) #{i unused: λ_i > βσ²} + Σ_{t in use} #{i unused: λ_i > λ_t}: collapsed latents that
+    can escape, and active latents on too small a component.
+
+    Args:
+        eigenvalues: (n,), from large to small.
+        assignment: (k,) int.
+        sigma2: noise variance, held fixed.
+        beta: weight of the KL.
+
+    Returns:
+        () int. Exact for eigenvalues distinct from each other and from βσ²; directions along
+        ties are flat and not counted.
+
+    Raises:
+        ValueError: as `point`.
+
+    Source: theory section 7; own derivation, checked against dense Hessians in the tests.
+    """
+    check_assignment(assignment, eigenvalues, sigma2, beta)
+    a = jnp.asarray(assignment)
+    active = a >= 0
+    unused = ~_in_use(a, len(eigenvalues))
+    level = jnp.where(active, eigenvalues[a], beta * jnp.asarray(sigma2, eigenvalues.dtype))
+    return jnp.sum(unused & (eigenvalues > level[:, None]))

@@ -1,0 +1,109 @@
+"""Every check of user input, and its message: which argument, what came, what was expected.
+
+Shapes are checked always, also under tracing, since they are static. Values (finite, positive,
+symmetric) are checked where they are concrete; inside `jit`, `vmap` and `grad` they are tracers
+and a bad value propagates as NaN instead.
+"""
+
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+
+def fail(name: str, got: object, expected: str, hint: str = "") -> NoReturn:
+    """Raise the `ValueError` that every bad input gets."""
+    raise ValueError(f"{name}: got {got}, expected {expected}." + (f" {hint}" if hint else ""))
+
+
+def _concrete(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def numeric(name: str, x: Any) -> None:
+    """A real array: no strings, objects or complex numbers."""
+    dtype = getattr(x, "dtype", None) or np.asarray(x).dtype
+    # bfloat16 and friends have NumPy kind "V": ask JAX, which knows them
+    if not (jax.numpy.issubdtype(dtype, np.number) or dtype == np.bool_) or dtype.kind == "c":
+        fail(name, f"an array of dtype {dtype}", "real numbers")
+
+
+def shape(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
+    """An exact shape; letters stand for any positive length."""
+    got = np.shape(x)
+    if len(got) != len(expected) or any(
+        g == 0 or (isinstance(e, int) and g != e) for g, e in zip(got, expected, strict=True)
+    ):
+        wanted = "(" + ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "") + ")"
+        fail(name, f"shape {got}", f"shape {wanted}")
+
+
+def finite(name: str, x: Any) -> None:
+    """No NaN, no Inf (where the value is known)."""
+    if _concrete(x):
+        values = np.asarray(x)
+        bad = values.size - int(np.isfinite(values).sum())
+        if bad:
+            fail(name, f"{bad} NaN or Inf among {values.size} values", "finite numbers only")
+
+
+def positive(name: str, x: Any) -> None:
+    """Finite and strictly positive, whatever the shape (where the value is known)."""
+    numeric(name, x)
+    finite(name, x)
+    if _concrete(x) and not (np.asarray(x) > 0).all():
+        fail(name, np.asarray(x).min(), "a number > 0")
+
+
+def in_range(name: str, x: int, low: int, high: int, why: str) -> None:
+    """An integer with low <= x <= high; `why` says where the bounds come from."""
+    if isinstance(x, bool) or not isinstance(x, int | np.integer):
+        fail(name, repr(x), "an integer")
+    if not low <= x <= high:
+        fail(name, x, f"{low} <= {name} <= {high} ({why})")
+
+
+def data_matrix(name: str, x: Any, n: int | str = "n") -> None:
+    """Data: N rows of n finite numbers."""
+    numeric(name, x)
+    shape(name, x, ("N", n))
+    finite(name, x)
+
+
+def symmetric(name: str, S: Any) -> None:
+    """Square and symmetric to rounding (where the value is known)."""
+    numeric(name, S)
+    rows = np.shape(S)[0] if np.ndim(S) == 2 else "n"
+    shape(name, S, (rows, rows))
+    finite(name, S)
+    if _concrete(S):
+        values = np.asarray(S)
+        gap = np.abs(values - values.T).max()
+        # sums of products in another order differ by a few hundred ulps at most
+        if gap > 1e3 * np.finfo(values.dtype).eps * np.abs(values).max():
+            fail(name, f"a matrix with max |S - S.T| = {gap:.3g}", "a symmetric matrix")
+
+
+def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
+    """Finite, sorted from large to small, none negative beyond rounding (where known).
+
+    Args:
+        name: the argument's name.
+        values: (n,).
+        largest: what negative values are measured against; the first value by default.
+    """
+    numeric(name, values)
+    shape(name, values, ("n",))
+    finite(name, values)
+    if _concrete(values):
+        v = np.asarray(values)
+        scale = abs(float(v[0])) if largest is None else largest
+        eps = np.finfo(v.dtype).eps if v.dtype.kind == "f" else 0.0
+        if (np.diff(v) > 0).any():
+            fail(name, "an increasing sequence somewhere", "eigenvalues sorted from large to small")
+        if v[-1] < -100 * len(v) * eps * scale:
+            fail(
+                name,
+                f"smallest eigenvalue {v[-1]:.3g}",
+                "eigenvalues >= 0 (positive semi-definite S)",
+            )

@@ -1,0 +1,11 @@
+"""Matrix products at full precision.
+
+Accelerators multiply float32 matrices in TF32 by default, which keeps three digits; analysis
+needs all of them, so every product of the exact mathematics goes through here.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+
+matmul = partial(jnp.matmul, precision="highest")

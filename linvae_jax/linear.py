@@ -1,0 +1,309 @@
+"""The linear VAE: z ~ N(0, I), x | z ~ N(Wz + μ, σ²I), q(z | x) = N(V(x − μ), D).
+
+Lucas, Tucker, Grosse, Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective on Posterior
+Collapse*, NeurIPS 2019. With D the same diagonal matrix for every x, the ELBO has a closed form
+in the moments of the data, and so has its gradient; neither needs a pass over the data.
+
+All values are nats per datum. μ is held at the data mean, its maximum-likelihood value.
+
+>>> import jax, jax.numpy as jnp
+>>> from linvae_jax import linear, moments
+>>> m = moments.from_covariance(jnp.diag(jnp.array([4.0, 1.0])))
+>>> params = linear.init(jax.random.key(0), n=2, k=1)
+>>> bool(linear.elbo(params, m) < linear.profile_elbo(params.W, 1.0, m))
+True
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from linvae_jax import _checks, gaussian
+from linvae_jax import moments as mom
+from linvae_jax._linalg import matmul
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class LinearVAE:
+    """Parameters of a linear VAE, a pytree; gradients and Hessian directions have this type too.
+
+    Attributes:
+        W: (n, k), decoder weights.
+        V: (k, n), encoder weights.
+        log_d: (k,), log of the posterior variances D.
+        log_sigma2: (), log of the observation noise σ².
+    """
+
+    W: Float[Array, "n k"]
+    V: Float[Array, "k n"]
+    log_d: Float[Array, "k"]
+    log_sigma2: Float[Array, ""]
+
+
+class ElboTerms(NamedTuple):
+    """The two halves of the ELBO: E log p(x | z), nats, and the KL of each latent (k,), nats."""
+
+    reconstruction: Float[Array, "*batch"]
+    kl: Float[Array, "*batch k"]
+
+
+class Encoder(NamedTuple):
+    """Encoder weights V (k, n) and log posterior variances log_d (k,)."""
+
+    V: Float[Array, "k n"]
+    log_d: Float[Array, "k"]
+
+
+def check(params: LinearVAE, moments: mom.Moments) -> None:
+    """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values."""
+    mom.check(moments)
+    n = moments.mean.shape[0]
+    _checks.shape("params.W", params.W, (n, "k"))
+    k = params.W.shape[1]
+    _checks.shape("params.V", params.V, (k, n))
+    _checks.shape("params.log_d", params.log_d, (k,))
+    _checks.shape("params.log_sigma2", params.log_sigma2, ())
+    for name in ("W", "V", "log_d", "log_sigma2"):
+        _checks.finite(f"params.{name}", getattr(params, name))
+
+
+def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1.0) -> LinearVAE:
+    """Random start: W_ij ~ N(0, 1/k), V_ij ~ N(0, 1/n), D = I.
+
+    Never all zeros, which is exactly the collapsed stationary point. Default float type.
+
+    Raises:
+        ValueError: not 1 ≤ k ≤ n, σ² ≤ 0.
+    """
+    _checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
+    _checks.positive("sigma2", sigma2)
+    key_W, key_V = jax.random.split(key)
+    W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
+    V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
+    return LinearVAE(W, V, jnp.zeros(k, W.dtype), jnp.log(jnp.asarray(sigma2, W.dtype)))
+
+
+def rotate(params: LinearVAE, rotation: Float[Array, "n n"]) -> LinearVAE:
+    """Parameters in coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
+    return LinearVAE(
+        matmul(rotation.T, params.W),
+        matmul(params.V, rotation),
+        params.log_d,
+        params.log_sigma2,
+    )
+
+
+def _square_error(params: LinearVAE, moments: mom.Moments, SVt: Array) -> Float[Array, ""]:
+    """E‖x − Wz − μ‖² = tr S − 2 tr(WVS) + tr(WVSVᵀWᵀ) + tr(WDWᵀ), given SVᵀ."""
+    G = matmul(params.W.T, params.W)
+    return (
+        mom.trace(moments)
+        - 2 * jnp.sum(params.W * SVt)
+        + jnp.sum(G * matmul(params.V, SVt))
+        + jnp.sum(jnp.exp(params.log_d) * jnp.diag(G))
+    )
+
+
+def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
+    """Reconstruction () and KL per latent (k,), means over the data, in closed form.
+
+    Args:
+        params: (n, k) linear VAE.
+        moments: of the data; diagonal `cov` makes it O(nk²) instead of O(n²k).
+
+    Returns:
+        `ElboTerms`, nats per datum. Exact in float64; in float32 the square error cancels, which
+        costs about 1e-7 tr S/σ² nats.
+
+    Raises:
+        ValueError: shapes disagree, NaN or Inf.
+
+    Source: Lucas et al. 2019, section 4 (claim C1).
+    """
+    check(params, moments)
+    SVt = mom.cov_matmul(moments, params.V.T)
+    error = _square_error(params, moments, SVt)
+    mean_square = jnp.sum(params.V.T * SVt, axis=0)
+    return ElboTerms(
+        gaussian.log_density(error, params.W.shape[0], params.log_sigma2),
+        gaussian.kl(mean_square, params.log_d),
+    )
+
+
+def elbo(
+    params: LinearVAE, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
+) -> Float[Array, ""]:
+    """Exact ELBO, mean per datum, nats: reconstruction − β KL.
+
+    Args:
+        params: (n, k) linear VAE, float32 or float64.
+        moments: of the data.
+        beta: weight of the KL.
+
+    Raises:
+        ValueError: shapes disagree, NaN or Inf.
+    """
+    terms = elbo_terms(params, moments)
+    return terms.reconstruction - beta * terms.kl.sum()
+
+
+def gradient(
+    params: LinearVAE, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
+) -> LinearVAE:
+    """Analytic gradient of `elbo`, a `LinearVAE` of partial derivatives.
+
+    ∂W = (1/σ²) [ SVᵀ − WVSVᵀ − WD ],  ∂V = (1/σ²) [ WᵀS − WᵀWVS ] − βVS,
+    ∂log D = ½ [ β − D ⊙ (β + diag(WᵀW)/σ²) ],  ∂log σ² = −n/2 + E‖x − Wz − μ‖²/(2σ²)
+
+    Exact. The suite holds it to 1e-12 of autodiff.
+
+    Raises:
+        ValueError: shapes disagree, NaN or Inf.
+    """
+    check(params, moments)
+    W, V, D = params.W, params.V, jnp.exp(params.log_d)
+    precision = jnp.exp(-params.log_sigma2)
+    SVt = mom.cov_matmul(moments, V.T)
+    G = matmul(W.T, W)
+    inner = matmul(V, SVt)
+    dW = precision * (SVt - matmul(W, inner) - W * D)
+    dV = precision * (mom.cov_matmul(moments, W) - matmul(SVt, G)) - beta * SVt
+    dlog_d = 0.5 * (beta - D * (beta + jnp.diag(G) * precision))
+    error = (
+        mom.trace(moments) - 2 * jnp.sum(W * SVt) + jnp.sum(G * inner) + jnp.sum(D * jnp.diag(G))
+    )
+    return LinearVAE(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
+
+
+def _centred(params: LinearVAE, moments: mom.Moments, x: Float[Array, "N n"]) -> Array:
+    check(params, moments)
+    _checks.data_matrix("x", x, moments.mean.shape[0])
+    return x - moments.mean
+
+
+def elbo_terms_per_datum(
+    params: LinearVAE, moments: mom.Moments, x: Float[Array, "N n"]
+) -> ElboTerms:
+    """Reconstruction (N,) and KL per latent (N, k) of each datum, exact in z.
+
+    Args:
+        params: (n, k) linear VAE.
+        moments: supplies μ.
+        x: (N, n), in the coordinates of `moments`.
+
+    Returns:
+        `ElboTerms`, nats. Their mean over the data that made `moments` is `elbo_terms`.
+
+    Raises:
+        ValueError: shapes disagree, NaN or Inf.
+    """
+    centred = _centred(params, moments, x)
+    mean = matmul(centred, params.V.T)
+    residual = centred - matmul(mean, params.W.T)
+    spread = jnp.sum(jnp.exp(params.log_d) * jnp.sum(params.W**2, axis=0))
+    error = jnp.sum(residual**2, axis=1) + spread
+    return ElboTerms(
+        gaussian.log_density(error, params.W.shape[0], params.log_sigma2),
+        gaussian.kl(mean**2, params.log_d),
+    )
+
+
+def elbo_per_datum(
+    params: LinearVAE,
+    moments: mom.Moments,
+    x: Float[Array, "N n"],
+    beta: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "N"]:
+    """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
+    terms = elbo_terms_per_datum(params, moments, x)
+    return terms.reconstruction - beta * terms.kl.sum(axis=1)
+
+
+def elbo_stochastic(
+    params: LinearVAE,
+    moments: mom.Moments,
+    x: Float[Array, "N n"],
+    key: PRNGKeyArray,
+    beta: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "N"]:
+    """One-sample estimate of each datum's ELBO (N,), nats: z = V(x−μ) + D^½ ε, KL exact.
+
+    An unbiased estimate, reparameterised, so its gradient is unbiased too. For more samples,
+    `vmap` over keys.
+
+    Args:
+        params: (n, k) linear VAE.
+        moments: supplies μ.
+        x: (N, n).
+        key: PRNG key; each datum gets its own noise.
+        beta: weight of the KL.
+
+    Raises:
+        ValueError: shapes disagree, NaN or Inf.
+    """
+    centred = _centred(params, moments, x)
+    mean = matmul(centred, params.V.T)
+    z = mean + jnp.exp(0.5 * params.log_d) * jax.random.normal(key, mean.shape, mean.dtype)
+    error = jnp.sum((centred - matmul(z, params.W.T)) ** 2, axis=1)
+    reconstruction = gaussian.log_density(error, params.W.shape[0], params.log_sigma2)
+    return reconstruction - beta * gaussian.kl(mean**2, params.log_d).sum(axis=1)
+
+
+def optimal_encoder(
+    W: Float[Array, "n k"],
+    sigma2: Float[Array, ""] | float,
+    beta: Float[Array, ""] | float = 1.0,
+) -> Encoder:
+    """The one maximiser of the β-ELBO in the encoder: V = M⁻¹Wᵀ, D_j = βσ²/(βσ² + ‖w_j‖²).
+
+    M = WᵀW + βσ²I; it does not depend on the data.
+
+    Args:
+        W: (n, k).
+        sigma2: > 0.
+        beta: weight of the KL, > 0.
+
+    Returns:
+        `Encoder`; `LinearVAE(W, *optimal_encoder(W, sigma2), jnp.log(sigma2))` is the whole model.
+
+    Raises:
+        ValueError: W not a matrix, NaN or Inf, σ² or β ≤ 0.
+    """
+    _checks.shape("W", W, ("n", "k"))
+    _checks.finite("W", W)
+    _checks.positive("sigma2", sigma2)
+    _checks.positive("beta", beta)
+    noise = jnp.asarray(beta, W.dtype) * jnp.asarray(sigma2, W.dtype)
+    M = matmul(W.T, W) + noise * jnp.eye(W.shape[1], dtype=W.dtype)
+    V = cho_solve((jnp.linalg.cholesky(M), True), W.T)
+    return Encoder(V, -jnp.log1p(jnp.sum(W**2, axis=0) / noise))
+
+
+def with_optimal_encoder(
+    W: Float[Array, "n k"],
+    sigma2: Float[Array, ""] | float,
+    beta: Float[Array, ""] | float = 1.0,
+) -> LinearVAE:
+    """The linear VAE with decoder W, noise σ² and its `optimal_encoder`."""
+    encoder = optimal_encoder(W, sigma2, beta)
+    return LinearVAE(W, *encoder, jnp.log(jnp.asarray(sigma2, W.dtype)))
+
+
+def profile_elbo(
+    W: Float[Array, "n k"],
+    sigma2: Float[Array, ""] | float,
+    moments: mom.Moments,
+    beta: Float[Array, ""] | float = 1.0,
+) -> Float[Array, ""]:
+    """β-ELBO maximised over the encoder, nats per datum: a function of the decoder alone.
+
+    For β = 1 it is log-likelihood − ½ [ Σ_j log M_jj − log det M ], so it falls short of the
+    likelihood by a Hadamard gap, zero exactly when W has orthogonal columns (Lemma 2).
+    """
+    return elbo(with_optimal_encoder(W, sigma2, beta), moments, beta)
