@@ -5,8 +5,11 @@ gradient flow a deviation along an eigenvector grows as exp(μ t), μ its eigenv
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
@@ -14,7 +17,9 @@ from jaxtyping import Array, Float, Int
 from landscape import hessian
 
 
-class Conditioning(NamedTuple):
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Conditioning:
     """A Hessian spectrum in five numbers.
 
     Attributes:
@@ -44,7 +49,8 @@ def summarise(
             rounding of a dense eigensolver.
     """
     p = eigenvalues.shape[-1]
-    rtol = 10 * p * jnp.finfo(eigenvalues.dtype).eps if rtol is None else rtol
+    if rtol is None:
+        rtol = 10 * p * float(jnp.finfo(eigenvalues.dtype).eps)
     size = jnp.abs(eigenvalues)
     tolerance = rtol * size.max(axis=-1)
     up = eigenvalues > tolerance[..., None]

@@ -21,7 +21,6 @@ from itertools import combinations
 from math import comb
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -86,7 +85,7 @@ def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any =
         _checks.fail("assignment", f"dtype {jnp.asarray(assignment).dtype}", "integers")
     n = len(eigenvalues)
     _checks.in_range("k", len(assignment), 1, n, "at most n components")
-    if any(isinstance(v, jax.core.Tracer) for v in (assignment, eigenvalues, sigma2, beta)):
+    if not _checks.concrete(assignment, eigenvalues, sigma2, beta):
         return
     a = np.asarray(assignment)
     used = a[a >= 0]

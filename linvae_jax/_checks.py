@@ -7,8 +7,9 @@ and a bad value propagates as NaN instead.
 
 from typing import Any, NoReturn
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def fail(name: str, got: object, expected: str, hint: str = "") -> NoReturn:
@@ -16,15 +17,16 @@ def fail(name: str, got: object, expected: str, hint: str = "") -> NoReturn:
     raise ValueError(f"{name}: got {got}, expected {expected}." + (f" {hint}" if hint else ""))
 
 
-def _concrete(x: Any) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+def concrete(*values: Any) -> bool:
+    """Whether all values are known, rather than traced by a transformation."""
+    return not any(isinstance(v, Tracer) for v in values)
 
 
 def numeric(name: str, x: Any) -> None:
     """A real array: no strings, objects or complex numbers."""
     dtype = getattr(x, "dtype", None) or np.asarray(x).dtype
     # bfloat16 and friends have NumPy kind "V": ask JAX, which knows them
-    if not (jax.numpy.issubdtype(dtype, np.number) or dtype == np.bool_) or dtype.kind == "c":
+    if not (jnp.issubdtype(dtype, np.number) or dtype == np.bool_) or dtype.kind == "c":
         fail(name, f"an array of dtype {dtype}", "real numbers")
 
 
@@ -40,7 +42,7 @@ def shape(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
 
 def finite(name: str, x: Any) -> None:
     """No NaN, no Inf (where the value is known)."""
-    if _concrete(x):
+    if concrete(x):
         values = np.asarray(x)
         bad = values.size - int(np.isfinite(values).sum())
         if bad:
@@ -51,7 +53,7 @@ def positive(name: str, x: Any) -> None:
     """Finite and strictly positive, whatever the shape (where the value is known)."""
     numeric(name, x)
     finite(name, x)
-    if _concrete(x) and not (np.asarray(x) > 0).all():
+    if concrete(x) and not (np.asarray(x) > 0).all():
         fail(name, np.asarray(x).min(), "a number > 0")
 
 
@@ -76,7 +78,7 @@ def symmetric(name: str, S: Any) -> None:
     rows = np.shape(S)[0] if np.ndim(S) == 2 else "n"
     shape(name, S, (rows, rows))
     finite(name, S)
-    if _concrete(S):
+    if concrete(S):
         values = np.asarray(S)
         gap = np.abs(values - values.T).max()
         # sums of products in another order differ by a few hundred ulps at most
@@ -95,7 +97,7 @@ def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
     numeric(name, values)
     shape(name, values, ("n",))
     finite(name, values)
-    if _concrete(values):
+    if concrete(values):
         v = np.asarray(values)
         scale = abs(float(v[0])) if largest is None else largest
         eps = np.finfo(v.dtype).eps if v.dtype.kind == "f" else 0.0

@@ -113,7 +113,7 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
 
 def _checked(moments: Moments, name: str) -> Moments:
     # traces cannot be looked at: under jit constant data shows as a zero covariance
-    if not isinstance(moments.cov, jax.core.Tracer) and not jnp.any(moments.cov):
+    if _checks.concrete(moments.cov) and not jnp.any(moments.cov):
         _checks.fail(name, "constant data (every row the same)", "data that vary")
     return moments
 

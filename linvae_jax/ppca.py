@@ -221,7 +221,7 @@ def mle_from_spectrum(
     if sigma2 is None:
         values = jnp.pad(spectrum.eigenvalues, (0, n - m))
         sigma2 = optimal_sigma2(values, k)
-        if not isinstance(sigma2, jax.core.Tracer):
+        if _checks.concrete(sigma2):
             floor = 100 * n * jnp.finfo(values.dtype).eps * values[0]
             if sigma2 <= floor:
                 _checks.fail(
