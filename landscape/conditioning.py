@@ -114,3 +114,19 @@ def escape_rate(
     root = jnp.sqrt((1 / s - lam) ** 2 + 4 * lam**2 / s**2)
     # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
     return 2 * lam * (lam - s) / s**2 / (root + 1 / s + lam)
+
+
+def rotation_stiffness(eigenvalues: Float[Array, "k"]) -> Float[Array, "k-1"]:
+    """Curvature against rotating neighbouring latents into each other at the optimum.
+
+    (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: close eigenvalues align slowly.
+
+    Args:
+        eigenvalues: (k,), λ of the components in use, from large to small.
+
+    Returns:
+        (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO.
+
+    Source: theory section 7; Bao, Lucas, Sachdeva, Grosse, NeurIPS 2020.
+    """
+    return (eigenvalues[:-1] - eigenvalues[1:]) ** 2 / (eigenvalues[:-1] * eigenvalues[1:])

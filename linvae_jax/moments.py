@@ -55,7 +55,7 @@ class Spectrum:
     eigenvectors: Float[Array, "n m"]
 
 
-def _as_float(x: Any) -> Float[Array, "N n"]:
+def _as_float(x: Any) -> Float[Array, "..."]:
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 

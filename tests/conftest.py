@@ -1,4 +1,4 @@
-"""Strict settings for every test: float64, no silent promotion of ranks or dtypes."""
+"""Settings of every test: float64, and Hypothesis without deadlines or luck."""
 
 import os
 
@@ -6,7 +6,6 @@ import hypothesis
 import jax
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_numpy_rank_promotion", "warn")
 
 # a new shape compiles for a quarter of a second, so no deadline; CI must not depend on luck
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)

@@ -1,0 +1,218 @@
+"""Labelled data in, matplotlib figures out. Nothing is computed here that a table should hold.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers and in grey; sizes are those of a
+two-column paper.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "savefig.dpi": 220,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    def wrapper(*args: Any, **kwargs: Any) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    wrapper.__doc__, wrapper.__name__ = draw.__doc__, draw.__name__
+    return wrapper
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write PNG and PDF beside each other; `path` is without suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    with mpl.rc_context(_STYLE):
+        for suffix in (".png", ".pdf"):
+            target = path.with_name(path.name + suffix)
+            figure.savefig(target)
+            written.append(target)
+    return written
+
+
+def _label(variable: xr.DataArray) -> str:
+    name, unit = variable.attrs.get("long_name", variable.name), variable.attrs.get("units", "1")
+    return f"{name}" if unit == "1" else f"{name} ({unit})"
+
+
+@_styled
+def stationary_surface(table: xr.Dataset) -> Figure:
+    """Figure 1: the likelihood as a collapsed latent's column moves along two directions.
+
+    Takes `surface.zero_column`'s table: a panel for each σ².
+    """
+    lam = table.eigenvalue.values
+    names = [_label(table[axis]) for axis in ("along_first", "along_second")]
+    figure = Figure(figsize=(7.2, 2.9))
+    panels = figure.subplots(1, table.sizes["sigma2"], sharey=True, squeeze=False)[0]
+    image = None
+    for axis, (_, at) in zip(panels, table.groupby("sigma2"), strict=True):
+        sigma2 = float(at.sigma2.squeeze())
+        surface = at.log_likelihood.squeeze() - at.log_likelihood.max()
+        # square-root levels show both the flat top and the steep flanks
+        depth = np.linspace(0, 1, 15) ** 2 * float(-surface.min())
+        image = axis.contourf(
+            at.along_first, at.along_second, surface.T, levels=-depth[::-1], cmap="cividis"
+        )
+        axis.contour(
+            at.along_first, at.along_second, surface.T, levels=-depth[::-1],
+            colors="white", linewidths=0.4, alpha=0.6,
+        )  # fmt: skip
+        captured = lam > sigma2
+        reach = np.sqrt(np.maximum(lam - sigma2, 0))
+        top = np.array([[reach[0], 0], [-reach[0], 0]]) if captured[0] else np.zeros((1, 2))
+        axis.plot(
+            *top.T,
+            "*",
+            color=RED,
+            ms=10,
+            mec="white",
+            mew=0.6,
+            ls="none",
+            label="maximum in the plane\n(pPCA optimum)",
+        )
+        saddles = [(0.0, 0.0)] if captured[0] else []
+        if captured[1]:
+            saddles += [(0.0, reach[1]), (0.0, -reach[1])]
+        if saddles:
+            axis.plot(
+                *np.array(saddles).T,
+                "o",
+                mfc="white",
+                mec=RED,
+                ms=5,
+                ls="none",
+                label="saddle or minimum\nin the plane",
+            )
+        state = ("neither captured", "larger one captured", "both captured")[captured.sum()]
+        axis.set_title(f"σ² = {sigma2:.0f}: {state}")
+        axis.set_xlabel(names[0].replace("displacement along", "column along"))
+        axis.set_aspect("equal")
+        axis.grid(False)
+    panels[0].set_ylabel(names[1].replace("displacement along", "column along"))
+    handles = {}
+    for axis in panels:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(panels), shrink=0.75, format="%.2g")
+        bar.set_label("log-likelihood below\nthe panel's best (nats/datum)")
+    return figure
+
+
+def _curve(axis: Axes, data: xr.DataArray, color: str, label: str, style: str = "-") -> None:
+    """Mean over seeds with the range of the seeds."""
+    mean = data.mean("seed")
+    axis.plot(data.step, mean, color=color, label=label, ls=style)
+    axis.fill_between(data.step, data.min("seed"), data.max("seed"), color=color, alpha=0.2, lw=0)
+
+
+@_styled
+def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> Figure:
+    """Figure 2: the ELBO during training against the pPCA optimum; and what is still missing.
+
+    Takes two sweeps' tables with a single σ², and the optimum in nats per datum.
+    """
+    runs = (
+        (exact.squeeze("sigma2_init"), BLUE, "exact gradients"),
+        (sampled.squeeze("sigma2_init"), ORANGE, "sampled gradients"),
+    )
+    figure = Figure(figsize=(7.2, 2.8))
+    left, right = figure.subplots(1, 2)
+    for table, color, label in runs:
+        _curve(left, table.elbo, color, label)
+        _curve(right, table.gap, color, f"{label}: ELBO")
+        _curve(right, table.likelihood_gap, color, f"{label}: likelihood", "--")
+    left.axhline(optimum, color=BLACK, ls=":", label="pPCA maximum likelihood")
+    left.set_ylim(optimum - 0.3 * abs(optimum), optimum + 0.03 * abs(optimum))
+    left.set_ylabel("ELBO (nats/datum)")
+    right.set_yscale("log")
+    right.set_ylabel("below the pPCA optimum\n(nats/datum)")
+    for axis in (left, right):
+        axis.set_xlabel("optimiser steps")
+        axis.set_xlim(0, None)
+        axis.legend()
+    return figure
+
+
+@_styled
+def likelihood_by_latents(table: xr.Dataset) -> Figure:
+    """Figure 3: pPCA log-likelihood against the number of latents, and trained linear VAEs."""
+    figure = Figure(figsize=(4.6, 3.2))
+    axis = figure.subplots()
+    fixed = float(table.attrs["fixed_sigma2"])
+    held = int(table.attrs["fixed_latents"])
+    axis.plot(table.latents, table.mle, color=BLUE, label="pPCA, maximum-likelihood σ²")
+    axis.plot(
+        table.latents, table.fixed, color=RED, ls="--",
+        label=f"pPCA, σ² = {fixed:.2f} (its MLE for {held} latents)",
+    )  # fmt: skip
+    axis.plot(
+        table.trained_latents, table.trained_mle, "o", color=BLUE, mfc="white", ms=5,
+        label="trained linear VAE, σ² learned",
+    )  # fmt: skip
+    axis.plot(
+        table.trained_latents, table.trained_fixed, "s", color=RED, mfc="white", ms=5,
+        label="trained linear VAE, σ² held",
+    )  # fmt: skip
+    best = int(table.mle.argmax())
+    axis.plot(
+        table.latents[best], table.mle[best], "*", color=BLACK, ms=9, ls="none",
+        label="pPCA optimum over this range",
+    )  # fmt: skip
+    low = float(min(table.mle[1], table.fixed[1]))
+    axis.set_ylim(low, float(table.mle.max()) + 0.05 * abs(float(table.mle.max()) - low))
+    axis.set_xlabel("number of latents k")
+    axis.set_ylabel("log-likelihood or ELBO\n(nats/datum, pixel scale)")
+    axis.legend(loc="lower right")
+    return figure
+
+
+@_styled
+def convergence(table: xr.Dataset) -> Figure:
+    """A well-separated spectrum: gap and angle to zero, from every seed and initial σ²."""
+    figure = Figure(figsize=(7.2, 2.8))
+    left, right = figure.subplots(1, 2)
+    colors = (BLUE, GREEN, ORANGE, RED, PURPLE)
+    for color, (sigma2, at) in zip(colors, table.groupby("sigma2_init"), strict=False):
+        at = at.squeeze("sigma2_init")
+        # rounding makes a converged gap slightly negative now and then: show its size
+        _curve(left, np.abs(at.gap) + 1e-15, color, f"initial σ² = {sigma2:g}")
+        _curve(right, at.angle.max("latent") + 1e-9, color, f"initial σ² = {sigma2:g}")
+    left.axhline(1e-6, color=BLACK, ls=":", label="10⁻⁶ nats")
+    left.set_ylabel("|ELBO − pPCA optimum| (nats/datum)")
+    right.set_ylabel("largest angle to a\nprincipal direction (degrees)")
+    for axis in (left, right):
+        axis.set_yscale("log")
+        axis.set_xlabel("optimiser steps")
+        axis.set_xlim(0, None)
+    left.legend()
+    return figure

@@ -1,0 +1,198 @@
+"""The main job: everything the paper claims of linear VAEs, measured on one data set.
+
+Each stage makes a labelled table, draws it, and writes both at once, so that what is computed
+is on disk before the next stage starts.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import xarray as xr
+from jaxtyping import Array, Float
+
+from landscape import claims, figures, ledger, surface
+from linvae_jax import moments as mom
+from linvae_jax import ppca, progress, sweeps, tables, training
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to compute.
+
+    Attributes:
+        k: latents of the linear VAE trained on the data.
+        num_steps: optimiser steps of that training, exact and sampled.
+        learning_rate: of Adam with exact gradients, cosine to zero. All training is done in the
+            eigenbasis of S, where an exact gradient costs a third.
+        sampled_learning_rate: of Adam with sampled gradients, smaller because of their noise.
+        batch_size: of the sampled gradients.
+        seeds: number of seeds of each training.
+        latents: k of the models trained for figure 3.
+        max_latents: right end of figure 3.
+        fixed_latents: figure 3 holds σ² at its MLE for this many latents.
+        seed: everything random follows from it.
+    """
+
+    k: int = 50
+    num_steps: int = 12_000
+    learning_rate: float = 0.03
+    sampled_learning_rate: float = 0.01
+    batch_size: int = 128
+    seeds: int = 2
+    latents: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
+    max_latents: int = 300
+    fixed_latents: int = 50
+    seed: int = 0
+
+
+# Consecutive eigenvalues differ by a factor of 1.5, so rotations are stiff (0.17 nats/rad²) and
+# nothing is slow; 15 small ones are left for σ².
+SEPARATED = (16.0, 10.7, 7.1, 4.7, 3.2, *(1.0 - 0.03 * i for i in range(15)))
+
+
+def _surfaces(spectrum: mom.Spectrum) -> xr.Dataset:
+    lam = spectrum.eigenvalues
+    high, low = float(lam[4]), float(lam[6])
+    return surface.zero_column(lam, [0.5 * low, (high * low) ** 0.5, 1.3 * high])
+
+
+def _separated(seeds: int) -> tuple[Float[Array, "s"], xr.Dataset]:
+    lam = jnp.asarray(SEPARATED)
+    config = training.TrainConfig(k=5, num_steps=6000, record_every=100)
+    problem = training.problem(mom.from_covariance(lam))
+    sweep = sweeps.run(
+        config, problem, seeds=range(seeds), sigma2=(0.1, 1.0, 10.0), learning_rate=0.03
+    )
+    return lam, sweep.table
+
+
+def _by_latents(
+    settings: Settings, moments: mom.Moments, spectrum: mom.Spectrum, constant: float
+) -> xr.Dataset:
+    lam, n = spectrum.eigenvalues, len(spectrum.eigenvalues)
+    k_max = min(settings.max_latents, n - 1)
+    held = float(ppca.optimal_sigma2(lam, min(settings.fixed_latents, k_max)))
+    latents = range(1, k_max + 1)
+    trained = [k for k in settings.latents if k <= k_max]
+    diagonal = mom.Moments(moments.mean * 0, lam, moments.count)
+    problem = training.problem(diagonal)
+    config = training.TrainConfig(
+        k=1, num_steps=max(settings.num_steps // 4, 1), record_every=max(settings.num_steps // 4, 1)
+    )
+    final: dict[bool, list[float]] = {True: [], False: []}
+    for learned in (True, False):
+        for k in trained:
+            start = 1.0 if learned else held
+            sweep = sweeps.run(
+                replace(config, k=k, learn_sigma2=learned), problem, seeds=(settings.seed,),
+                sigma2=(start,), learning_rate=3 * settings.learning_rate,
+            )  # fmt: skip
+            final[learned].append(float(sweep.table.elbo.squeeze()) + constant)
+    nats = "nats/datum"
+    zero = ppca.elbo_with_components(lam, jnp.zeros(n, bool), lam.mean())
+    zero_held = ppca.elbo_with_components(lam, jnp.zeros(n, bool), held)
+    mle = [zero, *(ppca.optimal_elbo(lam, k) for k in latents)]
+    fixed = [zero_held, *(ppca.optimal_elbo(lam, k, held) for k in latents)]
+    return tables.dataset(
+        {
+            "mle": ("latents", jnp.stack(mle) + constant, nats, "pPCA log-likelihood, σ² at MLE"),
+            "fixed": ("latents", jnp.stack(fixed) + constant, nats, "pPCA log-likelihood, σ² held"),
+            "trained_mle": ("trained_latents", final[True], nats, "trained ELBO, σ² learned"),
+            "trained_fixed": ("trained_latents", final[False], nats, "trained ELBO, σ² held"),
+        },
+        coords={
+            "latents": ([0, *latents], "1", "number of latents k"),
+            "trained_latents": (trained, "1", "number of latents k of trained models"),
+        },
+        attrs=tables.provenance(
+            config, fixed_sigma2=held, fixed_latents=settings.fixed_latents,
+            optimizer="Adam in the eigenbasis of S", pixel_constant=constant,
+        ),
+    )  # fmt: skip
+
+
+def run(
+    settings: Settings,
+    x: Float[Array, "N n"],
+    folder: Path,
+    *,
+    constant: float = 0.0,
+    source: str = "",
+) -> list[ledger.Claim]:
+    """Measure, draw, and judge the claims; write everything into `folder`.
+
+    Args:
+        settings: how much to compute.
+        x: (N, n), the data, float64.
+        folder: where figures (.png, .pdf), tables (.nc) and the ledger (.md, .json) go.
+        constant: nats added to quote values on the pixel scale.
+        source: where the data came from, kept with the results.
+
+    Returns:
+        The claims, in order.
+    """
+    key = jax.random.key(settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(name: str, table: xr.Dataset) -> xr.Dataset:
+        tables.save(table.assign_attrs(source=source, seed=settings.seed), folder / f"{name}.nc")
+        return table
+
+    with progress.bar(6, "reproduce", "stage") as bar:
+
+        def stage(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        moments = mom.from_data(x)
+        spectrum = mom.spectrum(moments)
+        lam = spectrum.eigenvalues
+
+        table = keep("figure1_surface", _surfaces(spectrum))
+        figures.save(figures.stationary_surface(table), folder / "figure1_surface")
+        stage("surfaces drawn")
+
+        separated_lam, separated = _separated(seeds=8)
+        keep("convergence_separated", separated)
+        figures.save(figures.convergence(separated), folder / "convergence_separated")
+        stage("well-separated problem trained")
+
+        problem = training.problem(moments, x)
+        config = training.TrainConfig(
+            k=settings.k, num_steps=settings.num_steps,
+            record_every=max(settings.num_steps // 80, 1), batch_size=settings.batch_size,
+        )  # fmt: skip
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        digits = {}
+        for gradients in ("exact", "sampled"):
+            sweep = sweeps.run(
+                replace(config, gradients=gradients), problem, seeds=seeds, sigma2=(1.0,),
+                learning_rate=settings.learning_rate,
+            )  # fmt: skip
+            digits[gradients] = keep(f"figure2_training_{gradients}", sweep.table)
+            stage(f"data trained, {gradients} gradients")
+        optimum = float(ppca.optimal_elbo(lam, settings.k))
+        drawn = figures.training_curves(digits["exact"], digits["sampled"], optimum)
+        figures.save(drawn, folder / "figure2_training")
+
+        table = keep("figure3_latents", _by_latents(settings, moments, spectrum, constant))
+        figures.save(figures.likelihood_by_latents(table), folder / "figure3_latents")
+        stage("likelihood by number of latents")
+
+        sigma2 = float(ppca.optimal_sigma2(lam, settings.k))
+        runs = (separated, digits["exact"], digits["sampled"])
+        result = [
+            claims.closed_form(moments, x, settings.k, jax.random.fold_in(key, 1)),
+            claims.global_maximum(moments, spectrum, settings.k, runs[1], runs[2]),
+            claims.identifiable(
+                moments, spectrum, settings.k, separated_lam, separated, digits["exact"],
+                jax.random.fold_in(key, 3),
+            ),
+            claims.collapsed_points(spectrum, settings.k, sigma2, settings.seed),
+            claims.recovers_ppca(lam, settings.k, *runs),
+        ]  # fmt: skip
+        ledger.save(result, folder)
+        stage("claims judged")
+    return result

@@ -1,0 +1,27 @@
+"""Progress bars: live on a terminal, a line now and then in a log, nothing when quiet."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(total: int, description: str, unit: str = "it", quiet: bool = False) -> "tqdm[Any]":
+    """A progress bar, to be used as a context manager with `.update(n)` and `.set_postfix_str`.
+
+    Args:
+        total: number of units to come.
+        description: what is being done, in the margin.
+        unit: what one unit is called.
+        quiet: show nothing.
+    """
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        disable=quiet,
+        mininterval=0.1 if terminal else 10.0,  # a log wants few lines
+        ascii=None if terminal else True,
+        dynamic_ncols=terminal,
+    )

@@ -1,0 +1,142 @@
+"""Labelled results: xarray data sets with units and provenance, in netCDF files.
+
+A result reloads in one line, `tables.load(path)`, and also with any netCDF reader
+(`xarray.open_dataset(path, engine="h5netcdf")`).
+"""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from linvae_jax import _checks, linear
+from linvae_jax import moments as mom
+
+# attribute that tells our files from other people's
+_FORMAT = "linvae_jax"
+
+
+def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
+    """Attributes that say where numbers come from: versions, device, precision, configuration.
+
+    Args:
+        config: a dataclass or mapping of plain values, stored as JSON.
+        **extra: further facts, stored as text.
+    """
+    try:
+        own = version("linvae-jax")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        own = "source tree"
+    facts = {
+        "format": _FORMAT,
+        "linvae_jax": own,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "float": str(np.dtype(jax.numpy.result_type(float))),
+    }
+    if config is not None:
+        plain = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+        facts["config"] = json.dumps(plain, default=str, sort_keys=True)
+    return facts | {name: str(value) for name, value in extra.items()}
+
+
+def dataset(
+    variables: Mapping[str, tuple[Any, ...]],
+    coords: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """A labelled data set.
+
+    Args:
+        variables: name → (dimensions, values, unit, description).
+        coords: dimension → labels, or → (values, unit, description).
+        attrs: usually `provenance(...)`.
+    """
+
+    def described(unit: str, text: str) -> dict[str, str]:
+        return {"units": unit, "long_name": text}
+
+    built = {}
+    for name, value in (coords or {}).items():
+        if isinstance(value, tuple):
+            values, unit, text = value
+            built[name] = xr.DataArray(np.asarray(values), dims=name, attrs=described(unit, text))
+        else:
+            built[name] = xr.DataArray(np.asarray(value), dims=name)
+    return xr.Dataset(
+        {
+            name: xr.DataArray(np.asarray(values), dims=dims, attrs=described(unit, text))
+            for name, (dims, values, unit, text) in variables.items()
+        },
+        coords=built,
+        attrs=dict(attrs or {"format": _FORMAT}),
+    )
+
+
+def save(data: xr.Dataset, path: str | Path) -> Path:
+    """Write a data set as netCDF, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    data.to_netcdf(partial, engine="h5netcdf")
+    partial.replace(path)
+    return path
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """Read a data set that `save` wrote, into memory.
+
+    Raises:
+        ValueError: no such file, truncated, not netCDF, or written by something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        _checks.fail("path", f"{path} (no such file)", "a netCDF file written by linvae_jax")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            loaded = data.load()
+    except Exception as error:  # h5py raises a different type for each way of being broken
+        raise ValueError(
+            f"path: {path} is not a readable netCDF file ({type(error).__name__}: {error}), "
+            "expected one written by linvae_jax. It may be truncated; compute it again."
+        ) from error
+    if loaded.attrs.get("format") != _FORMAT:
+        _checks.fail("path", f"{path}, a netCDF file of another origin", "one of linvae_jax")
+    return loaded
+
+
+def from_linear(
+    params: linear.LinearVAE, moments: mom.Moments, attrs: Mapping[str, str] | None = None
+) -> xr.Dataset:
+    """A linear VAE and the mean of its data as a labelled data set."""
+    return dataset(
+        {
+            "W": (("feature", "latent"), params.W, "data unit", "decoder weights"),
+            "V": (("latent", "feature"), params.V, "1/data unit", "encoder weights"),
+            "log_d": (("latent",), params.log_d, "1", "log posterior variance"),
+            "log_sigma2": ((), params.log_sigma2, "1", "log observation noise variance"),
+            "mean": (("feature",), moments.mean, "data unit", "data mean"),
+        },
+        attrs=attrs,
+    )
+
+
+def to_linear(data: xr.Dataset) -> linear.LinearVAE:
+    """The linear VAE of a data set made by `from_linear`.
+
+    Raises:
+        ValueError: a variable is missing.
+    """
+    names = ("W", "V", "log_d", "log_sigma2")
+    missing = [name for name in names if name not in data]
+    if missing:
+        _checks.fail("data", f"a data set without {missing}", f"the variables {list(names)}")
+    return linear.LinearVAE(*(jax.numpy.asarray(data[name].values) for name in names))

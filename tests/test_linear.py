@@ -1,0 +1,231 @@
+"""The linear VAE: closed forms against autodiff, Monte Carlo, per-datum sums and symmetries."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from strategies import moments_with, noise, orthogonal, problems, seeds, separated_spectra, weights
+from tolerances import EXACT, FACTORED, STANDARD_ERRORS
+
+from linvae_jax import gaussian, linear, ppca
+from linvae_jax import moments as mom
+
+
+@given(problems(), weights)
+def test_gradient_is_autodiffs(problem, beta):
+    params, moments, _ = problem
+    ours = linear.gradient(params, moments, beta)
+    autodiff = jax.grad(linear.elbo)(params, moments, beta)
+    for name in ("W", "V", "log_d", "log_sigma2"):
+        a, b = getattr(ours, name), getattr(autodiff, name)
+        # relative to the largest entry: single entries cancel
+        assert jnp.abs(a - b).max() <= EXACT * jnp.abs(b).max(), name
+
+
+@given(problems(), weights)
+def test_moments_form_is_the_mean_over_data(problem, beta):
+    params, moments, x = problem
+    terms = linear.elbo_terms(params, moments)
+    each = linear.elbo_terms_per_datum(params, moments, jnp.asarray(x))
+    scale = float(jnp.abs(each.reconstruction).mean())
+    np.testing.assert_allclose(
+        each.reconstruction.mean(), terms.reconstruction, rtol=0, atol=EXACT * scale * 10
+    )
+    np.testing.assert_allclose(
+        each.kl.mean(0), terms.kl, rtol=EXACT * 10, atol=EXACT * float(terms.kl.max())
+    )
+    total = linear.elbo_per_datum(params, moments, jnp.asarray(x), beta).mean()
+    expected = terms.reconstruction - beta * terms.kl.sum()
+    np.testing.assert_allclose(total, expected, rtol=EXACT * 100)
+    np.testing.assert_allclose(linear.elbo(params, moments, beta), expected, rtol=EXACT * 100)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_elbo_is_within_monte_carlo_error_of_its_definition(seed):
+    """E_q[log p(x, z) − log q(z|x)] with SciPy's densities: shares no line with the code."""
+    rng = np.random.default_rng(seed)
+    n, k, N, draws = 4, 2, 20, 4000
+    x = rng.normal(size=(N, n))
+    moments = mom.from_data(x)
+    params = linear.init(jax.random.key(seed), n, k, 0.7)
+    params = replace(params, log_d=jnp.asarray(rng.normal(size=k)))
+    W, V, sd = np.asarray(params.W), np.asarray(params.V), np.exp(0.5 * np.asarray(params.log_d))
+    centred = x - np.asarray(moments.mean)
+    mean = centred @ V.T
+    z = mean + sd * rng.normal(size=(draws, N, k))
+    log_px = norm.logpdf(centred, z @ W.T, np.sqrt(0.7)).sum(-1)
+    estimates = (log_px + norm.logpdf(z).sum(-1) - norm.logpdf(z, mean, sd).sum(-1)).mean(1)
+    error = estimates.std(ddof=1) / np.sqrt(draws)
+    assert abs(estimates.mean() - linear.elbo(params, moments)) < STANDARD_ERRORS * error
+
+
+@settings(max_examples=10)
+@given(problems(), seeds, weights)
+def test_stochastic_elbo_is_unbiased(problem, seed, beta):
+    params, moments, x = problem
+    keys = jax.random.split(jax.random.key(seed), 400)
+    estimate = jax.jit(
+        jax.vmap(
+            lambda key: linear.elbo_stochastic(params, moments, jnp.asarray(x), key, beta).mean()
+        )
+    )
+    draws = estimate(keys)
+    error = draws.std(ddof=1) / np.sqrt(len(draws))
+    assert abs(draws.mean() - linear.elbo(params, moments, beta)) < STANDARD_ERRORS * error
+
+
+@given(problems())
+def test_gap_to_the_likelihood_is_the_kl_to_the_true_posterior(problem):
+    params, moments, x = problem
+    sigma2 = jnp.exp(params.log_sigma2)
+    gap = ppca.log_likelihood(params.W, sigma2, moments) - linear.elbo(params, moments)
+    true = ppca.posterior(ppca.PPCA(params.W, sigma2, moments.mean), jnp.asarray(x))
+    D = np.diag(np.exp(params.log_d))
+    inverse = np.linalg.inv(true.cov)
+    shift = (x - moments.mean) @ params.V.T - true.mean
+    log_dets = np.linalg.slogdet(true.cov)[1] - np.linalg.slogdet(D)[1]
+    quadratic = np.einsum("ni,ij,nj->n", shift, inverse, shift).mean()
+    kl = 0.5 * (np.trace(inverse @ D) - len(D) + quadratic + log_dets)
+    np.testing.assert_allclose(gap, kl, rtol=FACTORED, atol=FACTORED * float(abs(kl) + 1))
+    assert gap >= -FACTORED
+
+
+@given(problems(), weights, seeds)
+def test_optimal_encoder_is_the_maximiser(problem, beta, seed):
+    params, moments, _ = problem
+    sigma2 = jnp.exp(params.log_sigma2)
+    best = linear.with_optimal_encoder(params.W, sigma2, beta)
+    slope = linear.gradient(best, moments, beta)
+    scale = float(jnp.abs(moments.cov).max() * (1 + jnp.abs(params.W).max()) / sigma2)
+    assert jnp.abs(slope.V).max() <= FACTORED * scale
+    assert jnp.abs(slope.log_d).max() <= FACTORED
+    top = linear.elbo(best, moments, beta)
+    keys = jax.random.split(jax.random.key(seed), 2)
+    moved = replace(
+        best,
+        V=best.V + 0.1 * jax.random.normal(keys[0], best.V.shape),
+        log_d=best.log_d + 0.1 * jax.random.normal(keys[1], best.log_d.shape),
+    )
+    assert linear.elbo(moved, moments, beta) <= top + FACTORED * abs(top)
+    assert linear.elbo(replace(params, V=best.V), moments, beta) <= top + FACTORED * abs(top)
+
+
+@given(problems())
+def test_profile_elbo_is_the_likelihood_less_the_hadamard_gap(problem):
+    params, moments, _ = problem
+    sigma2 = jnp.exp(params.log_sigma2)
+    M = np.asarray(params.W.T @ params.W + sigma2 * np.eye(params.W.shape[1]))
+    hadamard = 0.5 * (np.log(np.diag(M)).sum() - np.linalg.slogdet(M)[1])
+    exact = ppca.log_likelihood(params.W, sigma2, moments) - hadamard
+    ours = linear.profile_elbo(params.W, sigma2, moments)
+    np.testing.assert_allclose(ours, exact, rtol=FACTORED)
+    assert hadamard >= -EXACT
+
+
+@given(problems(), weights)
+def test_beta_is_a_rescaling_of_the_noise(problem, beta):
+    """ELBO_β at σ² = β · ELBO at βσ², plus a constant in (W, V, D) (theory section 2)."""
+    params, moments, _ = problem
+    scaled = replace(params, log_sigma2=params.log_sigma2 + jnp.log(beta))
+    n = len(params.W)
+    constant = (
+        0.5
+        * n
+        * (
+            beta * jnp.log(2 * jnp.pi * jnp.exp(scaled.log_sigma2))
+            - jnp.log(2 * jnp.pi * jnp.exp(params.log_sigma2))
+        )
+    )
+    expected = beta * linear.elbo(scaled, moments) + constant
+    np.testing.assert_allclose(linear.elbo(params, moments, beta), expected, rtol=FACTORED)
+
+
+@given(problems(), seeds)
+def test_symmetries(problem, seed):
+    """Rotated data, permuted or reflected latents, rescaled units, a shifted mean."""
+    params, moments, x = problem
+    n, k = params.W.shape
+    value = linear.elbo(params, moments)
+    R = orthogonal(seed, n)
+    rotated = linear.elbo(linear.rotate(params, R), mom.from_data(x @ R))
+    np.testing.assert_allclose(rotated, value, rtol=FACTORED)
+
+    rng = np.random.default_rng(seed)
+    order, sign = rng.permutation(k), rng.choice([-1.0, 1.0], k)
+    relabelled = replace(
+        params,
+        W=(params.W * sign)[:, order],
+        V=(params.V * sign[:, None])[order],
+        log_d=params.log_d[order],
+    )
+    np.testing.assert_allclose(linear.elbo(relabelled, moments), value, rtol=FACTORED)
+
+    # x → cx: a density in other units, so log p falls by n log c
+    c = 3.0
+    scaled = linear.LinearVAE(
+        c * params.W, params.V / c, params.log_d, params.log_sigma2 + 2 * np.log(c)
+    )
+    expected = value - n * np.log(c)
+    np.testing.assert_allclose(linear.elbo(scaled, mom.from_data(c * x)), expected, rtol=FACTORED)
+
+    shifted = mom.from_data(x + 5.0)
+    np.testing.assert_allclose(linear.elbo(params, shifted), value, rtol=FACTORED)
+
+
+@given(problems())
+def test_the_eigenbasis_changes_nothing(problem):
+    params, moments, _ = problem
+    diagonal, s = mom.in_eigenbasis(moments)
+    inside = linear.rotate(params, s.eigenvectors)
+    np.testing.assert_allclose(
+        linear.elbo(inside, diagonal), linear.elbo(params, moments), rtol=FACTORED
+    )
+    back = linear.rotate(linear.gradient(inside, diagonal), s.eigenvectors.T)
+    slope = linear.gradient(params, moments)
+    for name in ("W", "V", "log_d", "log_sigma2"):
+        a, b = getattr(back, name), getattr(slope, name)
+        np.testing.assert_allclose(a, b, rtol=0, atol=FACTORED * float(jnp.abs(b).max() + 1))
+
+
+@given(st.data(), seeds, noise)
+def test_rate_and_distortion_at_the_optimum_fill_water_from_below(draw, seed, sigma2):
+    """KL_j = ½ log⁺(λ_j/σ²); mean ‖x − x̂‖² = Σ min(λ_i, σ²) + the rest (theory section 7)."""
+    lam = draw.draw(separated_spectra(5))
+    moments, _ = moments_with(lam, seed)
+    W = ppca.mle(moments, 3, sigma2).W
+    terms = linear.elbo_terms(linear.with_optimal_encoder(W, sigma2), moments)
+    rate = 0.5 * np.log(np.maximum(lam[:3] / sigma2, 1))
+    np.testing.assert_allclose(terms.kl, rate, rtol=FACTORED, atol=FACTORED)
+    # log p(x|z) = −n/2 log 2πσ² − E‖x − x̂‖²/2σ², with x̂ = Wz and z drawn from q
+    distortion = -2 * sigma2 * (terms.reconstruction + 2.5 * np.log(2 * np.pi * sigma2))
+    expected = np.minimum(lam[:3], sigma2).sum() + lam[3:].sum()
+    np.testing.assert_allclose(distortion, expected, rtol=FACTORED)
+
+
+@given(seeds, noise)
+def test_log_density_is_scipys(seed, sigma2):
+    x = np.random.default_rng(seed).normal(size=(3, 4))
+    exact = norm.logpdf(x, 0, np.sqrt(sigma2)).sum(1)
+    ours = gaussian.log_density(jnp.sum(jnp.asarray(x) ** 2, 1), 4, jnp.log(jnp.asarray(sigma2)))
+    np.testing.assert_allclose(ours, exact, rtol=EXACT)
+
+
+@given(st.floats(-3, 3), st.floats(-4, 2))
+def test_kl_is_the_integral_that_defines_it(mean, log_d):
+    grid = np.linspace(-40, 40, 200_001)
+    q = norm(mean, np.exp(0.5 * log_d))
+    integral = np.trapezoid(q.pdf(grid) * (q.logpdf(grid) - norm.logpdf(grid)), grid)
+    ours = gaussian.kl(jnp.asarray([mean**2]), jnp.asarray([log_d]))
+    # the trapezoidal rule is exact to rounding for a Gaussian that is wide against the grid
+    np.testing.assert_allclose(ours[0], integral, rtol=1e-9, atol=1e-9)
+
+
+def test_kl_keeps_its_digits_when_a_latent_is_all_but_collapsed():
+    # D = 1 + 1e-9: KL = δ²/4 = 2.5e-19, which D − 1 − log D would round to 0
+    ours = gaussian.kl(jnp.zeros(1), jnp.asarray([1e-9]))
+    np.testing.assert_allclose(ours[0], 2.5e-19, rtol=1e-6)

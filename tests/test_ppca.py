@@ -1,0 +1,127 @@
+"""pPCA against SciPy's multivariate normal, scikit-learn's PCA, and brute force."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import multivariate_normal
+from sklearn.decomposition import PCA
+from strategies import moments_with, noise, problems, seeds, separated_spectra, spectra, weights
+from tolerances import EXACT, FACTORED, STANDARD_ERRORS
+
+from linvae_jax import moments as mom
+from linvae_jax import ppca
+
+
+@given(problems(), noise)
+def test_log_likelihood_is_scipys(problem, sigma2):
+    params, moments, x = problem
+    C = np.asarray(params.W @ params.W.T + sigma2 * np.eye(len(params.W)))
+    exact = multivariate_normal(np.asarray(moments.mean), C).logpdf(x).mean()
+    ours = ppca.log_likelihood(params.W, sigma2, moments)
+    np.testing.assert_allclose(ours, exact, rtol=FACTORED)
+
+
+@pytest.mark.parametrize(("n", "k"), [(5, 2), (9, 3), (30, 10)])
+def test_mle_is_scikit_learns_up_to_its_n_minus_one(n, k):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(200, n)) @ rng.normal(size=(n, n))
+    pca = PCA(k, svd_solver="full").fit(x)
+    ours = ppca.mle(mom.from_data(x), k)
+    N = len(x)
+    np.testing.assert_allclose(ours.sigma2, pca.noise_variance_ * (N - 1) / N, rtol=FACTORED)
+    np.testing.assert_allclose(
+        ours.W @ ours.W.T + ours.sigma2 * np.eye(n),
+        pca.get_covariance() * (N - 1) / N,
+        atol=FACTORED * pca.explained_variance_[0],
+    )
+    # their score is the log-likelihood of their covariance, which is larger by N/(N − 1)
+    theirs = ppca.log_likelihood(
+        ours.W * np.sqrt(N / (N - 1)), ours.sigma2 * N / (N - 1), mom.from_data(x)
+    )
+    np.testing.assert_allclose(theirs, pca.score(x), rtol=FACTORED)
+
+
+@given(st.data(), seeds, noise)
+def test_no_weights_beat_the_mle(draw, seed, sigma2):
+    lam = draw.draw(spectra(5))
+    moments, _ = moments_with(lam, seed)
+    best = ppca.mle(moments, 2, sigma2)
+    top = ppca.log_likelihood(best.W, sigma2, moments)
+    np.testing.assert_allclose(top, ppca.optimal_elbo(jnp.asarray(lam), 2, sigma2), rtol=FACTORED)
+    steps = jax.random.normal(jax.random.key(seed), (20, 5, 2))
+    for size in (1e-3, 0.1, 1.0):
+        others = jax.vmap(lambda d, s=size: ppca.log_likelihood(best.W + s * d, sigma2, moments))
+        assert (others(steps) <= top + FACTORED * abs(top)).all()
+
+
+@given(st.data(), weights)
+def test_learned_noise_is_the_best_noise(draw, beta):
+    lam = jnp.asarray(draw.draw(spectra(6)))
+    k = draw.draw(st.integers(1, 5))
+    ours = float(ppca.optimal_sigma2(lam, k, beta))
+
+    def loss(log_sigma2: float) -> float:
+        return -float(ppca.optimal_elbo(lam, k, float(np.exp(log_sigma2)), beta))
+
+    # a search that knows nothing of components; the objective is smooth but not convex
+    grid = np.linspace(np.log(1e-3), np.log(100), 400)
+    start = grid[np.argmin([loss(g) for g in grid[::20]]) * 20]
+    found = minimize_scalar(loss, bounds=(start - 0.7, start + 0.7), method="bounded")
+    assert loss(np.log(ours)) <= found.fun + 1e-6
+
+
+def test_learned_noise_is_the_mean_of_what_is_discarded():
+    lam = jnp.array([9.0, 4.0, 1.0, 0.5, 0.3])
+    np.testing.assert_allclose(ppca.optimal_sigma2(lam, 2), 0.6, rtol=EXACT)
+
+
+@given(separated_spectra(5))
+def test_total_collapse_exactly_beyond_the_critical_beta(lam):
+    """β ≥ nλ₁/tr S leaves no latent in use (theory section 7)."""
+    critical = 5 * lam[0] / lam.sum()
+    for beta, collapsed in ((critical * 1.001, True), (critical * 0.999, False)):
+        sigma2 = ppca.optimal_sigma2(jnp.asarray(lam), 3, beta)
+        assert (lam[0] <= beta * sigma2) == collapsed
+
+
+@given(problems())
+def test_posterior_is_gaussian_conditioning(problem):
+    params, moments, x = problem
+    sigma2 = float(jnp.exp(params.log_sigma2))
+    W = np.asarray(params.W)
+    ours = ppca.posterior(ppca.PPCA(params.W, jnp.asarray(sigma2), moments.mean), jnp.asarray(x))
+    # condition the joint Gaussian of (z, x), by the n × n inverse that the code avoids
+    gain = W.T @ np.linalg.inv(W @ W.T + sigma2 * np.eye(len(W)))
+    scale = np.abs(x).max()
+    np.testing.assert_allclose(ours.mean, (x - moments.mean) @ gain.T, atol=FACTORED * scale)
+    np.testing.assert_allclose(ours.cov, np.eye(W.shape[1]) - gain @ W, atol=FACTORED)
+
+
+def test_samples_have_the_models_moments():
+    model = ppca.PPCA(jnp.array([[2.0], [1.0], [0.0]]), jnp.asarray(0.5), jnp.array([1.0, 2, 3]))
+    N = 20_000
+    drawn = mom.from_data(ppca.sample(model, jax.random.key(0), N))
+    C = np.asarray(model.W @ model.W.T + model.sigma2 * np.eye(3))
+    error = np.sqrt((C**2 + np.outer(np.diag(C), np.diag(C))) / N)  # of a Gaussian covariance
+    assert (np.abs(drawn.cov - C) < STANDARD_ERRORS * error).all()
+    assert (np.abs(drawn.mean - model.mean) < STANDARD_ERRORS * np.sqrt(np.diag(C) / N)).all()
+
+
+@given(st.data(), seeds, noise)
+def test_value_with_components_is_the_likelihood_there(draw, seed, sigma2):
+    lam = draw.draw(separated_spectra(6))
+    active = np.array(draw.draw(st.lists(st.booleans(), min_size=6, max_size=6))) & (lam > sigma2)
+    moments, U = moments_with(lam, seed)
+    weights = np.where(active, np.sqrt(np.maximum(lam - sigma2, 0)), 0)
+    exact = ppca.log_likelihood(U * weights, sigma2, moments)
+    ours = ppca.elbo_with_components(jnp.asarray(lam), jnp.asarray(active), sigma2)
+    np.testing.assert_allclose(ours, exact, rtol=FACTORED)
+
+
+def test_weights_are_differentiable_where_latents_collapse():
+    slope = jax.grad(lambda s: ppca.principal_weights(jnp.eye(2), jnp.array([2.0, 0.5]), s).sum())
+    np.testing.assert_allclose(slope(jnp.asarray(1.0)), -0.5, rtol=EXACT)

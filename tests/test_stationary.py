@@ -1,0 +1,156 @@
+"""Every pPCA stationary point: the gradient vanishes, value and index match their formulas."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import moments_with, noise, seeds, separated_spectra, spectra, weights
+from tolerances import EXACT, FACTORED
+
+from landscape import conditioning, hessian, objectives, stationary
+from linvae_jax import linear, ppca
+
+SIZES = ((3, 2), (4, 3), (6, 4))
+
+
+@given(st.data(), st.sampled_from(SIZES), seeds, noise, weights)
+def test_gradient_vanishes_at_every_point(draw, size, seed, sigma2, beta):
+    """Ties and σ² exactly at an eigenvalue included."""
+    n, k = size
+    lam = draw.draw(spectra(n))
+    if draw.draw(st.booleans()):
+        sigma2 = float(lam[draw.draw(st.integers(0, n - 1))]) / beta
+    moments, U = moments_with(lam, seed)
+    # a gradient is a difference of terms of this size
+    scale = float(lam[0] ** 1.5 / min(1, beta * sigma2) ** 2 + 1)
+    for assignment in stationary.points(jnp.asarray(lam), k, sigma2, beta):
+        params = stationary.point(U, jnp.asarray(lam), assignment, sigma2, beta)
+        slope = linear.gradient(params, moments, beta)
+        for name in ("W", "V", "log_d"):
+            assert jnp.abs(getattr(slope, name)).max() <= EXACT * scale, (assignment, name)
+        value = stationary.value(jnp.asarray(lam), assignment, sigma2, beta)
+        np.testing.assert_allclose(value, linear.elbo(params, moments, beta), rtol=FACTORED)
+
+
+@jax.jit
+def dense_conditioning(params, moments):
+    objective = objectives.elbo(params, moments)
+    # 1e-10 of the stiffest direction: dense eigenvalues are good to about 1e-14 of it
+    found, direction = conditioning.at(*objective, rtol=1e-10)
+    rate = hessian.product(*objective, direction)
+    return found, sum(jnp.vdot(direction[name], rate[name]) for name in direction)
+
+
+@settings(max_examples=15)
+@given(st.data(), st.sampled_from(SIZES), seeds, st.floats(0.1, 10))
+def test_index_is_that_of_the_dense_hessian(draw, size, seed, sigma2):
+    n, k = size
+    lam = draw.draw(separated_spectra(n))
+    # the index jumps where σ² crosses an eigenvalue: keep 2 % away, or signs are rounding
+    if np.min(np.abs(np.log(lam / sigma2))) < 0.02:
+        sigma2 *= 1.05
+    moments, U = moments_with(lam, seed)
+    points = list(stationary.points(jnp.asarray(lam), k, sigma2))
+    rng = np.random.default_rng(seed)
+    chosen = [points[i] for i in rng.choice(len(points), min(4, len(points)), replace=False)]
+    for assignment in [points[0], points[-1], *chosen]:
+        shuffled = rng.permutation(assignment)
+        params = stationary.point(U, jnp.asarray(lam), shuffled, sigma2)
+        found, along_direction = dense_conditioning(params, moments)
+        assert found.index == stationary.index(jnp.asarray(lam), shuffled, sigma2)
+        assert found.nullity == 0
+        if found.index:
+            np.testing.assert_allclose(along_direction, found.escape_rate, rtol=1e-8)
+
+
+@given(st.data(), seeds, noise)
+def test_only_the_first_point_has_index_zero_and_it_is_the_optimum(draw, seed, sigma2):
+    lam = jnp.asarray(draw.draw(separated_spectra(5)))
+    points = list(stationary.points(lam, 3, sigma2))
+    indices = [int(stationary.index(lam, a, sigma2)) for a in points]
+    assert indices[0] == 0
+    assert min(indices[1:], default=1) >= 1
+    values = [float(stationary.value(lam, a, sigma2)) for a in points]
+    assert max(values) == values[0]
+    np.testing.assert_allclose(values[0], ppca.optimal_elbo(lam, 3, sigma2), rtol=EXACT)
+
+
+@given(st.data(), noise)
+def test_points_are_counted_distinct_and_complete(draw, sigma2):
+    lam = jnp.asarray(draw.draw(spectra(5)))
+    points = [tuple(a) for a in stationary.points(lam, 3, sigma2)]
+    assert len(points) == len(set(points)) == stationary.count(lam, 3, sigma2)
+    available = [i for i in range(5) if lam[i] > sigma2]
+    subsets = {s for r in range(4) for s in itertools.combinations(available, r)}
+    assert {tuple(i for i in p if i >= 0) for p in points} == subsets
+
+
+def test_points_are_lazy():
+    lam = jnp.linspace(10, 5, 500)
+    first = list(itertools.islice(stationary.points(lam, 200, 1.0), 3))
+    assert first[0].tolist() == list(range(200))
+    assert stationary.count(lam, 200, 1.0) > 10**140
+
+
+def test_index_runs_over_assignments_and_noise_at_once():
+    lam = jnp.array([4.0, 2.0, 1.0, 0.5])
+    assignments = jnp.array([[0, 1], [0, -1], [1, -1]])
+    sigma2 = jnp.array([0.3, 0.7])
+    both = jax.jit(jax.vmap(jax.vmap(stationary.index, (None, 0, None)), (None, None, 0)))(
+        lam, assignments, sigma2
+    )
+    # with k − r spare latents and unused λ above σ² or above a used one, counted by hand
+    assert both.tolist() == [[0, 3, 4], [0, 2, 3]]
+
+
+def test_zero_column_curvature_of_the_profile():
+    """Along an unused u_i the profile ELBO bends with (λ_i − σ²)/σ⁴ (theory section 7)."""
+    lam, sigma2 = jnp.array([4.0, 2.0, 0.5]), 1.3
+    moments, U = moments_with(np.asarray(lam), 0)
+    W = stationary.point(U, lam, jnp.array([0, -1]), sigma2).W
+    for i in (1, 2):
+        direction = jnp.zeros_like(W).at[:, 1].set(U[:, i])
+        line = lambda t, d=direction: linear.profile_elbo(W + t * d, sigma2, moments)  # noqa: E731
+        bend = jax.grad(jax.grad(line))(0.0)
+        np.testing.assert_allclose(bend, (lam[i] - sigma2) / sigma2**2, rtol=FACTORED)
+
+
+@given(st.floats(0.1, 50), st.floats(0.1, 50))
+def test_escape_rate_is_the_eigenvalue_of_its_block(lam, sigma2):
+    block = [[-1 / sigma2, lam / sigma2], [lam / sigma2, -lam]]
+    exact = np.linalg.eigvalsh(block)[-1]
+    scale = abs(np.linalg.eigvalsh(block)[0])
+    ours = conditioning.escape_rate(jnp.asarray(lam), sigma2)
+    np.testing.assert_allclose(ours, exact, rtol=0, atol=10 * EXACT * scale)
+
+
+def test_escape_rate_keeps_its_digits_at_the_threshold():
+    # μ₊ ≈ λ(λ − σ²)/σ⁴ · 2/(1/σ² + λ)/2 … at λ = σ² = 1: slope ½ of 2(λ − 1)/(1 + 1) = 1/2 · 2
+    delta = 1e-12
+    exact = 2 * (1 + delta) * delta / (np.sqrt(delta**2 + 4 * (1 + delta) ** 2) + 2 + delta)
+    ours = conditioning.escape_rate(jnp.asarray(1 + delta), 1.0)
+    np.testing.assert_allclose(ours, exact, rtol=1e-3)  # 1 + 1e-12 itself has four digits of δ
+
+
+@settings(max_examples=5)
+@given(st.data(), seeds, noise)
+def test_rotation_stiffness_is_the_second_derivative(draw, seed, sigma2):
+    lam = draw.draw(separated_spectra(4))
+    sigma2 = min(sigma2, 0.5 * lam[1])
+    moments, _ = moments_with(lam, seed)
+    best = linear.with_optimal_encoder(ppca.mle(moments, 2, sigma2).W, sigma2)
+
+    def turned(angle):
+        c, s = jnp.cos(angle), jnp.sin(angle)
+        R = jnp.array([[c, -s], [s, c]])
+        return linear.elbo(
+            linear.LinearVAE(best.W @ R, R.T @ best.V, best.log_d, best.log_sigma2), moments
+        )
+
+    bend = jax.grad(jax.grad(turned))(0.0)
+    # D is held while rotating, as in the joint space of all parameters
+    expected = -conditioning.rotation_stiffness(jnp.asarray(lam[:2]))[0]
+    np.testing.assert_allclose(bend, expected, rtol=1e-7, atol=1e-9)
