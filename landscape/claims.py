@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from landscape import stationary
+from landscape import block_summaries, stationary
 from landscape.conditioning import rotation_stiffness as stiffness
 from landscape.ledger import Check, Claim
 from linvae_jax import linear, ppca
@@ -186,6 +186,59 @@ def identifiable(
     )
 
 
+def only_saddles(
+    spectrum: mom.Spectrum, k: int, sigma2: float, searches: xr.Dataset, census: xr.Dataset
+) -> Claim:
+    """C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
+    lam = spectrum.eigenvalues
+    rng = np.random.default_rng(0)
+    optimum = stationary.value(lam, next(stationary.points(lam, k, sigma2)), sigma2)
+    spare = []  # escape directions at points below the optimum, whatever the rounding of equals
+    for _ in range(50):
+        a = random_assignment(rng, lam, k, sigma2)
+        if stationary.value(lam, a, sigma2) < optimum:
+            spare.append(int(block_summaries.summarise(lam, a, sigma2).index))
+    maxima = int((census["index"] == 0).sum())
+    starts = int(searches.attrs["num_starts"]) * searches.sizes["problem"]
+    return Claim(
+        "C4",
+        "Theorem: the ELBO has no local maxima but the global one, and adds only saddles.",
+        (
+            Check(
+                f"stationary points off the list, {starts:,} Newton starts",
+                float(searches.unexplained.sum()),
+                "==",
+                0.0,
+                "the list is proved complete (landscape/README.md); the search knows nothing of it",
+            ),
+            Check(
+                f"types of index 0 among {census.sizes['type']}, leading components of the data",
+                float(maxima),
+                "==",
+                1.0,
+                "the global maximum itself",
+            ),
+            Check(
+                "largest number of types of index 0 in the searched problems",
+                float(searches.maxima.max()),
+                "==",
+                1.0,
+                "the global maximum itself",
+            ),
+            Check(
+                f"least index at {len(spare)} random points of the data's full landscape",
+                float(min(spare)),
+                ">=",
+                1.0,
+                "counted from all eigenvalues of the exact Hessian: each has a way out",
+            ),
+        ),
+        f"{int(searches.not_converged.sum())} of {starts:,} starts ended at no stationary point. "
+        f"{int(census.mixed.sum())} of the {census.sizes['type']} types are mixed: pPCA has no "
+        "such points.",
+    )
+
+
 def random_assignment(
     rng: np.random.Generator, eigenvalues: Float[Array, "n"], k: int, sigma2: float
 ) -> np.ndarray:
@@ -251,6 +304,54 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, seed: int) -
     )
 
 
+def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
+    """C6: as σ² falls the collapsed points are better conditioned, and can be escaped."""
+    collapsed = path.sel(pattern="all collapsed")
+    index = collapsed["index"].values
+    critical = float(escapes.eigenvalue.max())
+    beyond = collapsed["index"].where(collapsed.sigma2 > critical, drop=True)
+    rises = [np.diff(row[np.isfinite(row)]) for row in escapes.conditioning.values]
+    error = np.abs(escapes.simulated_steps / escapes.predicted_steps - 1)
+    ends = collapsed.escape_steps.where(collapsed.escape_rate > 0, drop=True)
+    return Claim(
+        "C6",
+        "As σ² falls, conditioning at the collapsed points improves, so they can be escaped.",
+        (
+            Check(
+                "steps on the σ² grid at which stiffness/escape rate falls with growing σ²",
+                float(sum(int((r < 0).sum()) for r in rises)),
+                "==",
+                0.0,
+                "monotone along every component looked at",
+            ),
+            Check(
+                "steps on the σ² grid at which the index at total collapse rises with σ²",
+                float((np.diff(index) > 0).sum()),
+                "==",
+                0.0,
+                "each σ² = λ_i closes the k ways out along component i",
+            ),
+            Check(
+                "escape directions at total collapse with σ² > λ₁",
+                float(beyond.max()) if beyond.size else 0.0,
+                "==",
+                0.0,
+                "total collapse is then the optimum itself",
+            ),
+            Check(
+                "simulated against predicted escape steps, largest relative difference",
+                float(error.max()),
+                "<=",
+                1e-3,
+                "a deviation of 10⁻³ data units is still linear to 10⁻⁶; steps are interpolated",
+            ),
+        ),
+        f"Gradient descent grows a deviation by e in {float(ends[0]):.3g} steps at "
+        f"σ² = {float(ends.sigma2[0]):.2g}, in {float(ends[-1]):.3g} at "
+        f"σ² = {float(ends.sigma2[-1]):.3g}, the last grid point below λ₁.",
+    )
+
+
 def recovers_ppca(
     eigenvalues: Float[Array, "n"],
     k: int,
@@ -260,6 +361,9 @@ def recovers_ppca(
 ) -> Claim:
     """C7: training the linear VAE by its ELBO ends at the pPCA optimum."""
     one_latent = float(ppca.optimal_elbo(eigenvalues, k) - ppca.optimal_elbo(eigenvalues, k - 1))
+    collapsed = jnp.zeros(len(eigenvalues), bool)
+    nothing = ppca.elbo_with_components(eigenvalues, collapsed, eigenvalues.mean())
+    gain = float(ppca.optimal_elbo(eigenvalues, k) - nothing)
     why = f"the optimum with k − 1 = {k - 1} latents is that much lower"
     final = exact.isel(step=-1)
     rotation = float((final.gap - final.likelihood_gap).mean())
@@ -282,11 +386,12 @@ def recovers_ppca(
                 why,
             ),
             Check(
-                "final gap on the digits, sampled gradients, worst seed (nats/datum)",
-                float(sampled.gap.isel(step=-1).max()),
+                "final gap on the digits, sampled gradients, over the optimum's gain",
+                float(sampled.gap.isel(step=-1).max()) / gain,
                 "<=",
-                one_latent,
-                why,
+                0.02,
+                "minibatches and one z per datum leave a floor of noise; 2 % of what the optimum "
+                f"gains over total collapse, {gain:.0f} nats",
             ),
         ),
         f"Of the exact runs' final gap on the digits, {float(final.gap.mean()):.2g} nats on "

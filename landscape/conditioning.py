@@ -20,11 +20,13 @@ from landscape import hessian
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Conditioning:
-    """A Hessian spectrum in five numbers.
+    """A Hessian spectrum in six numbers.
 
     Attributes:
         index: (*batch), number of positive eigenvalues: escape directions.
         nullity: (*batch), number of zero eigenvalues: degenerate directions.
+        stiffness: (*batch), largest |μ| among the negative eigenvalues, 0 if there is none; gradient
+            ascent is stable for steps below 2/stiffness.
         condition_number: (*batch), largest over smallest |μ| among the negative eigenvalues; NaN
             if there is none.
         escape_rate: (*batch), largest eigenvalue if positive, else 0; nats per squared unit.
@@ -33,6 +35,7 @@ class Conditioning:
 
     index: Int[Array, "*batch"]
     nullity: Int[Array, "*batch"]
+    stiffness: Float[Array, "*batch"]
     condition_number: Float[Array, "*batch"]
     escape_rate: Float[Array, "*batch"]
     tolerance: Float[Array, "*batch"]
@@ -55,12 +58,13 @@ def summarise(
     tolerance = rtol * size.max(axis=-1)
     up = eigenvalues > tolerance[..., None]
     down = eigenvalues < -tolerance[..., None]
-    stiffest = jnp.max(jnp.where(down, size, -jnp.inf), axis=-1)
+    stiffness = jnp.max(jnp.where(down, size, 0), axis=-1)
     softest = jnp.min(jnp.where(down, size, jnp.inf), axis=-1)
     return Conditioning(
         index=up.sum(axis=-1),
         nullity=p - (up | down).sum(axis=-1),
-        condition_number=jnp.where(down.any(axis=-1), stiffest / softest, jnp.nan),
+        stiffness=stiffness,
+        condition_number=jnp.where(down.any(axis=-1), stiffness / softest, jnp.nan),
         escape_rate=jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
         tolerance=tolerance,
     )

@@ -57,11 +57,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return written
 
 
-def _label(variable: xr.DataArray) -> str:
-    name, unit = variable.attrs.get("long_name", variable.name), variable.attrs.get("units", "1")
-    return f"{name}" if unit == "1" else f"{name} ({unit})"
-
-
 @_styled
 def stationary_surface(table: xr.Dataset) -> Figure:
     """Figure 1: the likelihood as a collapsed latent's column moves along two directions.
@@ -69,22 +64,18 @@ def stationary_surface(table: xr.Dataset) -> Figure:
     Takes `surface.zero_column`'s table: a panel for each σ².
     """
     lam = table.eigenvalue.values
-    names = [_label(table[axis]) for axis in ("along_first", "along_second")]
+    names = [f"column along $u_{{{c + 1}}}$ (data unit)" for c in table.component.values]
     figure = Figure(figsize=(7.2, 2.9))
     panels = figure.subplots(1, table.sizes["sigma2"], sharey=True, squeeze=False)[0]
     image = None
-    for axis, (_, at) in zip(panels, table.groupby("sigma2"), strict=True):
-        sigma2 = float(at.sigma2.squeeze())
-        surface = at.log_likelihood.squeeze() - at.log_likelihood.max()
-        # square-root levels show both the flat top and the steep flanks
-        depth = np.linspace(0, 1, 15) ** 2 * float(-surface.min())
-        image = axis.contourf(
-            at.along_first, at.along_second, surface.T, levels=-depth[::-1], cmap="cividis"
-        )
-        axis.contour(
-            at.along_first, at.along_second, surface.T, levels=-depth[::-1],
-            colors="white", linewidths=0.4, alpha=0.6,
-        )  # fmt: skip
+    below = table.log_likelihood.max(("along_first", "along_second")) - table.log_likelihood
+    # levels as squares show both the flat top and the steep flanks; the same in all panels
+    levels = np.linspace(0, 1, 16) ** 2 * float(below.max())
+    for axis, at, surface in zip(panels, table.sigma2, below, strict=True):
+        sigma2 = float(at)
+        x, y = table.along_first, table.along_second
+        image = axis.contourf(x, y, surface.T, levels=levels, cmap="cividis_r")
+        axis.contour(x, y, surface.T, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
         captured = lam > sigma2
         reach = np.sqrt(np.maximum(lam - sigma2, 0))
         top = np.array([[reach[0], 0], [-reach[0], 0]]) if captured[0] else np.zeros((1, 2))
@@ -112,18 +103,19 @@ def stationary_surface(table: xr.Dataset) -> Figure:
                 label="saddle or minimum\nin the plane",
             )
         state = ("neither captured", "larger one captured", "both captured")[captured.sum()]
-        axis.set_title(f"σ² = {sigma2:.0f}: {state}")
-        axis.set_xlabel(names[0].replace("displacement along", "column along"))
+        axis.set_title(f"σ² = {sigma2:.0f}\n{state}")
+        axis.set_xlabel(names[0])
         axis.set_aspect("equal")
         axis.grid(False)
-    panels[0].set_ylabel(names[1].replace("displacement along", "column along"))
+    panels[0].set_ylabel(names[1])
     handles = {}
     for axis in panels:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     if image is not None:
-        bar = figure.colorbar(image, ax=list(panels), shrink=0.75, format="%.2g")
+        bar = figure.colorbar(image, ax=list(panels), shrink=0.75, ticks=levels[::3], format="%.2g")
+        bar.ax.invert_yaxis()
         bar.set_label("log-likelihood below\nthe panel's best (nats/datum)")
     return figure
 
@@ -183,11 +175,6 @@ def likelihood_by_latents(table: xr.Dataset) -> Figure:
         table.trained_latents, table.trained_fixed, "s", color=RED, mfc="white", ms=5,
         label="trained linear VAE, σ² held",
     )  # fmt: skip
-    best = int(table.mle.argmax())
-    axis.plot(
-        table.latents[best], table.mle[best], "*", color=BLACK, ms=9, ls="none",
-        label="pPCA optimum over this range",
-    )  # fmt: skip
     low = float(min(table.mle[1], table.fixed[1]))
     axis.set_ylim(low, float(table.mle.max()) + 0.05 * abs(float(table.mle.max()) - low))
     axis.set_xlabel("number of latents k")
@@ -215,4 +202,95 @@ def convergence(table: xr.Dataset) -> Figure:
         axis.set_xlabel("optimiser steps")
         axis.set_xlim(0, None)
     left.legend()
+    return figure
+
+
+@_styled
+def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
+    """Collapsed points over σ²: how many ways out, how fast, and at what conditioning.
+
+    Takes `study.conditioning_path` and `study.escapes`.
+    """
+    figure = Figure(figsize=(7.2, 2.9))
+    left, middle, right = figure.subplots(1, 3)
+    styles = ("-", "--", ":")
+    for style, name in zip(styles, path.pattern.values, strict=False):
+        left.plot(path.sigma2, path["index"].sel(pattern=name), color=BLUE, ls=style, label=name)
+    left.set_ylabel("index: escape directions")
+    left.set_ylim(0, None)
+    left.legend(title="latents", title_fontsize=8)
+    for color, c in zip((BLUE, ORANGE, GREEN), escapes.component.values, strict=False):
+        at = escapes.sel(component=c)
+        label = f"along $u_{{{c}}}$"
+        up = at.rate.where(at.rate > 0)
+        middle.plot(at.sigma2, up, color=color, label=label)
+        middle.axvline(float(at.eigenvalue), color=color, ls=":", lw=0.8)
+        right.plot(at.sigma2, at.conditioning, color=color)
+        right.axvline(float(at.eigenvalue), color=color, ls=":", lw=0.8)
+        # growth e per (steps/log 1000) steps, seen as the ratio that sets it
+        right.plot(
+            at.sigma2_simulated, at.simulated_steps / np.log(1e3), "o", color=color, mfc="white",
+            ms=4.5, ls="none",
+        )  # fmt: skip
+    right.plot([], [], "o", color=BLACK, mfc="white", ms=4.5, ls="none", label="simulated\ndescent")
+    middle.set_yscale("log")
+    middle.set_ylabel("escape rate μ₊ (nats)")
+    right.set_yscale("log")
+    right.set_ylabel("stiffness / escape rate\n≈ descent steps to grow by e")
+    middle.legend(title="dotted: σ² = λ", title_fontsize=8, loc="upper right")
+    right.legend(loc="lower right")
+    for axis in (left, middle, right):
+        axis.set_xscale("log")
+        axis.set_xlabel("σ² (data unit²)")
+    return figure
+
+
+@_styled
+def hessian_spectra(table: xr.Dataset) -> Figure:
+    """All Hessian eigenvalues at several points: stable ones up, escape directions down.
+
+    Takes `study.spectrum_histogram`.
+    """
+    figure = Figure(figsize=(7.2, 2.6))
+    panels = figure.subplots(1, table.sizes["point"], sharey=True, squeeze=False)[0]
+    for axis, name in zip(panels, table.point.values, strict=True):
+        at = table.sel(point=name)
+        axis.fill_between(at["size"], at.negative, step="mid", color=BLUE, lw=0, label="stable")
+        axis.fill_between(at["size"], -at.positive, step="mid", color=RED, lw=0, label="escape")
+        axis.set_xscale("log")
+        axis.set_yscale("symlog", linthresh=10)
+        axis.axhline(0, color=BLACK, lw=0.6)
+        total = int(at.positive.sum())
+        axis.set_title(f"{name}:\n{total:,} ways to escape", fontsize=8)
+        axis.set_xlabel("|eigenvalue| (nats)")
+    panels[0].set_ylabel("eigenvalues per bin\n(escape directions below 0)")
+    panels[0].legend(loc="upper right")
+    panels[0].set_ylim(top=1e6)
+    return figure
+
+
+@_styled
+def census_scatter(table: xr.Dataset) -> Figure:
+    """Every stationary point of a small problem: index against the ELBO that it lacks.
+
+    Takes `study.census_table`.
+    """
+    figure = Figure(figsize=(4.6, 3.2))
+    axis = figure.subplots()
+    optimum = table.isel(type=int(np.argmin(table.gap.values)))
+    for mixed, color, marker, label in (
+        (False, BLUE, "o", "pPCA's (collapse included)"),
+        (True, ORANGE, "x", "mixed: the ELBO's own"),
+    ):
+        at = table.where((table.mixed == mixed) & (table["index"] > 0), drop=True)
+        axis.plot(at.gap, at["index"], marker, color=color, ms=4.5, mfc="none", ls="none",
+                  label=f"{label}, {at.sizes['type']:,} saddles")  # fmt: skip
+    axis.plot(
+        float(optimum.gap), int(optimum["index"]), "*", color=RED, ms=11, ls="none",
+        label="pPCA optimum, the only maximum",
+    )  # fmt: skip
+    axis.set_xlabel("ELBO below the optimum (nats/datum)")
+    axis.set_ylabel("index: escape directions")
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.legend(loc="lower right")
     return figure

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
-from landscape import claims, figures, ledger, surface
+from landscape import claims, figures, ledger, study, surface
 from linvae_jax import moments as mom
 from linvae_jax import ppca, progress, sweeps, tables, training
 
@@ -23,7 +24,7 @@ class Settings:
 
     Attributes:
         k: latents of the linear VAE trained on the data.
-        num_steps: optimiser steps of that training, exact and sampled.
+        num_steps: optimiser steps of that training; figure 3 takes a quarter of it for each k.
         learning_rate: of Adam with exact gradients, cosine to zero. All training is done in the
             eigenbasis of S, where an exact gradient costs a third.
         sampled_learning_rate: of Adam with sampled gradients, smaller because of their noise.
@@ -32,6 +33,8 @@ class Settings:
         latents: k of the models trained for figure 3.
         max_latents: right end of figure 3.
         fixed_latents: figure 3 holds σ² at its MLE for this many latents.
+        searches: (n, k) of the random problems searched by brute force for stationary points.
+        num_starts: Newton starts for each.
         seed: everything random follows from it.
     """
 
@@ -44,8 +47,12 @@ class Settings:
     latents: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
     max_latents: int = 300
     fixed_latents: int = 50
+    searches: tuple[tuple[int, int], ...] = ((2, 1), (3, 2), (4, 2), (3, 3), (4, 3), (4, 3))
+    num_starts: int = 100
     seed: int = 0
 
+
+SMOKE = Settings(num_steps=200, seeds=1, latents=(5,), max_latents=10, searches=((3, 2),))
 
 # Consecutive eigenvalues differ by a factor of 1.5, so rotations are stiff (0.17 nats/rad²) and
 # nothing is slow; 15 small ones are left for σ².
@@ -60,7 +67,7 @@ def _surfaces(spectrum: mom.Spectrum) -> xr.Dataset:
 
 def _separated(seeds: int) -> tuple[Float[Array, "s"], xr.Dataset]:
     lam = jnp.asarray(SEPARATED)
-    config = training.TrainConfig(k=5, num_steps=6000, record_every=100)
+    config = training.TrainConfig(k=5, num_steps=20_000, record_every=250)
     problem = training.problem(mom.from_covariance(lam))
     sweep = sweeps.run(
         config, problem, seeds=range(seeds), sigma2=(0.1, 1.0, 10.0), learning_rate=0.03
@@ -68,26 +75,22 @@ def _separated(seeds: int) -> tuple[Float[Array, "s"], xr.Dataset]:
     return lam, sweep.table
 
 
-def _by_latents(
-    settings: Settings, moments: mom.Moments, spectrum: mom.Spectrum, constant: float
-) -> xr.Dataset:
-    lam, n = spectrum.eigenvalues, len(spectrum.eigenvalues)
+def _by_latents(settings: Settings, problem: training.Problem, constant: float) -> xr.Dataset:
+    lam = problem.spectrum.eigenvalues
+    n = len(lam)
     k_max = min(settings.max_latents, n - 1)
     held = float(ppca.optimal_sigma2(lam, min(settings.fixed_latents, k_max)))
     latents = range(1, k_max + 1)
     trained = [k for k in settings.latents if k <= k_max]
-    diagonal = mom.Moments(moments.mean * 0, lam, moments.count)
-    problem = training.problem(diagonal)
-    config = training.TrainConfig(
-        k=1, num_steps=max(settings.num_steps // 4, 1), record_every=max(settings.num_steps // 4, 1)
-    )
+    num_steps = max(settings.num_steps // 4, 1)
+    config = training.TrainConfig(k=1, num_steps=num_steps, record_every=num_steps)
     final: dict[bool, list[float]] = {True: [], False: []}
     for learned in (True, False):
         for k in trained:
             start = 1.0 if learned else held
             sweep = sweeps.run(
                 replace(config, k=k, learn_sigma2=learned), problem, seeds=(settings.seed,),
-                sigma2=(start,), learning_rate=3 * settings.learning_rate,
+                sigma2=(start,), learning_rate=settings.learning_rate,
             )  # fmt: skip
             final[learned].append(float(sweep.table.elbo.squeeze()) + constant)
     nats = "nats/datum"
@@ -108,7 +111,7 @@ def _by_latents(
         },
         attrs=tables.provenance(
             config, fixed_sigma2=held, fixed_latents=settings.fixed_latents,
-            optimizer="Adam in the eigenbasis of S", pixel_constant=constant,
+            pixel_constant=constant,
         ),
     )  # fmt: skip
 
@@ -140,7 +143,7 @@ def run(
         tables.save(table.assign_attrs(source=source, seed=settings.seed), folder / f"{name}.nc")
         return table
 
-    with progress.bar(6, "reproduce", "stage") as bar:
+    with progress.bar(7, "reproduce", "stage") as bar:
 
         def stage(name: str) -> None:
             bar.set_postfix_str(name)
@@ -159,17 +162,22 @@ def run(
         figures.save(figures.convergence(separated), folder / "convergence_separated")
         stage("well-separated problem trained")
 
-        problem = training.problem(moments, x)
+        # everything from here on is in the eigenbasis of S: see `moments.in_eigenbasis`
+        diagonal = mom.Moments(spectrum.eigenvectors.T @ moments.mean, lam, moments.count)
+        problem = training.problem(diagonal, x @ spectrum.eigenvectors)
         config = training.TrainConfig(
             k=settings.k, num_steps=settings.num_steps,
             record_every=max(settings.num_steps // 80, 1), batch_size=settings.batch_size,
         )  # fmt: skip
         seeds = range(settings.seed, settings.seed + settings.seeds)
         digits = {}
-        for gradients in ("exact", "sampled"):
+        for gradients, rate in (
+            ("exact", settings.learning_rate),
+            ("sampled", settings.sampled_learning_rate),
+        ):
             sweep = sweeps.run(
                 replace(config, gradients=gradients), problem, seeds=seeds, sigma2=(1.0,),
-                learning_rate=settings.learning_rate,
+                learning_rate=rate,
             )  # fmt: skip
             digits[gradients] = keep(f"figure2_training_{gradients}", sweep.table)
             stage(f"data trained, {gradients} gradients")
@@ -177,20 +185,39 @@ def run(
         drawn = figures.training_curves(digits["exact"], digits["sampled"], optimum)
         figures.save(drawn, folder / "figure2_training")
 
-        table = keep("figure3_latents", _by_latents(settings, moments, spectrum, constant))
+        table = keep("figure3_latents", _by_latents(settings, problem, constant))
         figures.save(figures.likelihood_by_latents(table), folder / "figure3_latents")
         stage("likelihood by number of latents")
 
         sigma2 = float(ppca.optimal_sigma2(lam, settings.k))
+        grid = study.default_sigma2(lam, settings.k)
+        path = keep("figure4_conditioning", study.conditioning_path(lam, settings.k, grid))
+        escapes = keep(
+            "figure4_escapes", study.escapes(lam, (0, settings.k // 5, settings.k - 1), grid)
+        )
+        drawn = figures.escape_and_conditioning(path, escapes)
+        figures.save(drawn, folder / "figure4_conditioning")
+        points = {"optimum": np.arange(settings.k), **study.patterns(settings.k)}
+        table = keep("figure5_spectra", study.spectrum_histogram(lam, points, sigma2))
+        figures.save(figures.hessian_spectra(table), folder / "figure5_spectra")
+        census = keep("figure6_census", study.census_table(lam[:6], 3, 0.6 * float(lam[5])))
+        figures.save(figures.census_scatter(census), folder / "figure6_census")
+        searches = keep(
+            "search", study.searches(settings.searches, settings.num_starts, settings.seed)
+        )
+        stage("landscape studied")
+
         runs = (separated, digits["exact"], digits["sampled"])
         result = [
             claims.closed_form(moments, x, settings.k, jax.random.fold_in(key, 1)),
             claims.global_maximum(moments, spectrum, settings.k, runs[1], runs[2]),
             claims.identifiable(
-                moments, spectrum, settings.k, separated_lam, separated, digits["exact"],
+                moments, spectrum, settings.k, separated_lam[:5], separated, digits["exact"],
                 jax.random.fold_in(key, 3),
             ),
+            claims.only_saddles(spectrum, settings.k, sigma2, searches, census),
             claims.collapsed_points(spectrum, settings.k, sigma2, settings.seed),
+            claims.conditioning_improves(path, escapes),
             claims.recovers_ppca(lam, settings.k, *runs),
         ]  # fmt: skip
         ledger.save(result, folder)

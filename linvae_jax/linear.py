@@ -33,6 +33,8 @@ from linvae_jax._linalg import matmul
 class LinearVAE:
     """Parameters of a linear VAE, a pytree; gradients and Hessian directions have this type too.
 
+    Many models side by side, as from a sweep, have leading axes *runs, for `vmap`.
+
     Attributes:
         W: (n, k), decoder weights.
         V: (k, n), encoder weights.
@@ -40,10 +42,10 @@ class LinearVAE:
         log_sigma2: (), log of the observation noise σ².
     """
 
-    W: Float[Array, "n k"]
-    V: Float[Array, "k n"]
-    log_d: Float[Array, "k"]
-    log_sigma2: Float[Array, ""]
+    W: Float[Array, "*runs n k"]
+    V: Float[Array, "*runs k n"]
+    log_d: Float[Array, "*runs k"]
+    log_sigma2: Float[Array, "*runs"]
 
 
 class ElboTerms(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from linvae_jax import _checks
@@ -35,9 +36,9 @@ class Moments:
         count: (), the number of data points N, in the data's float type.
     """
 
-    mean: Float[Array, "n"]
-    cov: Float[Array, "n n"] | Float[Array, "n"]
-    count: Float[Array, ""]
+    mean: Float[Array, "*batch n"]
+    cov: Float[Array, "*batch n n"] | Float[Array, "*batch n"]
+    count: Float[Array, "*batch"]
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -51,8 +52,8 @@ class Spectrum:
         eigenvectors: (n, m), U, one eigenvector per column.
     """
 
-    eigenvalues: Float[Array, "m"]
-    eigenvectors: Float[Array, "n m"]
+    eigenvalues: Float[Array, "*batch m"]
+    eigenvectors: Float[Array, "*batch n m"]
 
 
 def _as_float(x: Any) -> Float[Array, "..."]:
@@ -81,7 +82,7 @@ def from_data(x: Any) -> Moments:
         ValueError: x is not (N, n), holds NaN or Inf, has fewer than two rows, or is constant.
     """
     _checks.data_matrix("x", x)
-    if x.shape[0] < 2:
+    if np.shape(x)[0] < 2:
         _checks.fail("x", "one row (N = 1)", "at least two data points", "A covariance needs two.")
     return _checked(_of_chunk(_as_float(x)), "x")
 
@@ -226,7 +227,7 @@ def thin_spectrum(x: Any) -> Spectrum:
         ValueError: as `from_data`.
     """
     _checks.data_matrix("x", x)
-    if x.shape[0] < 2:
+    if np.shape(x)[0] < 2:
         _checks.fail("x", "one row (N = 1)", "at least two data points")
     x = _as_float(x)
     _, singular, vt = jnp.linalg.svd(x - x.mean(axis=0), full_matrices=False)

@@ -35,9 +35,9 @@ class PPCA:
         mean: (n,), μ.
     """
 
-    W: Float[Array, "n k"]
-    sigma2: Float[Array, ""]
-    mean: Float[Array, "n"]
+    W: Float[Array, "*batch n k"]
+    sigma2: Float[Array, "*batch"]
+    mean: Float[Array, "*batch n"]
 
 
 class Posterior(NamedTuple):

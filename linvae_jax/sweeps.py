@@ -104,12 +104,12 @@ def run(
     with progress.bar(config.num_steps, f"{runs} runs", "step", quiet) as bar:
         for _ in range(config.num_records):
             states, record = _segment(config, batching, problem, hyper, states)
-            records.append(jax.device_get(record))
+            records.append(record)
             bar.update(config.record_every)
             bar.set_postfix_str(
                 f"ELBO {record.elbo.min():.2f} to {record.elbo.max():.2f}", refresh=False
             )
-    history = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *records)
+    history = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *records)
     history = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), history)
     params = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), states.params)
     attrs = tables.provenance(config, learning_rate=learning_rate, beta=beta, batching=batching)
@@ -140,7 +140,7 @@ def _table(
                 "angle of a decoder column to the nearest principal direction",
             ),
             "collapsed": (dims, history.collapsed, "1", "(0.01, 0.01)-collapsed latents"),
-            "diverged": (dims[:2], ~np.isfinite(history.elbo[..., -1]), "1", "run ended in NaN"),
+            "diverged": (dims[:2], ~jnp.isfinite(history.elbo[..., -1]), "1", "run ended in NaN"),
         },
         coords={
             "seed": np.asarray(seeds),

@@ -22,7 +22,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from linvae_jax import _checks, collapse, linear, ppca
 from linvae_jax import moments as mom
@@ -107,7 +107,7 @@ class TrainState:
     params: linear.LinearVAE
     opt_state: optax.OptState
     step: Int[Array, "*runs"]
-    key: PRNGKeyArray
+    key: Key[Array, "*runs"]
 
 
 @partial(jax.tree_util.register_dataclass)

@@ -1,0 +1,37 @@
+# One command each; all make their own environment in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help reproduce test lint smoke bench clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# one environment for everything: made once, remade when what it is made from changes
+.venv/done: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[cli]'
+	touch $@
+
+.venv/test: .venv/done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[test,lint]'
+	touch $@
+
+reproduce: .venv/done  ## measure the paper's claims on real digits; writes results/
+	$(BIN)/linvae reproduce
+
+test: .venv/test       ## the whole test suite
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: .venv/test       ## style, types, and which module may import which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+smoke: .venv/done      ## the main job in a minute, on the embedded digits
+	$(BIN)/linvae reproduce --smoke --out results/smoke
+
+clean:                 ## remove environment and results
+	rm -rf .venv results

@@ -1,0 +1,5 @@
+"""`python -m landscape` is `linvae`."""
+
+from landscape.cli import main
+
+main()

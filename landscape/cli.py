@@ -1,0 +1,320 @@
+"""The command `linvae`: each subcommand is a dataclass of options and a few lines that run it.
+
+Every run prints its configuration first, seed included; the same configuration gives the same
+numbers on the same machine.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from landscape import conditioning, figures, ledger, reproduce, stationary, surface
+from linvae_jax import _checks, linear, ppca, sweeps, tables, training
+from linvae_jax import moments as mom
+from linvae_jax.data import datasets, preprocessing
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data, and how pixels become real numbers."""
+
+    data: str = "digits"
+    """"digits" (5,000 real MNIST digits, shipped), "mnist" (60,000, by tensorflow-datasets), or
+    a .npy or .npz file holding an array (N, ...)."""
+
+    preprocess: Literal["auto", "logit", "none"] = "auto"
+    """"logit": uniform dequantisation, then the logit; "none": as they are. "auto" takes the
+    logit for 8-bit images."""
+
+    alpha: float = 1e-6
+    """The logit is taken of alpha + (1 - 2 alpha) x."""
+
+    data_dir: Path | None = None
+    """Where tensorflow-datasets keeps prepared data."""
+
+    manual_dir: Path | None = None
+    """A folder with the original files, if you have downloaded them yourself."""
+
+    data_seed: int = 0
+    """Of the dequantisation noise."""
+
+
+class Loaded(NamedTuple):
+    """Data ready for the model; `constant` nats turn its ELBO into one of pixels."""
+
+    x: jax.Array
+    constant: float
+    source: str
+
+
+def load(options: Data) -> Loaded:
+    """Load and preprocess; (N, n) float64."""
+    dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
+    eight_bit = dataset.images.dtype == np.uint8
+    if options.preprocess == "none" or (options.preprocess == "auto" and not eight_bit):
+        return Loaded(jnp.asarray(dataset.images, float), 0.0, dataset.source)
+    if not eight_bit:
+        _checks.fail("preprocess", f"'logit' for data of dtype {dataset.images.dtype}", "uint8")
+    pixels = preprocessing.dequantise(dataset.images, jax.random.key(options.data_seed))
+    constant = preprocessing.pixel_constant(dataset.images, options.alpha)
+    return Loaded(preprocessing.logit(pixels, options.alpha), constant, dataset.source)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit pPCA (closed form) or a linear VAE (training) to data, and save the model."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    method: Literal["ppca", "train"] = "ppca"
+    """"ppca" is exact and immediate; "train" climbs the ELBO with Adam."""
+    k: int = 50
+    """Number of latents."""
+    sigma2: float | None = None
+    """Observation noise, held fixed; learned when not given."""
+    num_steps: int = 10_000
+    """Optimiser steps of "train"."""
+    learning_rate: float = 0.01
+    """Of Adam, cosine to zero."""
+    seed: int = 0
+    """Of the initial weights."""
+    out: Path = Path("results/model.nc")
+    """Where the model goes."""
+
+    def run(self) -> int:
+        """Fit, save, report."""
+        x, constant, source = load(self.data)
+        moments = mom.from_data(x)
+        model = ppca.mle(moments, self.k, self.sigma2)
+        attrs = tables.provenance(self, source=source)
+        if self.method == "ppca":
+            params = linear.with_optimal_encoder(model.W, model.sigma2)
+            value = float(linear.elbo(params, moments))
+        else:
+            config = training.TrainConfig(
+                k=self.k,
+                num_steps=self.num_steps,
+                record_every=_divisor(self.num_steps, 100),
+                learn_sigma2=self.sigma2 is None,
+            )
+            sweep = sweeps.run(
+                config, training.problem(moments), seeds=(self.seed,),
+                sigma2=(self.sigma2 or 1.0,), learning_rate=self.learning_rate,
+            )  # fmt: skip
+            params = jax.tree.map(lambda leaf: leaf[0, 0], sweep.params)
+            value = float(sweep.table.elbo[0, 0, -1])
+            history = self.out.with_name(self.out.stem + "_history.nc")
+            print(f"history           {tables.save(sweep.table, history)}")
+        best = float(ppca.log_likelihood(model.W, model.sigma2, moments))
+        saved = tables.save(tables.from_linear(params, moments, attrs), self.out)
+        print(f"model             {saved}")
+        print(f"σ²                {float(jnp.exp(params.log_sigma2)):.6g}")
+        print(f"ELBO              {value:.6f} nats/datum")
+        print(f"below the optimum {best - value:.3g} nats/datum")
+        if constant:
+            print(f"on pixel scale    {value + constant:.6f} nats/datum")
+        return 0
+
+
+@dataclass(frozen=True)
+class Points:
+    """List the stationary points on data, best first, with value, index and escape rate."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    k: int = 5
+    """Number of latents."""
+    sigma2: float | None = None
+    """Observation noise; its maximum-likelihood value when not given."""
+    limit: int = 20
+    """Show this many: those with most latents in use come first."""
+    out: Path | None = None
+    """Also save them as labelled data."""
+
+    def run(self) -> int:
+        """Enumerate and classify."""
+        x, _, source = load(self.data)
+        lam = mom.spectrum(mom.from_data(x)).eigenvalues
+        sigma2 = float(ppca.optimal_sigma2(lam, self.k)) if self.sigma2 is None else self.sigma2
+        total = stationary.count(lam, self.k, sigma2)
+        assignments = np.array(list(islice(stationary.points(lam, self.k, sigma2), self.limit)))
+        per_point = jax.vmap(stationary.value, (None, 0, None))(lam, assignments, sigma2)
+        index = jax.vmap(stationary.index, (None, 0, None))(lam, assignments, sigma2)
+        best = float(ppca.optimal_elbo(lam, self.k, sigma2))
+        rates = [_escape(lam, a, sigma2) for a in assignments]
+        print(f"{total:,} stationary points up to the order of latents; σ² = {sigma2:.6g}")
+        heading = "components (0-based; - is collapsed)"
+        print(f"{heading:<40}{'below optimum':>16}{'index':>8}{'escape rate':>14}")
+        for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
+            name = " ".join("-" if c < 0 else str(c) for c in a)
+            print(f"{name:<40}{best - float(value):>16.6g}{int(i):>8}{rate:>14.6g}")
+        if self.out:
+            table = tables.dataset(
+                {
+                    "assignment": (("point", "latent"), assignments, "1", "component or −1"),
+                    "value": ("point", per_point, "nats/datum", "ELBO"),
+                    "index": ("point", index, "1", "escape directions"),
+                    "escape_rate": ("point", rates, "nats", "fastest escape, collapsed latent"),
+                },
+                attrs=tables.provenance(self, source=source, sigma2=sigma2, optimum=best),
+            )
+            print(f"saved {tables.save(table, self.out)}")
+        return 0
+
+
+def _escape(lam: jax.Array, assignment: np.ndarray, sigma2: float) -> float:
+    """Fastest escape of a collapsed latent; NaN where none is collapsed."""
+    if (assignment >= 0).all():
+        return float("nan")
+    unused = np.setdiff1d(np.arange(len(lam)), assignment)
+    return float(conditioning.escape_rate(lam[unused], sigma2).max())
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Draw the surface around a collapsed latent, for several σ² (figure 1)."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    components: tuple[int, int] = (5, 7)
+    """Two principal directions, counted from 1."""
+    sigma2: tuple[float, ...] = ()
+    """One panel each; by default one where both directions are captured, one, and none."""
+    out: Path = Path("results/surface")
+    """Written as .png, .pdf and .nc."""
+
+    def run(self) -> int:
+        """Compute, save, draw."""
+        x, _, source = load(self.data)
+        lam = mom.spectrum(mom.from_data(x)).eigenvalues
+        pair = (self.components[0] - 1, self.components[1] - 1)
+        if not 0 <= pair[0] < pair[1] < len(lam):
+            _checks.fail("components", self.components, f"1 <= first < second <= n = {len(lam)}")
+        high, low = float(lam[pair[0]]), float(lam[pair[1]])
+        sigma2 = self.sigma2 or (0.5 * low, (high * low) ** 0.5, 1.3 * high)
+        table = surface.zero_column(lam, sigma2, pair).assign_attrs(source=source)
+        written = [tables.save(table, self.out.with_suffix(".nc"))]
+        written += figures.save(figures.stationary_surface(table), self.out)
+        print("\n".join(f"saved {path}" for path in written))
+        return 0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train linear VAEs for many seeds and σ² at once."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    k: int = 20
+    """Number of latents."""
+    sigma2: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
+    """Initial σ², or its values when held."""
+    learn_sigma2: bool = False
+    """Learn σ², or hold it."""
+    seeds: int = 2
+    """Number of seeds, from `seed` on."""
+    gradients: Literal["exact", "sampled"] = "exact"
+    """The closed form, or minibatches with one z per datum."""
+    num_steps: int = 5000
+    """Optimiser steps."""
+    learning_rate: float = 0.01
+    """Of Adam, cosine to zero."""
+    beta: float = 1.0
+    """Weight of the KL."""
+    seed: int = 0
+    """First seed."""
+    out: Path = Path("results/sweep.nc")
+    """Where the table goes."""
+
+    def run(self) -> int:
+        """Train all, save, summarise."""
+        x, _, source = load(self.data)
+        config = training.TrainConfig(
+            k=self.k,
+            num_steps=self.num_steps,
+            record_every=_divisor(self.num_steps, 100),
+            gradients=self.gradients,
+            learn_sigma2=self.learn_sigma2,
+        )
+        sweep = sweeps.run(
+            config, training.problem(mom.from_data(x), x), sigma2=self.sigma2, beta=self.beta,
+            seeds=range(self.seed, self.seed + self.seeds), learning_rate=self.learning_rate,
+        )  # fmt: skip
+        print(f"{'σ²':>10}{'ELBO':>16}{'below optimum':>16}{'final σ²':>12}{'collapsed':>12}")
+        final = sweep.table.isel(step=-1).mean("seed")
+        for i, start in enumerate(self.sigma2):
+            at = final.isel(sigma2_init=i)
+            print(
+                f"{start:>10.4g}{float(at.elbo):>16.4f}{float(at.gap):>16.4g}"
+                f"{float(at.sigma2):>12.4g}{float(at.collapsed):>9.1f}/{self.k}"
+            )
+        print(f"saved {tables.save(sweep.table.assign_attrs(source=source), self.out)}")
+        diverged = int(sweep.table.diverged.sum())
+        if diverged:
+            print(f"{diverged} of {sweep.table.diverged.size} runs diverged", file=sys.stderr)
+        return int(diverged > 0)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Measure the paper's claims on linear VAEs: figures, tables and a ledger."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    settings: Annotated[reproduce.Settings, tyro.conf.arg(name="")] = field(
+        default_factory=reproduce.Settings
+    )
+    smoke: bool = False
+    """A quick pass through every stage with little training, whose claims on training may fail:
+    only an exception makes it fail."""
+    out: Path = Path("results")
+    """Folder for everything."""
+
+    def run(self) -> int:
+        """Run all stages; exit with 1 if a claim does not hold."""
+        x, constant, source = load(self.data)
+        settings = reproduce.SMOKE if self.smoke else self.settings
+        result = reproduce.run(settings, x, self.out, constant=constant, source=source)
+        print("\n" + ledger.text(result))
+        print(f"\nfigures, tables and the ledger are in {self.out}/")
+        failed = [claim.id for claim in result if not claim.holds]
+        if failed:
+            print(f"DOES NOT HOLD: {', '.join(failed)}", file=sys.stderr)
+        return int(bool(failed) and not self.smoke)
+
+
+def _divisor(total: int, about: int) -> int:
+    """The divisor of `total` nearest below total/about: steps between records."""
+    return next(d for d in range(max(total // about, 1), 0, -1) if total % d == 0)
+
+
+Command = (
+    Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Points, tyro.conf.subcommand("points")]
+    | Annotated[Surface, tyro.conf.subcommand("surface")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: parse, print the configuration, run; exits with a status."""
+    jax.config.update("jax_enable_x64", True)
+    command = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]  # tyro takes unions of annotated types
+        prog="linvae",
+        description="Linear VAEs: exact ELBO, stationary points, and why latents collapse.",
+        args=arguments,
+    )
+    name = type(command).__name__.lower()
+    print(f"linvae {name} {json.dumps(asdict(command), default=str)}", flush=True)
+    try:
+        status = command.run()
+    except ValueError as error:
+        print(f"linvae {name}: error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

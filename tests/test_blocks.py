@@ -1,0 +1,387 @@
+"""Exact block spectra against dense autodiff Hessians, for every set of variables."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import moments_with, seeds
+
+from landscape import (
+    arrowhead,
+    block_operator,
+    block_summaries,
+    block_vectors,
+    blocks,
+    conditioning,
+    hessian,
+    objectives,
+    stationary,
+)
+from linvae_jax.linear import LinearVAE
+
+# relative to the largest eigenvalue; the dense eigensolver has a few hundred rounding errors
+SPECTRUM = 1e-11
+
+WEIGHTS = blocks.WEIGHTS
+NOISE = (*WEIGHTS, "log_sigma2")
+LEARN = (WEIGHTS, NOISE, (*WEIGHTS, "mean"), (*NOISE, "mean"))
+
+# (n, k): k = 1, k = n, tall; each compiles a dense Hessian for each set of variables
+SHAPES = ((2, 1), (3, 3), (5, 2), (6, 4))
+
+# a coarse grid ties often and has zeros; 1 ± 1e-9 is next to the threshold of σ² = 1
+_eigenvalue = st.one_of(
+    st.sampled_from([0.0, 0.5, 1.0, 1 + 1e-9, 1 - 1e-9, 2.0, 4.0]), st.floats(0.05, 20.0)
+)
+
+
+shapes = st.sampled_from(SHAPES)
+weights = st.sampled_from([1.0, 0.3, 2.5])
+
+
+@st.composite
+def problems(draw, shapes=shapes, betas=weights):
+    """Spectrum (n,), an assignment that exists there, σ² and β."""
+    n, k = draw(shapes)
+    lam = np.sort(draw(st.lists(_eigenvalue, min_size=n, max_size=n)))[::-1].copy()
+    hypothesis.assume(lam[0] > 0)  # constant data are no data
+    beta = draw(betas)
+    sigma2 = draw(st.one_of(st.sampled_from([0.5, 1.0]), st.floats(0.05, 5.0)))
+    there = np.flatnonzero(lam > beta * sigma2)
+    order = np.append(there, np.full(k, -1))
+    assignment = np.array(draw(st.permutations(order)))[:k]
+    return jnp.asarray(lam), assignment, sigma2, beta
+
+
+@partial(jax.jit, static_argnames="learn")
+def dense(point, moments, beta, learn):
+    return hessian.dense(*objectives.elbo(point, moments, beta=beta, learn=learn))
+
+
+@partial(jax.jit, static_argnames="learn")
+def dense_likelihood(W, sigma2, moments, learn):
+    return hessian.dense(*objectives.log_likelihood(W, sigma2, moments, learn=learn))
+
+
+def at(problem, seed):
+    """The point of a problem in a random basis, its moments, and that basis."""
+    lam, assignment, sigma2, beta = problem
+    moments, U = moments_with(np.asarray(lam), seed)
+    return stationary.point(U, lam, assignment, sigma2, beta), moments, U
+
+
+def close(ours, exact, scale):
+    np.testing.assert_allclose(ours, exact, rtol=0, atol=SPECTRUM * scale)
+
+
+def some_direction(seed, n, k):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shapes = ((n, k), (k, n), (k,), ())
+    return LinearVAE(*(jax.random.normal(key, s) for key, s in zip(keys, shapes, strict=True)))
+
+
+def flat(direction, learn=NOISE):
+    """The variables in `learn`, in the order of the dense Hessian."""
+    return jax.flatten_util.ravel_pytree({name: getattr(direction, name) for name in learn})[0]
+
+
+@pytest.mark.parametrize("learn", LEARN)
+@given(problems(), seeds)
+def test_spectrum_is_the_dense_hessians(learn, problem, seed):
+    lam, assignment, sigma2, beta = problem
+    point, moments, _ = at(problem, seed)
+    exact = np.linalg.eigvalsh(dense(point, moments, beta, learn))
+    ours = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
+    close(np.sort(ours), exact, np.abs(exact).max())
+
+
+@pytest.mark.parametrize("learn", [("W",), ("W", "log_sigma2")])
+@given(problems(betas=st.just(1.0)), seeds)
+def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
+    lam, assignment, sigma2, _ = problem
+    point, moments, _ = at(problem, seed)
+    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (len(assignment),) * 2))[0]
+    exact = np.linalg.eigvalsh(dense_likelihood(point.W @ rotation, sigma2, moments, learn))
+    ours = blocks.log_likelihood_eigenvalues(lam, assignment, sigma2, learn=learn)
+    close(np.sort(ours), exact, np.abs(exact).max())
+
+
+@pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+@given(problems(), seeds)
+def test_operator_is_the_dense_hessian(learn, problem, seed):
+    lam, assignment, sigma2, beta = problem
+    point, moments, U = at(problem, seed)
+    H = np.asarray(dense(point, moments, beta, learn))
+    scale = np.abs(np.linalg.eigvalsh(H)).max()
+    ours = block_operator.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
+    x = some_direction(seed, *point.W.shape)
+    size = scale * len(flat(x))
+    close(flat(block_operator.apply(ours, x), learn), H @ flat(x, learn), size)
+    close(block_operator.quadratic(ours, x), flat(x, learn) @ H @ flat(x, learn), size)
+    again = block_operator.from_modes(ours, block_operator.to_modes(ours, x))
+    close(flat(again, learn), flat(x, learn), 1)
+    np.testing.assert_array_equal(
+        ours.values, blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
+    )
+
+
+@pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+@given(problems(), seeds)
+def test_solving_undoes_applying(learn, problem, seed):
+    lam, assignment, sigma2, beta = problem
+    _, _, U = at(problem, seed)
+    H = block_operator.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
+    rtol = 1e-6  # eigenvalues smaller than that are flat here, so that ten digits remain
+    x = some_direction(seed, len(lam), len(assignment))
+    count = block_operator.inertia(H, rtol)
+    if count.zero:
+        with pytest.raises(ValueError, match=f"{count.zero} zero eigenvalues.*pseudo=True"):
+            block_operator.solve(H, x, rtol=rtol)
+        with pytest.raises(ValueError, match="zero eigenvalues"):
+            block_operator.slogdet(H, rtol=rtol)
+    solve = partial(block_operator.solve, H, pseudo=True, rtol=rtol)
+    once = solve(x)
+    again = solve(block_operator.apply(H, once))
+    close(flat(again, learn), flat(once, learn), 1e4 * np.abs(flat(once)).max())
+    values = H.values[np.abs(H.values) > rtol * np.abs(H.values).max()]
+    sign, log = block_operator.slogdet(H, pseudo=True, rtol=rtol)
+    assert (count.positive, count.negative) == ((values > 0).sum(), (values < 0).sum())
+    np.testing.assert_allclose(sign, np.sign(values).prod())
+    np.testing.assert_allclose(log, np.log(np.abs(values)).sum(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+def test_determinant_is_numpys(learn):
+    lam, assignment = jnp.array([6.0, 3.0, 1.2, 0.4]), np.array([2, -1, 0])
+    point, moments, U = at((lam, assignment, 0.9, 1.3), 0)
+    sign, log = np.linalg.slogdet(np.asarray(dense(point, moments, 1.3, learn)))
+    ours = block_operator.slogdet(block_operator.at(U, lam, assignment, 0.9, beta=1.3, learn=learn))
+    assert ours[0] == sign
+    np.testing.assert_allclose(ours[1], log, rtol=1e-11)
+
+
+@pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+@hypothesis.settings(max_examples=10)
+@given(problems(), seeds)
+def test_every_eigenvector_is_one(learn, problem, seed):
+    lam, assignment, sigma2, beta = problem
+    point, moments, U = at(problem, seed)
+    H = np.asarray(dense(point, moments, beta, learn))
+    values = np.asarray(blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn))
+    one = partial(
+        block_vectors.eigenvector,
+        eigenvectors=U, eigenvalues=lam, assignment=assignment, sigma2=sigma2, beta=beta,
+        learn=learn,
+    )  # fmt: skip
+    vectors = np.stack([flat(one(q), learn) for q in range(len(values))], axis=1)
+    scale = np.abs(values).max()
+    close(H @ vectors, vectors * values, scale)
+    close(vectors.T @ vectors, np.eye(len(values)), 1)
+    with pytest.raises(ValueError, match="number: got"):
+        one(len(values))
+
+
+@given(problems(), seeds)
+def test_escapes_come_fastest_first_and_all(problem, seed):
+    lam, assignment, sigma2, beta = problem
+    _, _, U = at(problem, seed)
+    found = list(block_vectors.escape_directions(U, lam, assignment, sigma2, beta=beta, rtol=0))
+    rates = np.array([float(rate) for rate, _ in found])
+    assert (np.diff(rates) <= 0).all()
+    # ties are exact zeros of the blocks, so the closed form agrees with them too
+    assert len(found) == stationary.index(lam, assignment, sigma2, beta)
+    H = block_operator.at(U, lam, assignment, sigma2, beta=beta)
+    for rate, way in islice(found, 3):
+        np.testing.assert_allclose(
+            block_operator.quadratic(H, way), rate, atol=SPECTRUM * np.abs(H.values).max()
+        )
+
+
+@given(problems())
+def test_summary_reads_the_spectrum(problem):
+    lam, assignment, sigma2, beta = problem
+    summary = block_summaries.summarise(lam, assignment, sigma2, beta=beta, rtol=0)
+    assert summary.index == stationary.index(lam, assignment, sigma2, beta)
+    levels = np.where(assignment >= 0, np.asarray(lam)[assignment], beta * sigma2)
+    unused = np.delete(np.asarray(lam), assignment[assignment >= 0])
+    active = levels[assignment >= 0]
+    flat_rotations = sum(a == b for i, a in enumerate(active) for b in active[:i])
+    ties = (unused == levels[:, None]).sum() + (unused == 0).sum() * len(assignment)
+    assert summary.nullity == ties + flat_rotations
+
+
+@given(st.sampled_from([1.0, 1 + 1e-6, 1 + 1e-12, 1 - 1e-9]))
+def test_rates_near_the_threshold_keep_their_digits(lam):
+    """Collapsed latent: the known escape rate; active one: the determinant of its own block."""
+    rate = blocks.eigenvalues(jnp.array([lam, 0.1]), np.array([-1]), 1.0)[2]
+    np.testing.assert_allclose(rate, conditioning.escape_rate(jnp.asarray(lam), 1.0), rtol=1e-14)
+    if lam > 1:
+        soft = blocks.eigenvalues(jnp.array([lam, 0.1]), np.array([0]), 1.0)[4]
+        # −τ²w² over the other two eigenvalues, −2 and −½ in the limit
+        np.testing.assert_allclose(soft, 1 - lam, rtol=1e-3)
+
+
+@given(problems(), st.sampled_from(LEARN))
+def test_histogram_counts_the_whole_spectrum(problem, learn):
+    lam, assignment, sigma2, beta = problem
+    values = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
+    count = partial(block_summaries.histogram, lam, assignment, sigma2, beta=beta, learn=learn)
+    counts, edges = count(7)
+    assert counts.sum() == len(values)
+    np.testing.assert_allclose(edges[jnp.array([0, -1])], [values.min(), values.max()])
+    edges = jnp.array([-3.0, -1.0, -0.3, 0.7])  # not all of them, no eigenvalue on an edge
+    hypothesis.assume(np.abs(np.asarray(values)[:, None] - edges).min() > 1e-9)
+    np.testing.assert_array_equal(count(edges).counts, np.histogram(values, edges)[0])
+
+
+@given(problems(shapes=st.just((5, 3))))
+def test_path_is_point_after_point(problem):
+    lam, _, _, beta = problem
+    sigma2 = jnp.linspace(0.03, 5.0, 11)
+    pattern = np.array([2, -1, 0])
+    path = block_summaries.path(lam, pattern, sigma2, beta=beta, learn=NOISE)
+    for q in range(0, 11, 5):
+        assignment = np.asarray(path.assignment[q])
+        alive = np.asarray(lam)[pattern] > beta * sigma2[q]
+        np.testing.assert_array_equal(assignment, np.where((pattern >= 0) & alive, pattern, -1))
+        one = block_summaries.summarise(lam, assignment, sigma2[q], beta=beta, learn=NOISE)
+        many = jax.tree.map(lambda x, q=q: x[q], path.conditioning)
+        assert (many.index, many.nullity) == (one.index, one.nullity)
+        np.testing.assert_allclose(many.escape_rate, one.escape_rate, rtol=1e-9, atol=1e-12)
+        value = stationary.value(lam, assignment, sigma2[q], beta)
+        np.testing.assert_allclose(path.value[q], value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("learn", LEARN)
+def test_vmap_is_a_loop_and_jit_changes_nothing(learn):
+    lam = jnp.array([5.0, 3.0, 3.0, 0.2])
+    assignments = jnp.array([[1, -1, 0], [-1, -1, -1], [2, 0, 1], [-1, 2, -1]])
+    one = lambda a, s: blocks.eigenvalues(lam, a, s, learn=learn)  # noqa: E731
+    sigma2 = jnp.array([0.3, 1.0, 2.5])
+    many = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(assignments, sigma2)
+    for i, a in enumerate(assignments):
+        for j, s in enumerate(sigma2):
+            np.testing.assert_allclose(many[i, j], one(a, s), rtol=1e-12, atol=1e-13)
+
+
+@given(problems(), seeds)
+def test_operator_under_vmap_and_jit(problem, seed):
+    lam, assignment, sigma2, beta = problem
+    _, _, U = at(problem, seed)
+
+    def solved(s):
+        H = block_operator.at(U, lam, assignment, s, beta=beta)
+        return block_operator.solve(H, some_direction(seed, len(lam), len(assignment)), rtol=1e-6)
+
+    H = block_operator.at(U, lam, assignment, sigma2, beta=beta)
+    x = some_direction(seed, len(lam), len(assignment))
+    once = flat(block_operator.solve(H, x, pseudo=True, rtol=1e-6))
+    many = jax.jit(jax.vmap(solved))(jnp.full(2, sigma2))
+    close(jax.vmap(flat)(many), jnp.stack([once, once]), 1e6 * np.abs(once).max())
+
+
+def test_float32_stays_float32():
+    lam = jnp.array([5.0, 3.0, 0.2], jnp.float32)
+    U, a = jnp.eye(3, dtype=jnp.float32), np.array([1, -1])
+    for learn in LEARN:
+        values = blocks.eigenvalues(lam, a, 1.0, learn=learn)
+        exact = blocks.eigenvalues(lam.astype(float), a, 1.0, learn=learn)
+        assert values.dtype == jnp.float32
+        np.testing.assert_allclose(values, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+    assert blocks.log_likelihood_eigenvalues(lam, a, 1.0).dtype == jnp.float32
+    x = jax.tree.map(jnp.float32, some_direction(0, 3, 2))
+    for learn in (WEIGHTS, NOISE):
+        H = block_operator.at(U, lam, a, 1.0, learn=learn)
+        leaves = jax.tree.leaves((block_operator.solve(H, x), block_operator.apply(H, x)))
+        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+        way = block_vectors.eigenvector(0, U, lam, a, 1.0, learn=learn)
+        assert {leaf.dtype for leaf in jax.tree.leaves(way)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+def test_thin_spectrum_is_the_padded_one(learn):
+    """Leading eigenvectors only, the rest of S zero: the operator needs no other columns."""
+    n, lam, a = 6, jnp.array([5.0, 3.0, 0.2]), np.array([1, -1])
+    _, U = moments_with(np.append(lam, np.zeros(3)), 0)
+    thin = block_operator.at(U[:, :3], lam, a, 0.8, learn=learn)
+    full = block_operator.at(U, jnp.pad(lam, (0, 3)), a, 0.8, learn=learn)
+    x = some_direction(1, n, 2)
+    for f in (jnp.sin, lambda mu: mu, lambda mu: mu + 1):
+        close(
+            flat(block_operator.function(thin, f, x)), flat(block_operator.function(full, f, x)), 1
+        )
+    close(block_operator.quadratic(thin, x), block_operator.quadratic(full, x), 1)
+    assert block_operator.inertia(thin) == block_operator.inertia(full)
+    np.testing.assert_allclose(
+        block_operator.slogdet(thin, pseudo=True), block_operator.slogdet(full, pseudo=True)
+    )
+
+
+def test_newton_step_returns_to_the_point():
+    lam, a = jnp.array([6.0, 3.0, 1.2]), np.array([0, 1])
+    point, moments, U = at((lam, a, 0.9, 1.0), 3)
+    H = block_operator.at(U, lam, a, 0.9)
+    x = replace(some_direction(2, 3, 2), log_sigma2=jnp.zeros(()))
+    away = jax.tree.map(lambda p, d: p + 1e-4 * d, point, x)
+    gradient = jax.grad(lambda p: objectives.elbo(p, moments).function({}))(away)
+    step = block_operator.solve(H, gradient)
+    left = jax.tree.map(lambda p, q, s: p - s - q, away, point, step)
+    assert np.abs(flat(left, WEIGHTS)).max() < 1e-6  # 1e-4 squared, times some curvature
+
+
+@given(st.integers(1, 5), seeds)
+def test_arrowhead_eigenvalues(m, seed):
+    rng = np.random.default_rng(seed)
+    diagonal = rng.integers(-2, 3, (m, 2)).astype(float)  # ties
+    edge = rng.normal(size=(m, 2)) * rng.integers(0, 2, (m, 2)) * 10.0 ** rng.integers(-9, 2)
+    real = rng.random((m, 2)) < 0.7
+    corner = rng.normal()
+    h = arrowhead.build(
+        jnp.asarray(diagonal), jnp.asarray(edge), jnp.asarray(corner), jnp.asarray(real)
+    )
+    values, last = arrowhead.eigenvalues(h)
+    size = real.sum()
+    matrix = np.diag(np.append(diagonal[real], corner))
+    matrix[size, :size] = matrix[:size, size] = edge[real]
+    exact = np.linalg.eigvalsh(matrix)
+    np.testing.assert_allclose(
+        np.append(values[real], last), exact, atol=1e-13 * np.abs(exact).max()
+    )
+
+
+def test_bad_input_is_refused():
+    lam, a = jnp.array([4.0, 2.0, 0.5]), np.array([0, -1])
+    with pytest.raises(ValueError, match=r"learn: got .* expected .*'log_d'.* any of .*'mean'"):
+        blocks.eigenvalues(lam, a, 1.0, learn=("W", "V"))
+    with pytest.raises(ValueError, match="learn"):
+        blocks.log_likelihood_eigenvalues(lam, a, 1.0, learn=("V",))
+    with pytest.raises(ValueError, match=r"component 2 with eigenvalue 0\.5"):
+        blocks.eigenvalues(lam, np.array([2, -1]), 1.0)
+    with pytest.raises(ValueError, match="component 0 with eigenvalue 4"):
+        blocks.eigenvalues(lam, a, 2.0, beta=3.0)
+    with pytest.raises(ValueError, match="sorted"):
+        blocks.eigenvalues(lam[::-1], a, 1.0)
+    with pytest.raises(ValueError, match="sigma2"):
+        blocks.eigenvalues(lam, a, 0.0)
+    with pytest.raises(ValueError, match="beta"):
+        block_summaries.path(lam, a, jnp.ones(2), beta=-1.0)
+    with pytest.raises(ValueError, match="no component twice"):
+        block_summaries.path(lam, np.array([1, 1]), jnp.ones(2))
+    with pytest.raises(ValueError, match="edges that do not increase"):
+        block_summaries.histogram(lam, a, 1.0, jnp.array([1.0, 1.0]))
+    with pytest.raises(ValueError, match="bins"):
+        block_summaries.histogram(lam, a, 1.0, 0)
+    with pytest.raises(ValueError, match="eigenvectors: got shape"):
+        block_operator.at(jnp.eye(2), lam, a, 1.0)
+    with pytest.raises(ValueError, match="learn"):
+        block_operator.at(jnp.eye(3), lam, a, 1.0, learn=(*WEIGHTS, "mean"))
+    H = block_operator.at(jnp.eye(3), lam, a, 1.0)
+    with pytest.raises(ValueError, match=r"direction.W: got shape \(3, 3\)"):
+        block_operator.apply(H, some_direction(0, 3, 3))

@@ -1,0 +1,255 @@
+"""Bad input: the message names the argument, what came, and what was expected.
+
+The annotations' own check would come first and hide our messages, so it is off here, as it is for
+users.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from landscape import hessian, objectives, stationary, surface
+from linvae_jax import collapse, linear, ppca, sweeps, tables, training
+from linvae_jax import moments as mom
+
+EYE = jnp.eye(3)
+LAM = jnp.array([4.0, 2.0, 0.5])
+MOMENTS = mom.Moments(jnp.zeros(3), jnp.diag(LAM), jnp.asarray(10.0))
+PARAMS = linear.LinearVAE(jnp.ones((3, 2)), jnp.ones((2, 3)), jnp.zeros(2), jnp.zeros(()))
+NAN = float("nan")
+
+
+@pytest.fixture(autouse=True)
+def _no_annotation_checks() -> Iterator[None]:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def train(**changes: object) -> object:
+    values = {"k": 2, "num_steps": 10, "record_every": 5} | changes
+    hyper = training.Hyperparameters(**{n: values.pop(n) for n in ("sigma2",) if n in values})  # pyright: ignore[reportArgumentType]
+    config = training.TrainConfig(**values)  # pyright: ignore[reportArgumentType]
+    return training.train(config, training.problem(MOMENTS), hyper, jax.random.key(0))
+
+
+def sweep(**changes: object) -> object:
+    values = {"seeds": (0,), "sigma2": (1.0,), "quiet": True} | changes
+    config = training.TrainConfig(k=1, num_steps=2, record_every=1)
+    return sweeps.run(config, training.problem(MOMENTS), **values)  # pyright: ignore[reportArgumentType]
+
+
+CASES: dict[str, tuple[Callable[[], object], str]] = {
+    # moments
+    "data of one dimension": (
+        lambda: mom.from_data(np.zeros(3)),
+        r"x: got shape \(3,\), expected shape \(N, n\)",
+    ),
+    "data with NaN": (
+        lambda: mom.from_data([[0.0, NAN], [1.0, 2.0]]),
+        r"x: got 1 NaN or Inf among 4 values, expected finite numbers",
+    ),
+    "data with Inf": (lambda: mom.from_data([[0.0, np.inf], [1, 2]]), r"x: got 1 NaN or Inf"),
+    "one datum": (
+        lambda: mom.from_data([[1.0, 2.0]]),
+        r"x: got one row \(N = 1\), expected at least two data points",
+    ),
+    "constant data": (
+        lambda: mom.from_data(np.ones((5, 2))),
+        r"x: got constant data .*, expected data that vary",
+    ),
+    "no data at all": (
+        lambda: mom.from_data(np.zeros((0, 2))),
+        r"x: got shape \(0, 2\), expected shape \(N, n\)",
+    ),
+    "text as data": (
+        lambda: mom.from_data(np.array([["a", "b"]])),
+        r"x: got an array of dtype <U1, expected real numbers",
+    ),
+    "complex data": (lambda: mom.from_data(np.ones((2, 2), complex)), r"x: .*complex128.*real"),
+    "objects as data": (lambda: mom.from_data(np.array([[{}]])), r"x: .*dtype object.*real"),
+    "no chunks": (lambda: mom.from_chunks([]), r"chunks: got no chunk at all, expected at least"),
+    "chunks of different n": (
+        lambda: mom.from_chunks([np.eye(2), np.eye(3)]),
+        r"chunks\[1\]: got shape \(3, 3\), expected shape \(N, 2\)",
+    ),
+    "one row in all chunks": (lambda: mom.from_chunks([np.ones((1, 2))]), r"chunks: got one row"),
+    "constant chunks": (lambda: mom.from_chunks([np.ones((2, 2))]), r"chunks: got constant data"),
+    "asymmetric S": (
+        lambda: mom.from_covariance(np.array([[1.0, 0.5], [0.2, 1.0]])),
+        r"moments.cov: got a matrix with max \|S - S.T\| = 0.3, expected a symmetric matrix",
+    ),
+    "indefinite S": (
+        lambda: mom.from_covariance(np.array([[1.0, 2.0], [2.0, 1.0]])),
+        r"cov: got smallest eigenvalue -1, expected eigenvalues >= 0",
+    ),
+    "S that is not square": (
+        lambda: mom.from_covariance(np.ones((2, 3))),
+        r"moments.cov: got shape \(2, 3\), expected shape \(2, 2\)",
+    ),
+    "mean of another length": (
+        lambda: mom.from_covariance(np.eye(2), np.zeros(3)),
+        r"moments.cov: got shape \(2, 2\), expected shape \(3, 3\)",
+    ),
+    "merging different n": (
+        lambda: mom.merge(mom.from_data(np.eye(2)), MOMENTS),
+        r"b.cov: got shape \(3, 3\), expected shape \(2, 2\)",
+    ),
+    # pPCA
+    "k > n": (
+        lambda: ppca.mle(MOMENTS, 4, 1.0),
+        r"k: got 4, expected 1 <= k <= 3",
+    ),
+    "k = n with σ² learned": (lambda: ppca.mle(MOMENTS, 3), r"k: got 3, expected 1 <= k <= 2"),
+    "k = 0": (lambda: ppca.mle(MOMENTS, 0, 1.0), r"k: got 0, expected 1 <= k"),
+    "k not an integer": (lambda: ppca.mle(MOMENTS, 1.5, 1.0), r"k: got 1.5, expected an integer"),
+    "σ² = 0": (lambda: ppca.mle(MOMENTS, 1, 0.0), r"sigma2: got 0.0, expected a number > 0"),
+    "σ² < 0": (
+        lambda: ppca.log_likelihood(PARAMS.W, -1.0, MOMENTS),
+        r"sigma2: got -1.0, expected a number > 0",
+    ),
+    "σ² NaN": (lambda: ppca.log_likelihood(PARAMS.W, NAN, MOMENTS), r"sigma2: got 1 NaN"),
+    "W of another n": (
+        lambda: ppca.log_likelihood(jnp.ones((2, 1)), 1.0, MOMENTS),
+        r"W: got shape \(2, 1\), expected shape \(3, k\)",
+    ),
+    "S of rank k with σ² learned": (
+        lambda: ppca.mle(mom.from_covariance(jnp.diag(jnp.array([1.0, 0.0, 0.0]))), 1),
+        r"moments.cov: got a covariance of rank <= k = 1, expected variance left",
+    ),
+    "x of another n": (
+        lambda: ppca.posterior(ppca.PPCA(PARAMS.W, jnp.ones(()), jnp.zeros(3)), jnp.ones((2, 4))),
+        r"x: got shape \(2, 4\), expected shape \(N, 3\)",
+    ),
+    "no samples": (
+        lambda: ppca.sample(ppca.PPCA(PARAMS.W, jnp.ones(()), jnp.zeros(3)), jax.random.key(0), 0),
+        r"num_samples: got 0",
+    ),
+    # linear VAE
+    "V transposed": (
+        lambda: linear.elbo(replace(PARAMS, V=PARAMS.V.T), MOMENTS),
+        r"params.V: got shape \(3, 2\), expected shape \(2, 3\)",
+    ),
+    "log_d of another k": (
+        lambda: linear.gradient(replace(PARAMS, log_d=jnp.zeros(3)), MOMENTS),
+        r"params.log_d: got shape \(3,\), expected shape \(2,\)",
+    ),
+    "W with NaN": (
+        lambda: linear.elbo(replace(PARAMS, W=PARAMS.W.at[0, 0].set(NAN)), MOMENTS),
+        r"params.W: got 1 NaN or Inf among 6 values",
+    ),
+    "σ² = 0 as log": (
+        lambda: linear.elbo(replace(PARAMS, log_sigma2=jnp.asarray(-jnp.inf)), MOMENTS),
+        r"params.log_sigma2: got 1 NaN or Inf",
+    ),
+    "asymmetric S in the ELBO": (
+        lambda: linear.elbo(PARAMS, replace(MOMENTS, cov=MOMENTS.cov.at[0, 1].set(1.0))),
+        r"moments.cov: got a matrix with max \|S - S.T\| = 1",
+    ),
+    "more latents than dimensions": (
+        lambda: linear.init(jax.random.key(0), 2, 3),
+        r"k: got 3, expected 1 <= k <= 2",
+    ),
+    "β = 0": (
+        lambda: linear.optimal_encoder(PARAMS.W, 1.0, 0.0),
+        r"beta: got 0.0, expected a number > 0",
+    ),
+    # stationary points
+    "component used twice": (
+        lambda: stationary.point(EYE, LAM, np.array([0, 0]), 0.1),
+        r"assignment: got \[0, 0\], expected no component twice",
+    ),
+    "component out of range": (
+        lambda: stationary.point(EYE, LAM, np.array([0, 3]), 0.1),
+        r"assignment: got \[0, 3\], expected components 0 to 2, or -1",
+    ),
+    "component below the noise": (
+        lambda: stationary.point(EYE, LAM, np.array([0, 2]), 1.0),
+        r"assignment: got component 2 with eigenvalue 0.5, expected eigenvalues > .* = 1",
+    ),
+    "component at the noise exactly": (
+        lambda: stationary.index(LAM, np.array([1]), 2.0),
+        r"assignment: got component 1 with eigenvalue 2, expected eigenvalues >",
+    ),
+    "assignment of floats": (
+        lambda: stationary.value(LAM, np.array([0.0]), 1.0),
+        r"assignment: got dtype float64, expected integers",
+    ),
+    "more latents than components": (
+        lambda: stationary.points(LAM, 4, 1.0),
+        r"k: got 4, expected 1 <= k <= 3",
+    ),
+    "unsorted eigenvalues": (
+        lambda: stationary.points(LAM[::-1], 2, 1.0),
+        r"eigenvalues: got an increasing sequence",
+    ),
+    "negative eigenvalues": (
+        lambda: stationary.points(LAM - 1.0, 2, 1.0),
+        r"eigenvalues: got smallest eigenvalue -0.5",
+    ),
+    "eigenvectors of another n": (
+        lambda: stationary.point(jnp.eye(2), LAM, np.array([0]), 1.0),
+        r"eigenvectors: got shape \(2, 2\), expected shape \(n, 3\)",
+    ),
+    # Hessians and surfaces
+    "Hessian too large": (
+        lambda: hessian.dense(lambda v: (v**2).sum(), jnp.zeros(40_000)),
+        r"point: got 40,000 parameters, whose dense Hessian takes 12.80 GB",
+    ),
+    "unknown variable": (
+        lambda: objectives.elbo(PARAMS, MOMENTS, learn=("w",)),
+        r"learn: got \('w',\), expected some of \('W', 'V', 'log_d', 'log_sigma2', 'mean'\)",
+    ),
+    "directions out of order": (
+        lambda: surface.zero_column(LAM, [1.0], (2, 1)),
+        r"components: got \(2, 1\), expected 0 <= first < second < n = 3",
+    ),
+    # training
+    "training with k = n": (lambda: train(k=3), r"k: got 3, expected 1 <= k <= 2"),
+    "training at σ² = 0": (lambda: train(sigma2=0.0), r"sigma2: got 0.0, expected a number > 0"),
+    "records that do not divide": (
+        lambda: train(record_every=3),
+        r"record_every: got 3, expected a divisor of 10",
+    ),
+    "unknown optimiser": (
+        lambda: train(optimizer="adamw"),
+        r"optimizer: got 'adamw', expected one of \('adam', 'sgd'\)",
+    ),
+    "sampled gradients without data": (
+        lambda: train(gradients="sampled"),
+        r"problem.x: got None, expected data",
+    ),
+    "no seeds": (lambda: sweep(seeds=()), r"seeds: got an empty sequence"),
+    "a σ² that is negative": (lambda: sweep(sigma2=(1.0, -2.0)), r"sigma2: got -2.0"),
+    "unknown batching": (
+        lambda: sweep(batching="pmap"),
+        r"batching: got 'pmap', expected one of",
+    ),
+    "δ = 1": (
+        lambda: collapse.is_collapsed(jnp.ones(2), 1.0),
+        r"delta: got 1.0, expected 0 <= delta < 1",
+    ),
+    "a table without a model": (
+        lambda: tables.to_linear(tables.dataset({"W": (("a",), np.zeros(2), "1", "")})),
+        r"data: got a data set without \['V', 'log_d', 'log_sigma2'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gets_a_clear_error(case):
+    call, message = CASES[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_inside_jit_bad_values_become_nan_and_bad_shapes_still_raise():
+    likelihood = jax.jit(lambda W, s: ppca.log_likelihood(W, s, MOMENTS))
+    assert jnp.isnan(likelihood(PARAMS.W, -1.0))
+    with pytest.raises(ValueError, match="W: got shape"):
+        likelihood(jnp.ones((2, 2)), 1.0)
