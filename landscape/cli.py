@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+import xarray as xr
 
 from landscape import conditioning, figures, ledger, reproduce, stationary, surface
 from linvae_jax import _checks, linear, ppca, sweeps, tables, training
@@ -261,6 +262,54 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Landscape:
+    """Exact Hessian spectra, conditioning and escape over σ², and the census: tables, figures."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    k: int = 50
+    """Number of latents."""
+    sigma2: float | None = None
+    """Noise at which spectra are taken; its maximum-likelihood value when not given."""
+    out: Path = Path("results/landscape")
+    """Folder for everything."""
+
+    def run(self) -> int:
+        """Study, save, draw, and print the critical σ² and escapes."""
+        x, _, source = load(self.data)
+        lam = mom.spectrum(mom.from_data(x)).eigenvalues
+        sigma2 = float(ppca.optimal_sigma2(lam, self.k)) if self.sigma2 is None else self.sigma2
+        _checks.positive("sigma2", sigma2)
+
+        def keep(name: str, table: xr.Dataset) -> xr.Dataset:
+            tables.save(table.assign_attrs(source=source), self.out / f"{name}.nc")
+            return table
+
+        path, escapes, census = reproduce.study_landscape(lam, self.k, sigma2, keep, self.out)
+        collapsed = path.sel(pattern="all collapsed")
+        print("total collapse, all latents at zero:")
+        print(
+            f"{'σ²':>12}{'index':>10}{'escape rate':>14}{'stiffness':>12}{'steps to grow by e':>20}"
+        )
+        for i in np.linspace(0, path.sizes["sigma2"] - 1, 8).astype(int):
+            at = collapsed.isel(sigma2=i)
+            print(
+                f"{float(at.sigma2):>12.4g}{int(at['index']):>10,}{float(at.escape_rate):>14.4g}"
+                f"{float(at.stiffness):>12.4g}{float(at.escape_steps):>20.4g}"
+            )
+        print("critical σ² (beyond it no latent can use the component), escape at a tenth of it:")
+        for component in escapes.component.values:
+            at = escapes.sel(component=component)
+            steps = float(at.predicted_steps.sel(fraction=0.1))
+            print(f"  component {component:>4}: {float(at.eigenvalue):.6g}, {steps:.4g} steps")
+        print(
+            f"census of 3 latents on the 6 leading components: {census.sizes['type']} types, "
+            f"{int(census.mixed.sum())} of them mixed, {int((census['index'] == 0).sum())} maximum"
+        )
+        print(f"figures and tables are in {self.out}/")
+        return 0
+
+
+@dataclass(frozen=True)
 class Reproduce:
     """Measure the paper's claims on linear VAEs: figures, tables and a ledger."""
 
@@ -277,7 +326,7 @@ class Reproduce:
     def run(self) -> int:
         """Run all stages; exit with 1 if a claim does not hold."""
         x, constant, source = load(self.data)
-        settings = reproduce.SMOKE if self.smoke else self.settings
+        settings = reproduce.smoke(self.settings) if self.smoke else self.settings
         result = reproduce.run(settings, x, self.out, constant=constant, source=source)
         print("\n" + ledger.text(result))
         print(f"\nfigures, tables and the ledger are in {self.out}/")
@@ -297,6 +346,7 @@ Command = (
     | Annotated[Points, tyro.conf.subcommand("points")]
     | Annotated[Surface, tyro.conf.subcommand("surface")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Landscape, tyro.conf.subcommand("landscape")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
 )
 

@@ -6,7 +6,9 @@ stiffness/μ₊: the conditioning that improves as σ² falls (claim C6).
 
 The perturbation is put on the escape direction of one collapsed latent and one component. By
 symmetry the path never leaves these two variables of W and V and one of log D, so a simulation
-costs nothing: it is gradient descent of the whole model all the same, as the tests check.
+costs nothing: it is gradient descent of the whole model all the same, as the tests check. (That
+holds in exact arithmetic. In floating point, outside the eigenbasis, rounding also excites faster
+directions, and a slow escape is overtaken by them.)
 """
 
 from functools import partial

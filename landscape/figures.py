@@ -218,7 +218,7 @@ def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
         left.plot(path.sigma2, path["index"].sel(pattern=name), color=BLUE, ls=style, label=name)
     left.set_ylabel("index: escape directions")
     left.set_ylim(0, None)
-    left.legend(title="latents", title_fontsize=8)
+    left.legend()
     for color, c in zip((BLUE, ORANGE, GREEN), escapes.component.values, strict=False):
         at = escapes.sel(component=c)
         label = f"along $u_{{{c}}}$"
@@ -257,7 +257,9 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
         at = table.sel(point=name)
         axis.fill_between(at["size"], at.negative, step="mid", color=BLUE, lw=0, label="stable")
         axis.fill_between(at["size"], -at.positive, step="mid", color=RED, lw=0, label="escape")
+        seen = at["size"].where(at.negative + at.positive > 0, drop=True)
         axis.set_xscale("log")
+        axis.set_xlim(0.3 * float(seen[0]), 3 * float(seen[-1]))
         axis.set_yscale("symlog", linthresh=10)
         axis.axhline(0, color=BLACK, lw=0.6)
         total = int(at.positive.sum())

@@ -4,6 +4,7 @@ Each stage makes a labelled table, draws it, and writes both at once, so that wh
 is on disk before the next stage starts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape import claims, figures, ledger, study, surface
+from linvae_jax import _checks, ppca, progress, sweeps, tables, training
 from linvae_jax import moments as mom
-from linvae_jax import ppca, progress, sweeps, tables, training
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Settings:
     seed: int = 0
 
 
-SMOKE = Settings(num_steps=200, seeds=1, latents=(5,), max_latents=10, searches=((3, 2),))
+def smoke(settings: Settings) -> Settings:
+    """The same in a minute: every stage, little training."""
+    return replace(
+        settings, num_steps=200, seeds=1, latents=(5,), max_latents=10, searches=((3, 2),)
+    )
+
 
 # Consecutive eigenvalues differ by a factor of 1.5, so rotations are stiff (0.17 nats/rad²) and
 # nothing is slow; 15 small ones are left for σ².
@@ -116,6 +122,44 @@ def _by_latents(settings: Settings, problem: training.Problem, constant: float) 
     )  # fmt: skip
 
 
+Keep = Callable[[str, xr.Dataset], xr.Dataset]
+
+
+def study_landscape(
+    eigenvalues: Float[Array, "n"], k: int, sigma2: float, keep: Keep, folder: Path
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Conditioning, escapes, spectra and census of a spectrum: tables kept, figures drawn.
+
+    Args:
+        eigenvalues: (n,), of S.
+        k: number of latents, ≥ 3.
+        sigma2: noise variance at which the Hessian's spectra are taken.
+        keep: saves a table under a name.
+        folder: for the figures.
+
+    Returns:
+        The tables of `study.conditioning_path`, `study.escapes` and `study.census_table`; the
+        last for three latents on the six leading components.
+    """
+    _checks.in_range("k", k, 3, len(eigenvalues) - 1, "three components to follow")
+    grid = study.default_sigma2(eigenvalues, k)
+    path = keep("figure4_conditioning", study.conditioning_path(eigenvalues, k, grid))
+    followed = (0, max(k // 5, 1), k - 1)
+    escapes = keep("figure4_escapes", study.escapes(eigenvalues, followed, grid))
+    drawn = figures.escape_and_conditioning(path, escapes)
+    figures.save(drawn, folder / "figure4_conditioning")
+    points = {"optimum": np.arange(k), **study.patterns(k)}
+    # at a σ² of the user's, latents on components below it are collapsed
+    alive = np.asarray(eigenvalues) > sigma2
+    points = {name: np.where((a >= 0) & alive[a], a, -1) for name, a in points.items()}
+    table = keep("figure5_spectra", study.spectrum_histogram(eigenvalues, points, sigma2))
+    figures.save(figures.hessian_spectra(table), folder / "figure5_spectra")
+    leading = eigenvalues[: min(6, len(eigenvalues))]
+    census = keep("figure6_census", study.census_table(leading, 3, 0.6 * float(leading[-1])))
+    figures.save(figures.census_scatter(census), folder / "figure6_census")
+    return path, escapes, census
+
+
 def run(
     settings: Settings,
     x: Float[Array, "N n"],
@@ -136,6 +180,9 @@ def run(
     Returns:
         The claims, in order.
     """
+    _checks.data_matrix("x", x)
+    _checks.in_range("n", x.shape[1], 8, 2**31 - 1, "figure 1 looks at the 5th and 7th directions")
+    _checks.in_range("k", settings.k, 3, x.shape[1] - 1, "k < n, σ² being learned")
     key = jax.random.key(settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -190,18 +237,7 @@ def run(
         stage("likelihood by number of latents")
 
         sigma2 = float(ppca.optimal_sigma2(lam, settings.k))
-        grid = study.default_sigma2(lam, settings.k)
-        path = keep("figure4_conditioning", study.conditioning_path(lam, settings.k, grid))
-        escapes = keep(
-            "figure4_escapes", study.escapes(lam, (0, settings.k // 5, settings.k - 1), grid)
-        )
-        drawn = figures.escape_and_conditioning(path, escapes)
-        figures.save(drawn, folder / "figure4_conditioning")
-        points = {"optimum": np.arange(settings.k), **study.patterns(settings.k)}
-        table = keep("figure5_spectra", study.spectrum_histogram(lam, points, sigma2))
-        figures.save(figures.hessian_spectra(table), folder / "figure5_spectra")
-        census = keep("figure6_census", study.census_table(lam[:6], 3, 0.6 * float(lam[5])))
-        figures.save(figures.census_scatter(census), folder / "figure6_census")
+        path, escapes, census = study_landscape(lam, settings.k, sigma2, keep, folder)
         searches = keep(
             "search", study.searches(settings.searches, settings.num_starts, settings.seed)
         )

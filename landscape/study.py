@@ -25,13 +25,13 @@ def default_sigma2(eigenvalues: Float[Array, "n"], k: int, num: int = 200) -> Fl
 
 
 def patterns(k: int) -> dict[str, np.ndarray]:
-    """Three patterns of collapse: all latents, all but the first, every second."""
+    """Three patterns of collapse, by the latents that are left: none, the first, every second."""
     alternating = np.where(np.arange(k) % 2 == 0, np.arange(k), -1)
     first = np.where(np.arange(k) == 0, 0, -1)
     return {
         "all collapsed": np.full(k, -1),
-        "all but the first": first,
-        "every second": alternating,
+        "first active": first,
+        "every second active": alternating,
     }
 
 
@@ -170,13 +170,13 @@ def spectrum_histogram(
         eigenvalues: (n,), of S.
         chosen: name → assignment (k,).
         sigma2: noise variance.
-        bins: number of bins over the decades from 1e-8 of the stiffest.
+        bins: number of bins over the decades from 1e-12 of the stiffest.
     """
     negative, positive = [], []
     largest = max(
         float(block_summaries.summarise(eigenvalues, a, sigma2).stiffness) for a in chosen.values()
     )
-    edges = jnp.geomspace(1e-8 * largest, 2 * largest, bins + 1)
+    edges = jnp.geomspace(1e-12 * largest, 2 * largest, bins + 1)
     for assignment in chosen.values():
         counts = block_summaries.histogram(eigenvalues, assignment, sigma2, edges).counts
         positive.append(counts)

@@ -217,7 +217,8 @@ def mle_from_spectrum(
 ) -> PPCA:
     """As `mle`, when the spectrum is known already: many k or σ² for one eigendecomposition."""
     n, m = spectrum.eigenvectors.shape
-    _checks.in_range("k", k, 1, m, f"the spectrum has {m} eigenpairs")
+    most, why = (m, f"{m} eigenpairs") if sigma2 is not None else (n - 1, "σ² learned needs k < n")
+    _checks.in_range("k", k, 1, min(m, most), why)
     if sigma2 is None:
         values = jnp.pad(spectrum.eigenvalues, (0, n - m))
         sigma2 = optimal_sigma2(values, k)

@@ -1,0 +1,101 @@
+"""The command `linvae`, run as a user runs it, on small data."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import cli
+from linvae_jax import tables
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 8)) * np.array([9, 7, 5, 4, 3, 2, 1, 1]) ** 0.5
+    np.save(tmp_path / "x.npy", x)
+    return str(tmp_path / "x.npy")
+
+
+def linvae(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in arguments])
+    return stop.value.code  # pyright: ignore[reportReturnType]
+
+
+def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path, capsys):
+    out = tmp_path / "model.nc"
+    assert linvae("fit", "--data", data, "--k", 3, "--out", out) == 0
+    exact = tables.to_linear(tables.load(out))
+    assert linvae(
+        "fit", "--data", data, "--k", 3, "--method", "train", "--out", out, "--num-steps", 20_000,
+        "--learning-rate", 0.03,
+    ) == 0  # fmt: skip
+    trained = tables.to_linear(tables.load(out))
+    np.testing.assert_allclose(trained.log_sigma2, exact.log_sigma2, atol=1e-5)
+    assert tables.load(tmp_path / "model_history.nc").gap[0, 0, -1] < 1e-5
+    printed = capsys.readouterr().out
+    first = printed.splitlines()[0]
+    assert first.startswith("linvae fit {")
+    configuration = json.loads(first.removeprefix("linvae fit "))
+    assert configuration["k"] == 3
+    assert configuration["seed"] == 0
+
+
+def test_points_are_listed_best_first(data, tmp_path, capsys):
+    out = tmp_path / "points.nc"
+    assert linvae("points", "--data", data, "--k", 2, "--sigma2", 1.5, "--out", out) == 0
+    assert "stationary points up to the order of latents" in capsys.readouterr().out
+    table = tables.load(out)
+    assert table["index"][0] == 0
+    assert (table.value[0] >= table.value).all()
+
+
+def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys):
+    assert linvae("surface", "--data", data, "--components", 2, 4, "--out", tmp_path / "s") == 0
+    assert {p.suffix for p in tmp_path.glob("s.*")} == {".png", ".pdf", ".nc"}
+    assert linvae("landscape", "--data", data, "--k", 4, "--out", tmp_path / "l") == 0
+    assert len(list((tmp_path / "l").glob("*.png"))) == 3
+    out = tmp_path / "sweep.nc"
+    assert linvae(
+        "sweep", "--data", data, "--k", 2, "--sigma2", 1, 20, "--num-steps", 2000, "--out", out
+    ) == 0  # fmt: skip
+    final = tables.load(out).isel(step=-1)
+    assert final.sizes == {"seed": 2, "sigma2_init": 2, "latent": 2}
+    assert (final.collapsed.sel(sigma2_init=20) == 2).all()  # σ² above every eigenvalue
+    printed = capsys.readouterr().out
+    assert "critical σ²" in printed
+    assert "saved" in printed
+
+
+def test_errors_are_one_line_and_exit_with_two(data, capsys):
+    assert linvae("fit", "--data", "imagenet") == 2
+    assert linvae("fit", "--data", data, "--k", 9) == 2
+    assert linvae("points", "--data", data, "--sigma2", -1) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[:2] for line in errors] == [
+        ["linvae fit", " error"], ["linvae fit", " error"], ["linvae points", " error"],
+    ]  # fmt: skip
+    assert "k: got 9, expected 1 <= k <= 7" in errors[1]
+
+
+@pytest.mark.parametrize("command", ["fit", "points", "surface", "sweep", "landscape", "reproduce"])
+def test_help_teaches(command, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["linvae"])
+    assert linvae(command, "--help") == 0
+    printed = capsys.readouterr().out
+    assert "--data" in printed
+    assert "usage: linvae" in printed
+
+
+def test_reproduce_smoke_writes_figures_tables_and_ledger(data, tmp_path, capsys):
+    assert linvae("reproduce", "--smoke", "--k", 4, "--data", data, "--out", tmp_path / "r") == 0
+    written = {p.name for p in (tmp_path / "r").iterdir()}
+    assert {"ledger.md", "ledger.json", "figure1_surface.pdf", "figure2_training.png"} <= written
+    ledger = json.loads((tmp_path / "r" / "ledger.json").read_text())
+    assert [c["id"] for c in ledger] == [f"C{i}" for i in range(1, 8)]
+    # all that needs no training must hold even in a smoke run
+    assert all(c["holds"] for c in ledger if c["id"] in {"C1", "C2", "C3", "C4", "C5", "C6"})
+    assert "figures, tables and the ledger" in capsys.readouterr().out

@@ -1,0 +1,64 @@
+"""What the documentation shows is run: README, docstrings, the commands it names."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import landscape
+import linvae_jax
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(
+    info.name
+    for package in (linvae_jax, landscape)
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    if not info.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} does not say what it is for"
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_python_example_of_the_readme_runs_and_prints_zeros():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    # in its own process: it sets float64 itself, as a reader's would
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    lemma, conditioning, slope = done.stdout.strip().splitlines()
+    assert abs(float(lemma)) < 1e-8  # rounding of about a thousand nats
+    assert conditioning.startswith("Conditioning(index=")
+    assert float(slope) == 0
+
+
+def test_commands_and_links_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
+
+
+def test_package_docstrings_list_every_module():
+    for package in (linvae_jax, landscape):
+        listed = set(re.findall(r"^\| `(\w+)`", package.__doc__ or "", re.MULTILINE))
+        present = {
+            info.name
+            for info in pkgutil.iter_modules(package.__path__)
+            if not info.name.startswith("_")
+        }
+        assert listed == present

@@ -1,0 +1,94 @@
+"""Tables and the ledger: what is written can be read, and a failing check fails."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from landscape import ledger
+from linvae_jax import linear, tables
+from linvae_jax import moments as mom
+
+
+@pytest.fixture
+def table() -> xr.Dataset:
+    return tables.dataset(
+        {
+            "elbo": (("seed", "sigma2"), np.ones((2, 3)), "nats/datum", "exact ELBO"),
+            "diverged": (("seed",), np.array([True, False]), "1", "ended in NaN"),
+        },
+        coords={"seed": [0, 1], "sigma2": ([0.1, 1.0, 10.0], "data unit²", "noise")},
+        attrs=tables.provenance({"k": 3}, source="test"),
+    )
+
+
+def test_round_trip_keeps_values_labels_units_and_provenance(table, tmp_path):
+    loaded = tables.load(tables.save(table, tmp_path / "deep" / "table.nc"))
+    xr.testing.assert_identical(loaded, table)
+    assert loaded.elbo.attrs["units"] == "nats/datum"
+    assert json.loads(loaded.attrs["config"]) == {"k": 3}
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
+def test_truncated_foreign_and_missing_files_are_refused(table, tmp_path):
+    path = tables.save(table, tmp_path / "table.nc")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"table.nc is not a readable netCDF file .*truncated"):
+        tables.load(path)
+    path.write_text("not netCDF at all")
+    with pytest.raises(ValueError, match="is not a readable netCDF file"):
+        tables.load(path)
+    xr.Dataset({"a": 1}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ValueError, match="a netCDF file of another origin, expected one of"):
+        tables.load(path)
+    with pytest.raises(ValueError, match=r"nothing.nc \(no such file\), expected a netCDF file"):
+        tables.load(tmp_path / "nothing.nc")
+
+
+def test_a_model_survives_the_disk(tmp_path):
+    moments = mom.from_data(np.random.default_rng(0).normal(size=(9, 4)))
+    params = linear.init(jax.random.key(0), 4, 2)
+    path = tables.save(tables.from_linear(params, moments), tmp_path / "model.nc")
+    back = tables.to_linear(tables.load(path))
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("value", "relation", "bound", "holds"),
+    [
+        (1.0, "<=", 1.0, True),
+        (1.1, "<=", 1.0, False),
+        (1.0, ">=", 1.0, True),
+        (0.9, ">=", 1.0, False),
+        (0.0, "==", 0.0, True),
+        (1e-9, "==", 0.0, False),
+        (math.nan, "<=", 1.0, False),
+    ],
+)
+def test_a_check_holds_when_it_should(value, relation, bound, holds):
+    assert ledger.Check("q", value, relation, bound, "why").holds is holds
+
+
+def test_a_claim_is_as_good_as_its_worst_check_and_none_is_not_enough(tmp_path):
+    good, bad = (ledger.Check("q", v, "<=", 1.0, "why") for v in (0.0, 2.0))
+    claims = [
+        ledger.Claim("C1", "fine", (good,), "a note"),
+        ledger.Claim("C2", "not", (good, bad)),
+        ledger.Claim("C3", "empty", ()),
+    ]
+    assert [c.holds for c in claims] == [True, False, False]
+    ledger.save(claims, tmp_path)
+    document = (tmp_path / "ledger.md").read_text()
+    assert document.count("DOES NOT HOLD") == 2
+    assert "- **C1**: a note" in document
+    saved = json.loads((tmp_path / "ledger.json").read_text())
+    assert [c["holds"] for c in saved] == [True, False, False]
+    assert saved[1]["checks"][1] == {
+        "quantity": "q", "value": 2.0, "relation": "<=", "bound": 1.0, "why": "why", "holds": False,
+    }  # fmt: skip
+    assert "NO  q" in ledger.text(claims)
