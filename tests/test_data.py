@@ -334,27 +334,36 @@ def test_a_name_that_is_never_resolved_is_given_up(monkeypatch):
     released.set()
 
 
-def test_a_server_without_the_files_is_an_error(tmp_path, serve, originals):
+@pytest.fixture
+def all_but_one(tmp_path, originals):
+    """Three of the four files: the last one, and it alone, has to be downloaded.
+
+    With several on their way, one failing would leave the others to retry for minutes against a
+    server that the test has stopped.
+    """
+    manual = tmp_path / "manual"
+    shutil.copytree(originals, manual, ignore=shutil.ignore_patterns(FILES[2]))
+    return manual
+
+
+def test_a_server_without_the_file_is_an_error(tmp_path, serve, originals, all_but_one):
     with server(functools.partial(HeadOnly, directory=str(originals))) as port:
         serve(port)
         with pytest.raises(ValueError, match=r"no download.*404"):
-            datasets.load("mnist", data_dir=tmp_path)
+            datasets.load("mnist", data_dir=tmp_path, manual_dir=all_but_one)
 
 
 @pytest.mark.parametrize("route", ["manual", "download"])
-def test_a_file_with_another_checksum_is_refused(tmp_path, serve, originals, route):
+def test_a_file_with_another_checksum_is_refused(tmp_path, serve, originals, all_but_one, route):
     corrupt = tmp_path / "corrupt"
     shutil.copytree(originals, corrupt)
     flip(corrupt / FILES[2])
-    message = f"checksum that tensorflow-datasets lists(.|\n)*{FILES[2]}"
-    if route == "manual":
+    with server(functools.partial(Files, directory=str(corrupt))) as port:
+        serve(port)
+        manual = corrupt if route == "manual" else all_but_one
+        message = f"checksum that tensorflow-datasets lists(.|\n)*{FILES[2]}"
         with pytest.raises(ValueError, match=message):
-            datasets.load("mnist", data_dir=tmp_path / "d", manual_dir=corrupt)
-    else:
-        with server(functools.partial(Files, directory=str(corrupt))) as port:
-            serve(port)
-            with pytest.raises(ValueError, match=message):
-                datasets.load("mnist", data_dir=tmp_path / "d")
+            datasets.load("mnist", data_dir=tmp_path / "d", manual_dir=manual)
     assert not (tmp_path / "d/mnist/3.0.1").exists()
     # and the right files are taken afterwards
     data = datasets.load("mnist", data_dir=tmp_path / "d", manual_dir=originals)
