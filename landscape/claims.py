@@ -39,7 +39,8 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
 
     ours = linear.gradient(params, moments)
     autodiff = jax.grad(linear.elbo)(params, moments)
-    errors = jax.tree.map(lambda a, b: jnp.abs(a - b).max() / jnp.abs(b).max(), ours, autodiff)
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(autodiff), strict=True)
+    error = max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs)
     return Claim(
         "C1",
         "The ELBO of a linear VAE has a closed form with deterministic analytic gradients.",
@@ -60,7 +61,7 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
             ),
             Check(
                 "relative error of the analytic gradient against autodiff",
-                float(max(jax.tree.leaves(errors))),
+                error,
                 "<=",
                 1e-12,
                 _ROUNDING,

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from landscape import conditioning, figures, ledger, reproduce, stationary, surface
+from landscape import block_summaries, figures, ledger, reproduce, stationary, surface
 from linvae_jax import _checks, linear, ppca, sweeps, tables, training
 from linvae_jax import moments as mom
 from linvae_jax.data import datasets, preprocessing
@@ -149,33 +149,30 @@ class Points:
         per_point = jax.vmap(stationary.value, (None, 0, None))(lam, assignments, sigma2)
         index = jax.vmap(stationary.index, (None, 0, None))(lam, assignments, sigma2)
         best = float(ppca.optimal_elbo(lam, self.k, sigma2))
-        rates = [_escape(lam, a, sigma2) for a in assignments]
+        rates = [float(block_summaries.summarise(lam, a, sigma2).escape_rate) for a in assignments]
         print(f"{total:,} stationary points up to the order of latents; σ² = {sigma2:.6g}")
-        heading = "components (0-based; - is collapsed)"
+        heading = "components, from 1 (-: collapsed)"
         print(f"{heading:<40}{'below optimum':>16}{'index':>8}{'escape rate':>14}")
         for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
-            name = " ".join("-" if c < 0 else str(c) for c in a)
+            name = " ".join("-" if c < 0 else str(c + 1) for c in a)
             print(f"{name:<40}{best - float(value):>16.6g}{int(i):>8}{rate:>14.6g}")
         if self.out:
             table = tables.dataset(
                 {
-                    "assignment": (("point", "latent"), assignments, "1", "component or −1"),
+                    "assignment": (
+                        ("point", "latent"),
+                        assignments,
+                        "1",
+                        "component from 0, or −1",
+                    ),
                     "value": ("point", per_point, "nats/datum", "ELBO"),
                     "index": ("point", index, "1", "escape directions"),
-                    "escape_rate": ("point", rates, "nats", "fastest escape, collapsed latent"),
+                    "escape_rate": ("point", rates, "nats", "fastest escape; 0: none"),
                 },
                 attrs=tables.provenance(self, source=source, sigma2=sigma2, optimum=best),
             )
             print(f"saved {tables.save(table, self.out)}")
         return 0
-
-
-def _escape(lam: jax.Array, assignment: np.ndarray, sigma2: float) -> float:
-    """Fastest escape of a collapsed latent; NaN where none is collapsed."""
-    if (assignment >= 0).all():
-        return float("nan")
-    unused = np.setdiff1d(np.arange(len(lam)), assignment)
-    return float(conditioning.escape_rate(lam[unused], sigma2).max())
 
 
 @dataclass(frozen=True)

@@ -98,15 +98,15 @@ def at(
 
 
 def escape_rate(
-    eigenvalue: Float[Array, "*batch"], sigma2: Float[Array, "*#batch"] | float
-) -> Float[Array, "*batch"]:
+    eigenvalue: Float[Array, "*#batch"], sigma2: Float[Array, "*#batch"] | float
+) -> Float[Array, "..."]:
     """Rate at which a collapsed latent leaves along a component, in joint (W, V) space.
 
     μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return.
 
     Args:
         eigenvalue: λ, of an unused component.
-        sigma2: noise variance.
+        sigma2: noise variance; the two broadcast.
 
     Returns:
         Rate per unit time of gradient flow. Exact.

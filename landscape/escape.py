@@ -116,8 +116,8 @@ def simulate(
 
 
 def collapsed_stiffness(
-    largest: Float[Array, "*batch"], sigma2: Float[Array, "*#batch"]
-) -> Float[Array, "*batch"]:
+    largest: Float[Array, "*#batch"], sigma2: Float[Array, "*#batch"]
+) -> Float[Array, "..."]:
     """Largest |μ| among the negative eigenvalues at total collapse, from λ₁: −μ₋ of its block.
 
     μ₊ + μ₋ = −(1/σ² + λ), the trace; μ₋ falls with λ, so λ₁ gives the stiffest.

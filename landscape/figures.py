@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -293,6 +294,6 @@ def census_scatter(table: xr.Dataset) -> Figure:
     )  # fmt: skip
     axis.set_xlabel("ELBO below the optimum (nats/datum)")
     axis.set_ylabel("index: escape directions")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="lower right")
     return figure
