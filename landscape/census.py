@@ -200,7 +200,7 @@ def types(
         ValueError: unsorted or negative eigenvalues, k > n, σ² or β ≤ 0 (at the call, not at the
             first item).
 
-    Source: theory section 6; the proof that the list is complete is in landscape/README.md.
+    Source: own derivation; proof that the list is complete: landscape/README.md, 4.2.
     """
     lam, noise = _inputs(eigenvalues, sigma2, beta)
     _checks.in_range("k", k, 1, len(lam), "at most n components")
@@ -327,7 +327,7 @@ def inertia(
     Raises:
         ValueError: as `layout`.
 
-    Source: theory section 6, proved in landscape/README.md, checked against dense Hessians.
+    Source: own derivation, proved in landscape/README.md, 4.3; checked against dense Hessians.
     """
     p = layout(eigenvalues, point_type, sigma2, beta)
     pair = np.triu(p.group[:, None] != p.group)

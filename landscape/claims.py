@@ -168,7 +168,7 @@ def identifiable(
                 float(jnp.abs(best - elbo - hadamard).max()),
                 "<=",
                 1e-9 * abs(best),
-                "profile ELBO = likelihood − Hadamard gap, theory section 7",
+                "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 2",
             ),
             Check(
                 "largest angle after training, well-separated spectrum (degrees)",

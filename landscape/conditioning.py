@@ -111,7 +111,7 @@ def escape_rate(
     Returns:
         Rate per unit time of gradient flow. Exact.
 
-    Source: theory section 7, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
+    Source: landscape/README.md, 2, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
     """
     lam = jnp.asarray(eigenvalue)
     s = jnp.asarray(sigma2, lam.dtype)
@@ -131,6 +131,6 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"]) -> Float[Array, "k-1"]:
     Returns:
         (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO.
 
-    Source: theory section 7; Bao, Lucas, Sachdeva, Grosse, NeurIPS 2020.
+    Source: landscape/README.md, 2; Bao, Lucas, Sachdeva, Grosse, NeurIPS 2020.
     """
     return (eigenvalues[:-1] - eigenvalues[1:]) ** 2 / (eigenvalues[:-1] * eigenvalues[1:])

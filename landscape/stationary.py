@@ -5,7 +5,7 @@ components, √(λ_i − σ²) u_i, and leaves the others at zero: posterior col
 where is an *assignment*: an integer array (k,), entry j the component of latent j (0-based, from
 the largest eigenvalue), −1 where latent j is collapsed.
 
-With a KL weight β, σ² becomes βσ² throughout (theory section 2).
+With a KL weight β, σ² becomes βσ² throughout (landscape/README.md, 1).
 
 >>> import jax.numpy as jnp
 >>> from landscape import stationary
@@ -188,7 +188,7 @@ def index(
     Raises:
         ValueError: as `point`.
 
-    Source: theory section 7; own derivation, checked against dense Hessians in the tests.
+    Source: landscape/README.md, 2; own derivation, checked against dense Hessians in the tests.
     """
     check_assignment(assignment, eigenvalues, sigma2, beta)
     a = jnp.asarray(assignment)

@@ -62,7 +62,7 @@ def gaussian_probability_below(
         epsilon: (*grid), nats.
 
     Returns:
-        (*grid, k), probabilities; at the optimum of the ELBO m² = 1 − D (theory section 7).
+        (*grid, k), probabilities; at the optimum of the ELBO m² = 1 − D (landscape/README.md, 2).
     """
     room = 2 * jnp.asarray(epsilon, mean_square.dtype)[..., None] - (jnp.expm1(log_d) - log_d)
     # m² = 0: the KL is the same for every datum, below ε or not

@@ -1,6 +1,6 @@
 """Mean and covariance: all that linear VAEs and pPCA need to know of the data.
 
-The ELBO of a linear VAE depends on the data only through μ and S (theory: closed form), so one
+The ELBO of a linear VAE depends on the data only through μ and S (see `linear.elbo_terms`), so one
 pass over any number of points is enough. That pass can be streamed, in any order, and merged.
 
 >>> import jax.numpy as jnp

@@ -37,7 +37,7 @@ def test_gaussian_curve_matches_data_and_theory_at_the_optimum(sigma2):
     mean_square = jnp.diag(params.V @ jnp.diag(LAM) @ params.V.T)
     exact = collapse.gaussian_probability_below(mean_square, params.log_d, epsilon)
 
-    D = np.minimum(sigma2 / LAM[:3], 1)  # theory section 7
+    D = np.minimum(sigma2 / LAM[:3], 1)  # landscape/README.md, 2
     with np.errstate(divide="ignore"):
         theory = np.where(
             D < 1,

@@ -129,7 +129,7 @@ def test_profile_elbo_is_the_likelihood_less_the_hadamard_gap(problem):
 
 @given(problems(), weights)
 def test_beta_is_a_rescaling_of_the_noise(problem, beta):
-    """ELBO_β at σ² = β · ELBO at βσ², plus a constant in (W, V, D) (theory section 2)."""
+    """ELBO_β at σ² = β · ELBO at βσ², plus a constant in (W, V, D) (landscape/README.md, 1)."""
     params, moments, _ = problem
     scaled = replace(params, log_sigma2=params.log_sigma2 + jnp.log(beta))
     n = len(params.W)
@@ -194,7 +194,7 @@ def test_the_eigenbasis_changes_nothing(problem):
 
 @given(st.data(), seeds, noise)
 def test_rate_and_distortion_at_the_optimum_fill_water_from_below(draw, seed, sigma2):
-    """KL_j = ½ log⁺(λ_j/σ²); mean ‖x − x̂‖² = Σ min(λ_i, σ²) + the rest (theory section 7)."""
+    """KL_j = ½ log⁺(λ_j/σ²); mean ‖x − x̂‖² = Σ min(λ_i, σ²) + the rest (landscape/README.md, 2)."""
     lam = draw.draw(separated_spectra(5))
     moments, _ = moments_with(lam, seed)
     W = ppca.mle(moments, 3, sigma2).W

@@ -81,7 +81,7 @@ def test_learned_noise_is_the_mean_of_what_is_discarded():
 
 @given(separated_spectra(5))
 def test_total_collapse_exactly_beyond_the_critical_beta(lam):
-    """β ≥ nλ₁/tr S leaves no latent in use (theory section 7)."""
+    """β ≥ nλ₁/tr S leaves no latent in use (landscape/README.md, 2)."""
     critical = 5 * lam[0] / lam.sum()
     for beta, collapsed in ((critical * 1.001, True), (critical * 0.999, False)):
         sigma2 = ppca.optimal_sigma2(jnp.asarray(lam), 3, beta)

@@ -107,7 +107,7 @@ def test_index_runs_over_assignments_and_noise_at_once():
 
 
 def test_zero_column_curvature_of_the_profile():
-    """Along an unused u_i the profile ELBO bends with (λ_i − σ²)/σ⁴ (theory section 7)."""
+    """Along an unused u_i the profile ELBO bends with (λ_i − σ²)/σ⁴ (landscape/README.md, 2)."""
     lam, sigma2 = jnp.array([4.0, 2.0, 0.5]), 1.3
     moments, U = moments_with(np.asarray(lam), 0)
     W = stationary.point(U, lam, jnp.array([0, -1]), sigma2).W
