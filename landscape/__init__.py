@@ -1,16 +1,40 @@
 """The loss surface of linear VAEs: where are the stationary points, how does it bend there?
 
+Points:
+
 | module | question it answers |
 | --- | --- |
 | `stationary` | which stationary points does pPCA have, and what is the value and index at each? |
-| `objectives` | what function of which variables is being studied? |
-| `hessian` | Hessian of any objective: dense, or as a product with a direction |
+| `census` | all of them, the ELBO's mixed saddles included: types, value, index, representatives |
+| `search` | does brute force find a point that is not on the list? |
+
+Curvature:
+
+| module | question it answers |
+| --- | --- |
+| `blocks` | all Hessian eigenvalues at a pPCA point, exactly |
+| `block_summaries` | the same as index, conditioning, histogram; over many σ² |
+| `block_vectors` | any one eigenvector, the escape directions |
+| `block_operator` | that Hessian as an operator: apply, solve, quadratic form, log-determinant |
+| `arrowhead` | eigenvalues of an arrowhead matrix, which σ² learned makes |
+| `mixed_blocks` | all Hessian eigenvalues at a mixed point |
+| `objectives` | which function of which variables is studied? |
+| `hessian` | Hessian of any objective by autodiff: dense, or as a product with a direction |
+| `lanczos` | spectra of any objective without its matrix: extremes, density, index, trace |
 | `conditioning` | index, degenerate directions, condition number, escape rate and direction |
+| `escape` | steps of gradient descent to leave a collapsed point: predicted and simulated |
+
+Studies:
+
+| module | question it answers |
+| --- | --- |
 | `surface` | the objective along two principal directions |
+| `study` | the above as labelled tables, over σ² and patterns of collapse |
+| `ledger` | a claim, its checks, and how they are written down |
 | `claims` | the paper's claims, measured: holds or does not hold |
 | `figures` | labelled data in, figures out |
 | `reproduce` | everything above on one data set |
 | `cli` | the command `linvae` |
 
-Builds on `linvae_jax`; nothing there knows of this package.
+Builds on `linvae_jax`; nothing there knows of this package. The mathematics is in README.md here.
 """

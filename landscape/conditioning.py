@@ -25,8 +25,8 @@ class Conditioning:
     Attributes:
         index: (*batch), number of positive eigenvalues: escape directions.
         nullity: (*batch), number of zero eigenvalues: degenerate directions.
-        stiffness: (*batch), largest |μ| among the negative eigenvalues, 0 if there is none; gradient
-            ascent is stable for steps below 2/stiffness.
+        stiffness: (*batch), largest |μ| among the negative eigenvalues, 0 if there is none;
+            gradient ascent is stable for steps below 2/stiffness.
         condition_number: (*batch), largest over smallest |μ| among the negative eigenvalues; NaN
             if there is none.
         escape_rate: (*batch), largest eigenvalue if positive, else 0; nats per squared unit.

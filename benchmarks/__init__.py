@@ -1,0 +1,1 @@
+"""How fast, against what, on which machine: `python -m benchmarks.run`. See README.md here."""

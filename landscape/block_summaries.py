@@ -1,0 +1,219 @@
+"""Exact spectra that are read off and let go: five numbers, a sweep over σ², a histogram.
+
+>>> import jax.numpy as jnp
+>>> from landscape import block_summaries
+>>> lam, pattern = jnp.array([4.0, 2.0, 0.5]), jnp.array([0, -1])
+>>> path = block_summaries.path(lam, pattern, sigma2=jnp.array([0.4, 1.0, 3.0, 5.0]))
+>>> path.assignment.tolist(), path.conditioning.index.tolist()
+([[0, -1], [0, -1], [0, -1], [-1, -1]], [2, 1, 0, 0])
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from landscape import blocks, conditioning, stationary
+from landscape.blocks import WEIGHTS, Assignment, Levels, Scalar
+from landscape.conditioning import Conditioning
+from linvae_jax import _checks
+
+
+def default_rtol(eigenvalues: Any) -> float:
+    """10 n ε: what an eigensolver leaves undecided of a covariance's ties and zeros."""
+    return 10 * eigenvalues.shape[0] * float(jnp.finfo(eigenvalues.dtype).eps)
+
+
+def summarise(
+    eigenvalues: Float[Array, "n"],
+    assignment: Assignment,
+    sigma2: Scalar,
+    *,
+    beta: Scalar = 1.0,
+    learn: Sequence[str] = WEIGHTS,
+    rtol: float | None = None,
+) -> Conditioning:
+    """Index, nullity, condition number and escape rate at a stationary point.
+
+    Args:
+        eigenvalues: as for `blocks.eigenvalues`, like the arguments below.
+        assignment: (k,) int.
+        sigma2: noise variance.
+        beta: weight of the KL.
+        learn: which variables.
+        rtol: |μ| below rtol · max|μ| counts as zero; `default_rtol` by default. 0 takes ties
+            literally, which is exact while log σ² is held.
+
+    Raises:
+        ValueError: as `blocks.eigenvalues`.
+    """
+    spectrum = blocks.eigenvalues(eigenvalues, assignment, sigma2, beta=beta, learn=learn)
+    return conditioning.summarise(spectrum, default_rtol(eigenvalues) if rtol is None else rtol)
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Path:
+    """A pattern of collapse followed over σ².
+
+    Attributes:
+        sigma2: (steps,), noise variances.
+        assignment: (steps, k), the pattern without the latents that have collapsed.
+        value: (steps,), β-ELBO, nats per datum.
+        conditioning: fields (steps,).
+    """
+
+    sigma2: Float[Array, "*steps"]
+    assignment: Int[Array, "*steps k"]
+    value: Float[Array, "*steps"]
+    conditioning: Conditioning
+
+
+@partial(jax.jit, static_argnames=("learn", "rtol", "batch_size"))
+def _path(
+    eigenvalues: Array,
+    pattern: Array,
+    sigma2: Array,
+    beta: Array,
+    learn: frozenset[str],
+    rtol: float,
+    batch_size: int,
+) -> Path:
+    def at(s: Array) -> Path:
+        a = jnp.where((pattern >= 0) & (eigenvalues[pattern] > beta * s), pattern, -1)
+        spectrum = blocks.at_levels(blocks.levels(eigenvalues, a, s, beta), learn)
+        value = stationary.value(eigenvalues, a, s, beta)
+        return Path(s, a, value, conditioning.summarise(spectrum, rtol))
+
+    return jax.lax.map(at, sigma2, batch_size=batch_size)
+
+
+def path(
+    eigenvalues: Float[Array, "n"],
+    pattern: Assignment,
+    sigma2: Float[Array, "steps"],
+    *,
+    beta: Scalar = 1.0,
+    learn: Sequence[str] = WEIGHTS,
+    rtol: float | None = None,
+    batch_size: int = 8,
+) -> Path:
+    """One pattern of collapse over many σ², in one compiled call.
+
+    Latent j of the pattern sits on its component while βσ² < λ_i, and is collapsed beyond: the
+    point with it on the component has merged with the one without. Its critical σ² is λ_i/β.
+
+    Args:
+        eigenvalues: (n,), of S, from large to small.
+        pattern: (k,) int, an assignment, of any components.
+        sigma2: (steps,), in any order.
+        beta: weight of the KL.
+        learn: which variables, see `blocks.eigenvalues`.
+        rtol: see `summarise`.
+        batch_size: σ² taken at once; each needs memory for all its eigenvalues.
+
+    Raises:
+        ValueError: unsorted or negative eigenvalues, σ² or β ≤ 0, a component twice or out of
+            range.
+    """
+    blocks.check_learn(learn)
+    _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.shape("sigma2", sigma2, ("steps",))
+    _checks.positive("sigma2", sigma2)
+    _checks.positive("beta", beta)
+    # any component will do: at some σ² it may exist
+    stationary.check_assignment(pattern, jnp.ones_like(eigenvalues), 0.5)
+    dtype = eigenvalues.dtype
+    return _path(
+        eigenvalues,
+        jnp.asarray(pattern),
+        jnp.asarray(sigma2, dtype),
+        jnp.asarray(beta, dtype),
+        frozenset(learn),
+        default_rtol(eigenvalues) if rtol is None else rtol,
+        min(batch_size, len(sigma2)),
+    )
+
+
+class Histogram(NamedTuple):
+    """Counts (bins,) of eigenvalues between edges (bins + 1,), the last bin closed."""
+
+    counts: Int[Array, "bins"]
+    edges: Float[Array, "edges"]
+
+
+@partial(jax.jit, static_argnames=("learn", "bins"))
+def _histogram(p: Levels, edges: Array | None, learn: frozenset[str], bins: int) -> Histogram:
+    k, n = p.assignment.shape[0], p.owner.shape[0]
+    threes, log_sigma2 = blocks.own_eigenvalues(p, "log_sigma2" in learn)
+    others = [threes[:, 2]]
+    if "log_sigma2" in learn:
+        others.append(log_sigma2[None])
+    if "mean" in learn:
+        others.append(blocks.mean_eigenvalues(p))
+    others = jnp.concatenate(others)
+
+    def of_latent(j: Array) -> Float[Array, "2 n"]:
+        mine = p.assignment[j] == jnp.arange(n)
+        return jnp.where(mine, threes[j, :2, None], jnp.stack(blocks.pair_eigenvalues(p, j)))
+
+    if edges is None:
+        ends = jax.lax.map(
+            lambda j: jnp.stack([of_latent(j).min(), of_latent(j).max()]), jnp.arange(k)
+        )
+        low = jnp.minimum(ends.min(), others.min())
+        high = jnp.maximum(ends.max(), others.max())
+        edges = jnp.linspace(low, high, bins + 1)
+
+    def add(counts: Array, values: Array) -> Array:
+        place = jnp.searchsorted(edges, values.ravel(), side="right") - 1
+        place = jnp.where(values.ravel() == edges[-1], bins - 1, place)
+        # −1 would count from the end
+        return counts.at[jnp.where(place < 0, bins, place)].add(1, mode="drop")
+
+    counts = add(jnp.zeros(bins, int), others)
+    counts, _ = jax.lax.scan(lambda c, j: (add(c, of_latent(j)), None), counts, jnp.arange(k))
+    return Histogram(counts, edges)
+
+
+def histogram(
+    eigenvalues: Float[Array, "n"],
+    assignment: Assignment,
+    sigma2: Scalar,
+    bins: int | Float[Array, "edges"] = 100,
+    *,
+    beta: Scalar = 1.0,
+    learn: Sequence[str] = WEIGHTS,
+) -> Histogram:
+    """The whole spectrum as a histogram, latent by latent: O(n) memory.
+
+    Args:
+        eigenvalues: as for `blocks.eigenvalues`, like the arguments below.
+        assignment: (k,) int.
+        sigma2: noise variance.
+        bins: their number, equal between the extreme eigenvalues; or their edges, increasing.
+            Eigenvalues beyond the edges are not counted.
+        beta: weight of the KL.
+        learn: which variables.
+
+    Returns:
+        Counts as `numpy.histogram` of the flat spectrum, up to rounding at the edges.
+
+    Raises:
+        ValueError: as `blocks.eigenvalues`, or edges that do not increase.
+    """
+    blocks.check_learn(learn)
+    p = blocks.levels(eigenvalues, assignment, sigma2, beta)
+    edges = None
+    if isinstance(bins, int):
+        _checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
+    else:
+        edges = jnp.asarray(bins, eigenvalues.dtype)
+        if _checks.concrete(edges) and not (len(edges) > 1 and (jnp.diff(edges) > 0).all()):
+            _checks.fail("bins", "edges that do not increase", "a number, or increasing edges")
+        bins = len(edges) - 1
+    return _histogram(p, edges, frozenset(learn), bins)
