@@ -63,11 +63,11 @@ def _status(field: str) -> int:
 
 
 def _main(function: str, *args: str) -> None:
+    module, name = function.split(":")
+    call = getattr(importlib.import_module(module), name)
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    module, name = function.split(":")
-    call = getattr(importlib.import_module(module), name)
     jax.block_until_ready(jax.numpy.ones(8) @ jax.numpy.ones(8))  # starts the device
     before = _status("VmRSS")
     jax.block_until_ready(call(*(int(a) for a in args)))

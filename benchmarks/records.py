@@ -189,7 +189,9 @@ def table(record: Record) -> str:
             "| what | median | quartiles | bar | note |",
             "| --- | --- | --- | --- | --- |",
         ]
-        lines += ["| " + " | ".join(cells(m)) + " |" for m in run["measurements"]]
+        for m in run["measurements"]:
+            escaped = [cell.replace("|", r"\|") for cell in cells(m)]  # as in max|μ|
+            lines.append("| " + " | ".join(escaped) + " |")
     return "\n".join(lines)
 
 

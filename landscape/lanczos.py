@@ -178,14 +178,14 @@ def check(function: Function, point: PyTree, key: PRNGKeyArray) -> None:
     flat, _ = ravel_pytree(point)
     u, v = jax.random.normal(key, (2, flat.size), flat.dtype)
 
-    def run(u: Array, v: Array) -> tuple[Array, Array, Array]:
+    def run(point: PyTree, u: Array, v: Array) -> tuple[Array, Array, Array]:
         product = _operator(function, point)
         return ravel_pytree(jax.grad(function)(point))[0], product(u), product(v)
 
     try:
         # a new lambda each time: jit would give back what it traced the first time
-        gradient, Hu, Hv = (np.asarray(x) for x in jax.jit(lambda u, v: run(u, v))(u, v))
-        again = [np.asarray(x) for x in jax.jit(lambda u, v: run(u, v))(u, v)]
+        gradient, Hu, Hv = (np.asarray(x) for x in jax.jit(lambda *a: run(*a))(point, u, v))
+        again = [np.asarray(x) for x in jax.jit(lambda *a: run(*a))(point, u, v)]
     except jax.errors.UnexpectedTracerError:
         _checks.fail(
             "function",

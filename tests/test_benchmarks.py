@@ -71,6 +71,8 @@ def test_records_merge_by_benchmark_and_fill_the_readme(record, tmp_path):
         assert "old" not in text
         assert text.count(f"### {record['device']}") == 1
         assert text.count("\n| --- ") == len(run.NAMES)
+        rows = [line for line in text.splitlines() if line.startswith("| ")]
+        assert {line.replace(r"\|", "").count("|") for line in rows} == {6}
     with pytest.raises(ValueError, match="once each"):
         records.write_tables(path, tmp_path / "records")
 
@@ -150,5 +152,5 @@ def test_memory_of_a_child_is_its_own():
 
 
 def test_memory_reports_why_a_child_failed():
-    with pytest.raises(RuntimeError, match="no_such_function"):
-        memory.of("benchmarks.problems:no_such_function")
+    with pytest.raises(RuntimeError, match="no_such_module"):
+        memory.of("benchmarks.no_such_module:f")
