@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help reproduce test lint smoke bench clean
 
 help:            ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # one environment for everything: made once, remade when what it is made from changes
 .venv/done: pyproject.toml .ci/constraints.txt
@@ -32,6 +32,9 @@ lint: .venv/test       ## style, types, and which module may import which
 
 smoke: .venv/done      ## the main job in a minute, on the embedded digits
 	$(BIN)/linvae reproduce --smoke --out results/smoke
+
+bench: .venv/done      ## time everything against its peers; minutes, on an idle machine
+	$(BIN)/python -m benchmarks.run
 
 clean:                 ## remove environment and results
 	rm -rf .venv results

@@ -20,7 +20,9 @@ Curvature:
 | `mixed_blocks` | all Hessian eigenvalues at a mixed point |
 | `objectives` | which function of which variables is studied? |
 | `hessian` | Hessian of any objective by autodiff: dense, or as a product with a direction |
-| `lanczos` | spectra of any objective without its matrix: extremes, density, index, trace |
+| `lanczos` | spectrum of any objective without its matrix: density, index, trace, determinant |
+| `lobpcg` | its extreme eigenvalues, with every copy, and all ways to escape |
+| `matrix_free` | may these two be trusted with a function? |
 | `conditioning` | index, degenerate directions, condition number, escape rate and direction |
 | `escape` | steps of gradient descent to leave a collapsed point: predicted and simulated |
 

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from strategies import moments_with
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
-from landscape import blocks, hessian, lanczos, objectives, stationary
+from landscape import blocks, hessian, lanczos, lobpcg, matrix_free, objectives, stationary
 
 KEY = jax.random.key(7)
 SIGMA2 = 1.0
@@ -36,7 +36,7 @@ def exact():
 
 @pytest.fixture(scope="module")
 def escapes(elbo):
-    return lanczos.escapes(*elbo, KEY, tolerance=TOLERANCE)
+    return lobpcg.escapes(*elbo, KEY, tolerance=TOLERANCE)
 
 
 @pytest.fixture(scope="module")
@@ -85,28 +85,28 @@ def test_residuals_are_those_of_the_vectors(elbo, escapes):
 
 
 def test_the_stiff_end(elbo, exact):
-    found = lanczos.extremes(*elbo, KEY, 2, end="smallest")
+    found = lobpcg.extremes(*elbo, KEY, 2, end="smallest")
     assert found.complete
     assert found.multiplicity.tolist() == [1, 1]
     np.testing.assert_allclose(found.values, exact[:-3:-1], rtol=1e-9)
 
 
 def test_a_repeated_eigenvalue_is_never_cut(elbo, exact):
-    found = lanczos.extremes(*elbo, KEY, 2)
+    found = lobpcg.extremes(*elbo, KEY, 2)
     assert found.complete
     assert found.multiplicity.tolist() == [COLLAPSED] * COLLAPSED
     np.testing.assert_allclose(found.values, exact[:COLLAPSED], rtol=1e-9)
 
 
 def test_a_block_too_small_for_all_copies_says_so(elbo, exact):
-    few = lanczos.escapes(*elbo, KEY, tolerance=TOLERANCE, max_count=12, max_rounds=2)
+    few = lobpcg.escapes(*elbo, KEY, tolerance=TOLERANCE, max_count=12, max_rounds=2)
     assert not few.complete
     # Ritz values lie below eigenvalues: never more than there are
     assert 12 <= len(few.values) < (exact > TOLERANCE).sum()
 
 
 def test_unfinished_values_lie_within_their_residuals(elbo, exact):
-    found = lanczos.extremes(*elbo, KEY, 2, max_rounds=1)
+    found = lobpcg.extremes(*elbo, KEY, 2, max_rounds=1)
     assert not found.complete
     gaps = np.abs(np.asarray(found.values)[:, None] - exact).min(axis=1)
     # for a symmetric H some eigenvalue is that near, whatever the vector
@@ -114,7 +114,7 @@ def test_unfinished_values_lie_within_their_residuals(elbo, exact):
 
 
 def test_a_maximum_has_no_escapes():
-    found = lanczos.escapes(cubic, -jnp.arange(60.0), KEY, tolerance=0.1, max_count=3)
+    found = lobpcg.escapes(cubic, -jnp.arange(60.0), KEY, tolerance=0.1, max_count=3)
     assert found.values.shape == found.multiplicity.shape == (0,)
     assert found.complete
 
@@ -178,7 +178,7 @@ def test_deep_linear_network():
 
     exact = np.linalg.eigvalsh(hessian.dense(loss, point))[::-1]
     scale = np.abs(exact).max()
-    found = lanczos.extremes(loss, point, KEY, 5)
+    found = lobpcg.extremes(loss, point, KEY, 5)
     assert found.complete
     np.testing.assert_allclose(found.values, exact[: len(found.values)], atol=1e-9 * scale)
     assert jax.tree.structure(found.vectors) == jax.tree.structure(point)
@@ -222,11 +222,11 @@ def test_breakdown_of_a_rank_one_hessian():
 
 def test_lobpcg_on_a_rank_one_hessian():
     # it runs out of directions at once
-    found = lanczos.extremes(cubic, jnp.zeros(60).at[0].set(5.0), KEY, 2, max_block=8)
+    found = lobpcg.extremes(cubic, jnp.zeros(60).at[0].set(5.0), KEY, 2, max_block=8)
     np.testing.assert_allclose(found.values, [5, *np.zeros(7)], atol=FACTORED)
     # of the 59 zeros not all fit
     assert not found.complete
-    one = lanczos.escapes(cubic, jnp.zeros(60).at[0].set(5.0), KEY, tolerance=0.1, max_count=3)
+    one = lobpcg.escapes(cubic, jnp.zeros(60).at[0].set(5.0), KEY, tolerance=0.1, max_count=3)
     np.testing.assert_allclose(one.values, [5], rtol=FACTORED)
     assert one.complete
 
@@ -242,7 +242,7 @@ def test_what_follows_a_breakdown_is_cut():
 
 
 def test_a_hessian_of_one_cluster_is_never_complete():
-    found = lanczos.extremes(cubic, jnp.full(60, -2.0), KEY, 2, max_block=8)
+    found = lobpcg.extremes(cubic, jnp.full(60, -2.0), KEY, 2, max_block=8)
     np.testing.assert_allclose(found.values, -2 * np.ones(8), rtol=EXACT)
     assert found.multiplicity.tolist() == [8] * 8
     assert not found.complete
@@ -270,9 +270,9 @@ def test_randomness_is_refused_wherever_it_is_drawn():
         with pytest.raises(ValueError, match=r"function.*deterministic"):
             lanczos.quadrature(function, point, KEY, steps=5)
         with pytest.raises(ValueError, match=r"function.*deterministic"):
-            lanczos.extremes(function, point, KEY, 2)
+            lobpcg.extremes(function, point, KEY, 2)
     # one key for all is a function like any other
-    lanczos.check(lambda x: jnp.sum((x + jax.random.normal(KEY, x.shape)) ** 3), point, KEY)
+    matrix_free.check(lambda x: jnp.sum((x + jax.random.normal(KEY, x.shape)) ** 3), point, KEY)
 
 
 @jax.custom_vjp
@@ -302,7 +302,7 @@ _wrong_gradient.defvjp(
 )
 def test_what_cannot_be_trusted_is_refused(function, point, message):
     with pytest.raises(ValueError, match=message):
-        lanczos.check(function, point, KEY)
+        matrix_free.check(function, point, KEY)
 
 
 def test_bad_arguments_are_named():
@@ -315,11 +315,11 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"steps.*number of parameters"):
         lanczos.quadrature(function, point, KEY, steps=31)
     with pytest.raises(ValueError, match=r"30 parameters.*hessian\.dense"):
-        lanczos.extremes(function, point, KEY, 10)
+        lobpcg.extremes(function, point, KEY, 10)
     with pytest.raises(ValueError, match="count"):
-        lanczos.extremes(function, point, KEY, 0)
+        lobpcg.extremes(function, point, KEY, 0)
     with pytest.raises(ValueError, match="tolerance"):
-        lanczos.escapes(function, point, KEY, tolerance=0.0)
+        lobpcg.escapes(function, point, KEY, tolerance=0.0)
 
 
 def test_a_singular_determinant_is_refused():

@@ -5,7 +5,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from strategies import moments_with, problems
 from tolerances import EXACT, FACTORED
 
@@ -14,6 +14,7 @@ from linvae_jax import linear, ppca
 from linvae_jax import moments as mom
 
 
+@settings(max_examples=8)
 @given(problems())
 def test_dense_columns_are_products(problem):
     params, moments, _ = problem

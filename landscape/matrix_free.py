@@ -1,0 +1,100 @@
+"""What matrix-free methods need of a function, and the check that it can be trusted.
+
+`lanczos` and `lobpcg` know a Hessian by its products with vectors only. They go wrong in silence
+where the function is noisy, float32 or not twice differentiable; `check` refuses those.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from landscape import hessian
+from linvae_jax import _checks
+
+PyTree = Any
+Function = Callable[[PyTree], Float[Array, ""]]
+
+
+def operator(function: Function, point: PyTree) -> Callable[[Array], Array]:
+    """H times a flat vector."""
+    _, unravel = ravel_pytree(point)
+    return lambda v: ravel_pytree(hessian.product(function, point, unravel(v)))[0]
+
+
+def check(function: Function, point: PyTree, key: PRNGKeyArray) -> None:
+    """Raise `ValueError` unless its products can be trusted with this function at this point.
+
+    The function is traced, compiled and run twice, so that randomness shows whether it is drawn
+    as Python runs or as the device does.
+
+    Args:
+        function: scalar function of a pytree.
+        point: where; float64.
+        key: for two directions.
+
+    Raises:
+        ValueError: not float64, not finite, not scalar, not deterministic, or its derivative by
+            forward over reverse is no symmetric matrix (`stop_gradient`, a custom derivative).
+    """
+    leaves, _ = jax.tree.flatten(point)
+    if not leaves:
+        _checks.fail("point", "no arrays", "a pytree of at least one array")
+    for leaf in leaves:
+        dtype = jnp.asarray(leaf).dtype
+        if dtype != jnp.float64:
+            _checks.fail(
+                "point",
+                f"an array of dtype {dtype}",
+                "float64 throughout",
+                "Small eigenvalues drown in the rounding of large ones: enable jax_enable_x64.",
+            )
+        _checks.finite("point", leaf)
+    out = jax.eval_shape(function, point)
+    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        _checks.fail("function", f"a function with values {out}", "a real scalar function")
+
+    flat, _ = ravel_pytree(point)
+    u, v = jax.random.normal(key, (2, flat.size), flat.dtype)
+
+    def run(point: PyTree, u: Array, v: Array) -> tuple[Array, Array, Array]:
+        product = operator(function, point)
+        return ravel_pytree(jax.grad(function)(point))[0], product(u), product(v)
+
+    try:
+        # a new lambda each time: jit would give back what it traced the first time
+        gradient, Hu, Hv = (np.asarray(x) for x in jax.jit(lambda *a: run(*a))(point, u, v))
+        again = [np.asarray(x) for x in jax.jit(lambda *a: run(*a))(point, u, v)]
+    except jax.errors.UnexpectedTracerError:
+        _checks.fail(
+            "function",
+            "one that keeps state, such as a key that it splits, from one call to the next",
+            "a deterministic function",
+        )
+    _checks.finite("gradient of function", gradient)
+    _checks.finite("Hessian of function", Hu)
+    _checks.finite("Hessian of function", Hv)
+    # atomics on a GPU reorder sums: some ε; a noisy function differs by its noise
+    rounding = 1e4 * np.finfo(flat.dtype).eps
+    size = sum(np.linalg.norm(x) for x in (gradient, Hu, Hv))
+    gap = sum(np.linalg.norm(x - y) for x, y in zip((gradient, Hu, Hv), again, strict=True))
+    if not gap <= rounding * size:
+        _checks.fail(
+            "function",
+            f"derivatives that differ by {gap / size:.1e} of their size between two runs",
+            "a deterministic function",
+            "Close over one random key, or over one set of noise, instead of drawing it anew.",
+        )
+    u, v = np.asarray(u), np.asarray(v)
+    skew = abs(v @ Hu - u @ Hv)
+    if skew > np.sqrt(rounding) * np.linalg.norm(u) * (np.linalg.norm(Hu) + np.linalg.norm(Hv)):
+        _checks.fail(
+            "function",
+            f"u'Hv and v'Hu that differ by {skew:.1e}",
+            "a symmetric Hessian",
+            "Is there a stop_gradient or a custom derivative in it?",
+        )
