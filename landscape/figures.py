@@ -138,21 +138,22 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
         (exact.squeeze("sigma2_init"), BLUE, "exact gradients"),
         (sampled.squeeze("sigma2_init"), ORANGE, "sampled gradients"),
     )
-    figure = Figure(figsize=(7.2, 2.8))
+    figure = Figure(figsize=(7.2, 3.1))
     left, right = figure.subplots(1, 2)
     for table, color, label in runs:
         _curve(left, table.elbo, color, label)
-        _curve(right, table.gap, color, f"{label}: ELBO")
-        _curve(right, table.likelihood_gap, color, f"{label}: likelihood", "--")
+        _curve(right, table.gap, color, "")
+        _curve(right, table.likelihood_gap, color, f"its likelihood: {label}", "--")
     left.axhline(optimum, color=BLACK, ls=":", label="pPCA maximum likelihood")
     left.set_ylim(optimum - 0.3 * abs(optimum), optimum + 0.03 * abs(optimum))
     left.set_ylabel("ELBO (nats/datum)")
     right.set_yscale("log")
     right.set_ylabel("below the pPCA optimum\n(nats/datum)")
+    figure.legend(loc="outside lower center", ncols=3)
     for axis in (left, right):
         axis.set_xlabel("optimiser steps")
         axis.set_xlim(0, None)
-        axis.legend()
+        axis.locator_params(axis="x", nbins=5)
     return figure
 
 
@@ -212,14 +213,13 @@ def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
 
     Takes `study.conditioning_path` and `study.escapes`.
     """
-    figure = Figure(figsize=(7.2, 2.9))
+    figure = Figure(figsize=(7.2, 3.3))
     left, middle, right = figure.subplots(1, 3)
     styles = ("-", "--", ":")
     for style, name in zip(styles, path.pattern.values, strict=False):
-        left.plot(path.sigma2, path["index"].sel(pattern=name), color=BLUE, ls=style, label=name)
+        left.plot(path.sigma2, path["index"].sel(pattern=name), color=BLACK, ls=style, label=name)
     left.set_ylabel("index: escape directions")
     left.set_ylim(0, None)
-    left.legend()
     for color, c in zip((BLUE, ORANGE, GREEN), escapes.component.values, strict=False):
         at = escapes.sel(component=c)
         label = f"along $u_{{{c}}}$"
@@ -233,13 +233,13 @@ def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
             at.sigma2_simulated, at.simulated_steps / np.log(1e3), "o", color=color, mfc="white",
             ms=4.5, ls="none",
         )  # fmt: skip
-    right.plot([], [], "o", color=BLACK, mfc="white", ms=4.5, ls="none", label="simulated\ndescent")
+    right.plot([], [], "o", color=BLACK, mfc="white", ms=4.5, ls="none", label="simulated descent")
     middle.set_yscale("log")
     middle.set_ylabel("escape rate μ₊ (nats)")
     right.set_yscale("log")
     right.set_ylabel("stiffness / escape rate\n≈ descent steps to grow by e")
-    middle.legend(title="dotted: σ² = λ", title_fontsize=8, loc="upper right")
-    right.legend(loc="lower right")
+    middle.plot([], [], color=BLACK, ls=":", lw=0.8, label="σ² = λ")
+    figure.legend(loc="outside lower center", ncols=4)
     for axis in (left, middle, right):
         axis.set_xscale("log")
         axis.set_xlabel("σ² (data unit²)")
@@ -268,7 +268,7 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
         axis.set_xlabel("|eigenvalue| (nats)")
     panels[0].set_ylabel("eigenvalues per bin\n(escape directions below 0)")
     panels[0].legend(loc="upper right")
-    panels[0].set_ylim(top=1e6)
+    panels[0].set_ylim(top=1e8)
     return figure
 
 

@@ -177,9 +177,7 @@ def gradient(
     dW = precision * (SVt - matmul(W, inner) - W * D)
     dV = precision * (mom.cov_matmul(moments, W) - matmul(SVt, G)) - beta * SVt
     dlog_d = 0.5 * (beta - D * (beta + jnp.diag(G) * precision))
-    error = (
-        mom.trace(moments) - 2 * jnp.sum(W * SVt) + jnp.sum(G * inner) + jnp.sum(D * jnp.diag(G))
-    )
+    error = _square_error(params, moments, SVt)  # under jit it shares the products above
     return LinearVAE(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
 
 

@@ -124,7 +124,8 @@ class Record:
             maximum. The rest of `gap` is rotation: the right subspace, the wrong axes.
         sigma2: (), σ².
         kl: (k,), mean KL of each latent, nats.
-        angle: (k,), degrees from each column of W to the nearest principal direction.
+        angle: (k,), degrees from each column of W to the nearest principal direction; in float64
+            no smaller than 1e-6, the arccos of 1 − ε, unless zero.
         collapsed: (), latents that are (0.01, 0.01)-collapsed, for Gaussian data of these moments.
     """
 
