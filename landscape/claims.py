@@ -6,6 +6,8 @@ Claims are numbered as in the README. Every function takes what it measures on a
 Source: Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,13 @@ from linvae_jax import moments as mom
 _ROUNDING = "float64 rounding of sums over n × n terms, with room"
 
 
+def _worst(values: Any) -> float:
+    """The largest; NaN if any is NaN, which xarray's and Python's maxima would drop."""
+    return float(np.max(np.asarray(values)))
+
+
 def _largest(tree: linear.LinearVAE, *names: str) -> float:
-    return max(float(jnp.abs(getattr(tree, name)).max()) for name in names)
+    return _worst([jnp.abs(getattr(tree, name)).max() for name in names])
 
 
 def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGKeyArray) -> Claim:
@@ -40,7 +47,7 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
     ours = linear.gradient(params, moments)
     autodiff = jax.grad(linear.elbo)(params, moments)
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(autodiff), strict=True)
-    error = max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs)
+    error = _worst([jnp.abs(a - b).max() / jnp.abs(b).max() for a, b in pairs])
     return Claim(
         "C1",
         "The ELBO of a linear VAE has a closed form with deterministic analytic gradients.",
@@ -80,7 +87,7 @@ def global_maximum(
     likelihood = float(ppca.log_likelihood(mle.W, mle.sigma2, moments))
     slope = linear.gradient(best, moments)
     scale = float(jnp.abs(moments.cov).max() / mle.sigma2)
-    above = max(float(-history.gap.min()) for history in histories)
+    above = _worst([_worst(-history.gap) for history in histories])
     return Claim(
         "C2",
         "Lemma 1: the ELBO's global maximum is a global maximum of the pPCA likelihood.",
@@ -168,11 +175,11 @@ def identifiable(
                 float(jnp.abs(best - elbo - hadamard).max()),
                 "<=",
                 1e-9 * abs(best),
-                "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 2",
+                "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 1",
             ),
             Check(
                 "largest angle after training, well-separated spectrum (degrees)",
-                float(final.angle.max()),
+                _worst(final.angle),
                 "<=",
                 float(jnp.degrees(jnp.sqrt(2e-6 / stiffness(separated_eigenvalues).min()))),
                 "√(2·10⁻⁶/stiffness): what a gap of 1e-6 nats can hide",
@@ -188,11 +195,16 @@ def identifiable(
 
 
 def only_saddles(
-    spectrum: mom.Spectrum, k: int, sigma2: float, searches: xr.Dataset, census: xr.Dataset
+    spectrum: mom.Spectrum,
+    k: int,
+    sigma2: float,
+    searches: xr.Dataset,
+    census: xr.Dataset,
+    seed: int,
 ) -> Claim:
     """C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
     lam = spectrum.eigenvalues
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     optimum = stationary.value(lam, next(stationary.points(lam, k, sigma2)), sigma2)
     spare = []  # escape directions at points below the optimum, whatever the rounding of equals
     for _ in range(50):
@@ -228,7 +240,7 @@ def only_saddles(
             ),
             Check(
                 f"least index at {len(spare)} random points of the data's full landscape",
-                float(min(spare)),
+                float(min(spare, default=np.nan)),
                 ">=",
                 1.0,
                 "counted from all eigenvalues of the exact Hessian: each has a way out",
@@ -280,7 +292,7 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, seed: int) -
         (
             Check(
                 "largest gradient entry at 100 random points, over λ₁^1.5/σ²",
-                float(max(slopes)) / float(lam[0] ** 1.5 / sigma2),
+                _worst(slopes) / float(lam[0] ** 1.5 / sigma2),
                 "<=",
                 1e-12,
                 _ROUNDING,
@@ -294,7 +306,7 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, seed: int) -
             ),
             Check(
                 "largest |ELBO − log-likelihood| at these points (nats/datum)",
-                float(max(gaps)),
+                _worst(gaps),
                 "<=",
                 1e-9 * best,
                 "1e-9 relative: " + _ROUNDING,
@@ -341,7 +353,7 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
             ),
             Check(
                 "simulated against predicted escape steps, largest relative difference",
-                float(error.max()),
+                _worst(error),
                 "<=",
                 1e-3,
                 "a deviation of 10⁻³ data units is still linear to 10⁻⁶; steps are interpolated",
@@ -374,21 +386,21 @@ def recovers_ppca(
         (
             Check(
                 "largest final gap, well-separated spectrum, all seeds and σ² (nats/datum)",
-                float(separated.gap.isel(step=-1).max()),
+                _worst(separated.gap.isel(step=-1)),
                 "<=",
                 1e-6,
                 "convergence is linear there, so it can be asked for",
             ),
             Check(
                 "final gap on the digits, exact gradients, worst seed (nats/datum)",
-                float(final.gap.max()),
+                _worst(final.gap),
                 "<=",
                 one_latent,
                 why,
             ),
             Check(
                 "final gap on the digits, sampled gradients, over the optimum's gain",
-                float(sampled.gap.isel(step=-1).max()) / gain,
+                _worst(sampled.gap.isel(step=-1)) / gain,
                 "<=",
                 0.02,
                 "minibatches and one z per datum leave a floor of noise; 2 % of what the optimum "

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +196,7 @@ class Surface:
             _checks.fail("components", self.components, f"1 <= first < second <= n = {len(lam)}")
         high, low = float(lam[pair[0]]), float(lam[pair[1]])
         sigma2 = self.sigma2 or (0.5 * low, (high * low) ** 0.5, 1.3 * high)
-        table = surface.zero_column(lam, sigma2, pair).assign_attrs(source=source)
+        table = surface.zero_column(lam, sigma2, pair).assign_attrs(_attrs(self, source))
         written = [tables.save(table, self.out.with_suffix(".nc"))]
         written += figures.save(figures.stationary_surface(table), self.out)
         print("\n".join(f"saved {path}" for path in written))
@@ -251,7 +251,7 @@ class Sweep:
                 f"{start:>10.4g}{float(at.elbo):>16.4f}{float(at.gap):>16.4g}"
                 f"{float(at.sigma2):>12.4g}{float(at.collapsed):>9.1f}/{self.k}"
             )
-        print(f"saved {tables.save(sweep.table.assign_attrs(source=source), self.out)}")
+        print(f"saved {tables.save(sweep.table.assign_attrs(_attrs(self, source)), self.out)}")
         diverged = int(sweep.table.diverged.sum())
         if diverged:
             print(f"{diverged} of {sweep.table.diverged.size} runs diverged", file=sys.stderr)
@@ -278,7 +278,7 @@ class Landscape:
         _checks.positive("sigma2", sigma2)
 
         def keep(name: str, table: xr.Dataset) -> xr.Dataset:
-            tables.save(table.assign_attrs(source=source), self.out / f"{name}.nc")
+            tables.save(table.assign_attrs(_attrs(self, source)), self.out / f"{name}.nc")
             return table
 
         path, escapes, census = reproduce.study_landscape(lam, self.k, sigma2, keep, self.out)
@@ -315,8 +315,7 @@ class Reproduce:
         default_factory=reproduce.Settings
     )
     smoke: bool = False
-    """A quick pass through every stage with little training, whose claims on training may fail:
-    only an exception makes it fail."""
+    """A quick pass through every stage with little training: C7 may fail, the others may not."""
     out: Path = Path("results")
     """Folder for everything."""
 
@@ -324,13 +323,30 @@ class Reproduce:
         """Run all stages; exit with 1 if a claim does not hold."""
         x, constant, source = load(self.data)
         settings = reproduce.smoke(self.settings) if self.smoke else self.settings
-        result = reproduce.run(settings, x, self.out, constant=constant, source=source)
+        result = reproduce.run(settings, x, self.out, constant=constant, attrs=_attrs(self, source))
         print("\n" + ledger.text(result))
         print(f"\nfigures, tables and the ledger are in {self.out}/")
         failed = [claim.id for claim in result if not claim.holds]
         if failed:
             print(f"DOES NOT HOLD: {', '.join(failed)}", file=sys.stderr)
-        return int(bool(failed) and not self.smoke)
+        if self.smoke:
+            failed = [name for name in failed if name != "C7"]
+        return int(bool(failed))
+
+
+def _shown(command: Any) -> str:
+    """The command and its whole configuration, as printed at the start of each run."""
+    name = type(command).__name__.lower()
+    return f"linvae {name} {json.dumps(asdict(command), default=str)}"
+
+
+def _attrs(command: Any, source: str) -> dict[str, str]:
+    """What is kept with a saved table: the data's origin and the whole command."""
+    name = type(command).__name__.lower()
+    return {
+        "source": source,
+        "command": f"linvae {name} {json.dumps(asdict(command), default=str)}",
+    }
 
 
 def _divisor(total: int, about: int) -> int:
@@ -358,10 +374,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
     )
     name = type(command).__name__.lower()
-    print(f"linvae {name} {json.dumps(asdict(command), default=str)}", flush=True)
+    print(_shown(command), flush=True)
     try:
         status = command.run()
-    except ValueError as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"linvae {name}: error: {error}", file=sys.stderr)
         status = 2
     sys.exit(status)

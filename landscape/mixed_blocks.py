@@ -15,8 +15,9 @@ A_it B_ti: λ_i/γ_i; A_it B_it: −a_i a_t λ_t/(γ_t σ²); i and t exchanged;
 | collapsed b | d_b | −½ |
 
 In the third row A_it stands for the latent on t, in the first b is any latent. With a KL weight β,
-βσ² stands for σ² and everything is multiplied by β. At m = r = 1 these are the blocks of theory
-section 5. Cost: that of writing the spectrum down, plus the cube of (2r + 1) m for each group.
+βσ² stands for σ² and everything is multiplied by β. At m = r = 1 these are the blocks of
+landscape/README.md, 3. Cost: that of writing the spectrum down, plus the cube of (2r + 1) m for
+each group.
 
 >>> import jax.numpy as jnp
 >>> from landscape import census, mixed_blocks
@@ -58,7 +59,7 @@ def _exchanges(p: census.Layout) -> np.ndarray:
 def _own(lam: np.ndarray, s2: float, m: int, noise: float) -> np.ndarray:
     """A group's block: the Hessian of a linear VAE with n = r, at W = diag(a) Q, in (W, V, log D).
 
-    From the second variation of section 2's ELBO: with G = WᵀW, V S Vᵀ = G/s² and
+    From the second variation of landscape/README.md, 1: with G = WᵀW, V S Vᵀ = G/s² and
     R = S Vᵀ (r, m), A_ib A_ic: −(δ_bc + G_bc/σ²)/s²; B_bi B_ci: −λ_i (δ_bc + G_bc/σ²);
     A_ib B_cj: δ_bc δ_ij λ_i/γ_i − W_ic R_jb/σ²; A_ib d_b: −W_ib/s²; d_b d_b: −½.
     """

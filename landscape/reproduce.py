@@ -4,7 +4,7 @@ Each stage makes a labelled table, draws it, and writes both at once, so that wh
 is on disk before the next stage starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from landscape import claims, figures, ledger, study, surface
 from linvae_jax import _checks, ppca, progress, sweeps, tables, training
 from linvae_jax import moments as mom
+from linvae_jax._linalg import matmul
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,11 @@ def _surfaces(spectrum: mom.Spectrum) -> xr.Dataset:
     return surface.zero_column(lam, [0.5 * low, (high * low) ** 0.5, 1.3 * high])
 
 
-def _separated(seeds: int) -> tuple[Float[Array, "s"], xr.Dataset]:
+def _separated(seeds: range) -> tuple[Float[Array, "s"], xr.Dataset]:
     lam = jnp.asarray(SEPARATED)
     config = training.TrainConfig(k=5, num_steps=20_000, record_every=250)
     problem = training.problem(mom.from_covariance(lam))
-    sweep = sweeps.run(
-        config, problem, seeds=range(seeds), sigma2=(0.1, 1.0, 10.0), learning_rate=0.03
-    )
+    sweep = sweeps.run(config, problem, seeds=seeds, sigma2=(0.1, 1.0, 10.0), learning_rate=0.03)
     return lam, sweep.table
 
 
@@ -166,7 +165,7 @@ def run(
     folder: Path,
     *,
     constant: float = 0.0,
-    source: str = "",
+    attrs: Mapping[str, str] | None = None,
 ) -> list[ledger.Claim]:
     """Measure, draw, and judge the claims; write everything into `folder`.
 
@@ -175,7 +174,7 @@ def run(
         x: (N, n), the data, float64.
         folder: where figures (.png, .pdf), tables (.nc) and the ledger (.md, .json) go.
         constant: nats added to quote values on the pixel scale.
-        source: where the data came from, kept with the results.
+        attrs: kept with every table: where the data came from, the command that was run.
 
     Returns:
         The claims, in order.
@@ -187,7 +186,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(name: str, table: xr.Dataset) -> xr.Dataset:
-        tables.save(table.assign_attrs(source=source, seed=settings.seed), folder / f"{name}.nc")
+        tables.save(table.assign_attrs(attrs or {}), folder / f"{name}.nc")
         return table
 
     with progress.bar(7, "reproduce", "stage") as bar:
@@ -197,21 +196,20 @@ def run(
             bar.update()
 
         moments = mom.from_data(x)
-        spectrum = mom.spectrum(moments)
+        diagonal, spectrum = mom.in_eigenbasis(moments)
         lam = spectrum.eigenvalues
 
         table = keep("figure1_surface", _surfaces(spectrum))
         figures.save(figures.stationary_surface(table), folder / "figure1_surface")
         stage("surfaces drawn")
 
-        separated_lam, separated = _separated(seeds=8)
+        separated_lam, separated = _separated(range(settings.seed, settings.seed + 8))
         keep("convergence_separated", separated)
         figures.save(figures.convergence(separated), folder / "convergence_separated")
         stage("well-separated problem trained")
 
         # everything from here on is in the eigenbasis of S: see `moments.in_eigenbasis`
-        diagonal = mom.Moments(spectrum.eigenvectors.T @ moments.mean, lam, moments.count)
-        problem = training.problem(diagonal, x @ spectrum.eigenvectors)
+        problem = training.problem(diagonal, matmul(x, spectrum.eigenvectors))
         config = training.TrainConfig(
             k=settings.k, num_steps=settings.num_steps,
             record_every=max(settings.num_steps // 80, 1), batch_size=settings.batch_size,
@@ -251,7 +249,9 @@ def run(
                 moments, spectrum, settings.k, separated_lam[:5], separated, digits["exact"],
                 jax.random.fold_in(key, 3),
             ),
-            claims.only_saddles(spectrum, settings.k, sigma2, searches, census),
+            claims.only_saddles(
+                spectrum, settings.k, sigma2, searches, census, settings.seed
+            ),
             claims.collapsed_points(spectrum, settings.k, sigma2, settings.seed),
             claims.conditioning_improves(path, escapes),
             claims.recovers_ppca(lam, settings.k, *runs),

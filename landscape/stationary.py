@@ -79,7 +79,10 @@ def points(
 
 
 def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any = 1.0) -> None:
-    """Raise `ValueError` unless the assignment is one: see the module's first lines."""
+    """Raise `ValueError` unless the assignment is one, of this spectrum at this noise."""
+    _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.positive("sigma2", sigma2)
+    _checks.positive("beta", beta)
     _checks.shape("assignment", assignment, ("k",))
     if not np.issubdtype(jnp.asarray(assignment).dtype, np.integer):
         _checks.fail("assignment", f"dtype {jnp.asarray(assignment).dtype}", "integers")
@@ -130,10 +133,7 @@ def point(
     Raises:
         ValueError: a component repeated, out of range, or with λ_i ≤ βσ².
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
     _checks.shape("eigenvectors", eigenvectors, ("n", len(eigenvalues)))
-    _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
     check_assignment(assignment, eigenvalues, sigma2, beta)
     a = jnp.asarray(assignment)
     noise = jnp.asarray(beta * sigma2, eigenvalues.dtype)

@@ -57,6 +57,14 @@ def positive(name: str, x: Any) -> None:
         fail(name, np.asarray(x).min(), "a number > 0")
 
 
+def nonnegative(name: str, x: Any) -> None:
+    """Finite and not negative, whatever the shape (where the value is known)."""
+    numeric(name, x)
+    finite(name, x)
+    if concrete(x) and not (np.asarray(x) >= 0).all():
+        fail(name, np.asarray(x).min(), "a number >= 0")
+
+
 def in_range(name: str, x: int, low: int, high: int, why: str) -> None:
     """An integer with low <= x <= high; `why` says where the bounds come from."""
     if isinstance(x, bool) or not isinstance(x, int | np.integer):

@@ -146,11 +146,12 @@ def elbo(
     Args:
         params: (n, k) linear VAE, float32 or float64.
         moments: of the data.
-        beta: weight of the KL.
+        beta: weight of the KL, >= 0.
 
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
+    _checks.nonnegative("beta", beta)
     terms = elbo_terms(params, moments)
     return terms.reconstruction - beta * terms.kl.sum()
 
@@ -169,6 +170,7 @@ def gradient(
         ValueError: shapes disagree, NaN or Inf.
     """
     check(params, moments)
+    _checks.nonnegative("beta", beta)
     W, V, D = params.W, params.V, jnp.exp(params.log_d)
     precision = jnp.exp(-params.log_sigma2)
     SVt = mom.cov_matmul(moments, V.T)
@@ -221,6 +223,7 @@ def elbo_per_datum(
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "N"]:
     """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
+    _checks.nonnegative("beta", beta)
     terms = elbo_terms_per_datum(params, moments, x)
     return terms.reconstruction - beta * terms.kl.sum(axis=1)
 
@@ -242,11 +245,12 @@ def elbo_stochastic(
         moments: supplies μ.
         x: (N, n).
         key: PRNG key; each datum gets its own noise.
-        beta: weight of the KL.
+        beta: weight of the KL, >= 0.
 
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
+    _checks.nonnegative("beta", beta)
     centred = _centred(params, moments, x)
     mean = matmul(centred, params.V.T)
     z = mean + jnp.exp(0.5 * params.log_d) * jax.random.normal(key, mean.shape, mean.dtype)

@@ -113,8 +113,9 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
 
 
 def _checked(moments: Moments, name: str) -> Moments:
-    # traces cannot be looked at: under jit constant data shows as a zero covariance
-    if _checks.concrete(moments.cov) and not jnp.any(moments.cov):
+    # under jit this cannot be looked at: constant data shows as a covariance of rounding
+    rounding = 16 * jnp.finfo(moments.mean.dtype).eps * jnp.abs(moments.mean)
+    if _checks.concrete(moments.cov) and (_variances(moments) <= rounding**2).all():
         _checks.fail(name, "constant data (every row the same)", "data that vary")
     return moments
 
@@ -170,7 +171,7 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
 
 
 def check(moments: Moments, name: str = "moments") -> None:
-    """Raise `ValueError` unless shapes agree and values are finite and `cov` symmetric."""
+    """Raise `ValueError` unless shapes agree, values are finite, `cov` symmetric, variances ≥ 0."""
     _checks.shape(f"{name}.mean", moments.mean, ("n",))
     _checks.finite(f"{name}.mean", moments.mean)
     n = moments.mean.shape[0]
@@ -180,11 +181,20 @@ def check(moments: Moments, name: str = "moments") -> None:
     else:
         _checks.shape(f"{name}.cov", moments.cov, (n, n))
         _checks.symmetric(f"{name}.cov", moments.cov)
+    if _checks.concrete(moments.cov):
+        # whether S is semi-definite takes an eigendecomposition: `from_covariance`, `spectrum`
+        least = np.diag(moments.cov).min() if jnp.ndim(moments.cov) == 2 else np.min(moments.cov)
+        if least < 0:
+            _checks.fail(f"{name}.cov", f"a variance of {least:.3g}", "variances >= 0")
+
+
+def _variances(moments: Moments) -> Float[Array, "n"]:
+    return moments.cov if moments.cov.ndim == 1 else jnp.diag(moments.cov)
 
 
 def trace(moments: Moments) -> Float[Array, ""]:
     """Total variance tr S."""
-    return moments.cov.sum() if moments.cov.ndim == 1 else jnp.trace(moments.cov)
+    return _variances(moments).sum()
 
 
 def cov_matmul(moments: Moments, right: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -230,6 +240,8 @@ def thin_spectrum(x: Any) -> Spectrum:
     if np.shape(x)[0] < 2:
         _checks.fail("x", "one row (N = 1)", "at least two data points")
     x = _as_float(x)
+    if _checks.concrete(x) and (x == x[0]).all():
+        _checks.fail("x", "constant data (every row the same)", "data that vary")
     _, singular, vt = jnp.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     return Spectrum(singular**2 / x.shape[0], vt.T)
 

@@ -248,6 +248,7 @@ def posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
         ValueError: x is not (N, n), NaN or Inf.
     """
     _checks.data_matrix("x", x, model.W.shape[0])
+    _checks.positive("model.sigma2", model.sigma2)
     factor = (_cholesky_M(model.W, model.sigma2), True)
     mean = cho_solve(factor, matmul(model.W.T, (x - model.mean).T)).T
     cov = model.sigma2 * cho_solve(factor, jnp.eye(model.W.shape[1], dtype=model.W.dtype))
@@ -257,6 +258,7 @@ def posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
 def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N n"]:
     """Draw data from the model: (num_samples, n)."""
     _checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
+    _checks.positive("model.sigma2", model.sigma2)
     n, k = model.W.shape
     key_z, key_x = jax.random.split(key)
     z = jax.random.normal(key_z, (num_samples, k), model.W.dtype)

@@ -74,7 +74,8 @@ def run(
         learning_rate: of every run.
         beta: weight of the KL.
         batching: "vmap" trains all runs side by side, "map" one after another in one program,
-            for when memory is short; "auto" takes the faster, "vmap" on all devices measured.
+            for when memory is short; "auto" is "vmap", the faster on the
+            devices measured so far (benchmarks/README.md).
         quiet: no progress bar.
 
     Returns:

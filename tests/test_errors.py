@@ -63,6 +63,35 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: mom.from_data(np.ones((5, 2))),
         r"x: got constant data .*, expected data that vary",
     ),
+    "constant data with rounding": (
+        lambda: mom.from_data(np.full((10, 2), 0.1)),
+        r"x: got constant data",
+    ),
+    "constant data by SVD": (
+        lambda: mom.thin_spectrum(np.full((10, 2), 0.1)),
+        r"x: got constant data",
+    ),
+    "a negative variance": (
+        lambda: linear.elbo(PARAMS, replace(MOMENTS, cov=-MOMENTS.cov)),
+        r"moments.cov: got a variance of -4, expected variances >= 0",
+    ),
+    "β < 0": (
+        lambda: linear.elbo(PARAMS, MOMENTS, -1.0),
+        r"beta: got -1.0, expected a number >= 0",
+    ),
+    "β NaN": (lambda: linear.gradient(PARAMS, MOMENTS, NAN), r"beta: got 1 NaN or Inf"),
+    "index at σ² < 0": (
+        lambda: stationary.index(LAM, np.array([-1]), -1.0),
+        r"sigma2: got -1.0, expected a number > 0",
+    ),
+    "value at σ² = NaN": (
+        lambda: stationary.value(LAM, np.array([-1]), NAN),
+        r"sigma2: got 1 NaN or Inf",
+    ),
+    "samples at σ² < 0": (
+        lambda: ppca.sample(ppca.PPCA(PARAMS.W, -jnp.ones(()), jnp.zeros(3)), jax.random.key(0), 1),
+        r"model.sigma2: got -1.0",
+    ),
     "no data at all": (
         lambda: mom.from_data(np.zeros((0, 2))),
         r"x: got shape \(0, 2\), expected shape \(N, n\)",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from strategies import orthogonal
 
-from landscape import conditioning, escape, figures, stationary, study
-from linvae_jax import linear
+from landscape import claims, conditioning, escape, figures, stationary, study
+from linvae_jax import linear, sweeps, training
 from linvae_jax import moments as mom
 
 LAM = jnp.array([9.0, 4.0, 2.0, 1.0, 0.5])
@@ -115,6 +115,25 @@ def test_figures_draw_from_tables(tmp_path):
         figures.hessian_spectra(study.spectrum_histogram(LAM, study.patterns(2), 0.7)),
     ):
         # every axis of every panel is named, with a unit where it has one
-        for axis in figure.axes:
-            assert axis.get_xlabel()
+        assert all(axis.get_xlabel() for axis in figure.axes)
         assert figure.axes[0].get_ylabel()
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in drawn.axes)
+
+
+def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
+    """Maxima that skip NaN would let both pass."""
+    sigma2 = jnp.geomspace(0.2, 15, 20)
+    path = study.conditioning_path(LAM, 3, sigma2)
+    escapes = study.escapes(LAM, (0, 1), sigma2, simulate_at=(0.1, 0.5))
+    assert claims.conditioning_improves(path, escapes).holds
+    escapes.simulated_steps[0, 0] = np.nan
+    assert not claims.conditioning_improves(path, escapes).holds
+
+    problem = training.problem(mom.from_covariance(LAM))
+    config = training.TrainConfig(k=2, num_steps=20_000, record_every=20_000)
+    table = sweeps.run(
+        config, problem, seeds=(0, 1), sigma2=(1.0,), learning_rate=0.03, quiet=True
+    ).table
+    assert claims.recovers_ppca(LAM, 2, table, table, table).holds
+    table.gap[0, 0, -1] = np.nan
+    assert not claims.recovers_ppca(LAM, 2, table, table, table).holds
