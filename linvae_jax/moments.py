@@ -114,9 +114,11 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
 
 def _checked(moments: Moments, name: str) -> Moments:
     # under jit this cannot be looked at: constant data shows as a covariance of rounding
-    rounding = 16 * jnp.finfo(moments.mean.dtype).eps * jnp.abs(moments.mean)
-    if _checks.concrete(moments.cov) and (_variances(moments) <= rounding**2).all():
-        _checks.fail(name, "constant data (every row the same)", "data that vary")
+    if _checks.concrete(moments.cov, moments.mean):
+        cov, mean = np.asarray(moments.cov), np.asarray(moments.mean)
+        rounding = 16 * np.finfo(mean.dtype).eps * np.abs(mean)
+        if ((cov if cov.ndim == 1 else np.diag(cov)) <= rounding**2).all():
+            _checks.fail(name, "constant data (every row the same)", "data that vary")
     return moments
 
 
@@ -183,18 +185,15 @@ def check(moments: Moments, name: str = "moments") -> None:
         _checks.symmetric(f"{name}.cov", moments.cov)
     if _checks.concrete(moments.cov):
         # whether S is semi-definite takes an eigendecomposition: `from_covariance`, `spectrum`
-        least = np.diag(moments.cov).min() if jnp.ndim(moments.cov) == 2 else np.min(moments.cov)
+        cov = np.asarray(moments.cov)  # NumPy, since JAX would trace known values too
+        least = cov.min() if cov.ndim == 1 else np.diag(cov).min()
         if least < 0:
             _checks.fail(f"{name}.cov", f"a variance of {least:.3g}", "variances >= 0")
 
 
-def _variances(moments: Moments) -> Float[Array, "n"]:
-    return moments.cov if moments.cov.ndim == 1 else jnp.diag(moments.cov)
-
-
 def trace(moments: Moments) -> Float[Array, ""]:
     """Total variance tr S."""
-    return _variances(moments).sum()
+    return moments.cov.sum() if moments.cov.ndim == 1 else jnp.trace(moments.cov)
 
 
 def cov_matmul(moments: Moments, right: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -240,7 +239,7 @@ def thin_spectrum(x: Any) -> Spectrum:
     if np.shape(x)[0] < 2:
         _checks.fail("x", "one row (N = 1)", "at least two data points")
     x = _as_float(x)
-    if _checks.concrete(x) and (x == x[0]).all():
+    if _checks.concrete(x) and (np.asarray(x) == np.asarray(x)[0]).all():
         _checks.fail("x", "constant data (every row the same)", "data that vary")
     _, singular, vt = jnp.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     return Spectrum(singular**2 / x.shape[0], vt.T)
