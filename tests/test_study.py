@@ -126,6 +126,7 @@ def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     path = study.conditioning_path(LAM, 3, sigma2)
     escapes = study.escapes(LAM, (0, 1), sigma2, simulate_at=(0.1, 0.5))
     assert claims.conditioning_improves(path, escapes).holds
+    escapes = escapes.copy(deep=True)
     escapes.simulated_steps[0, 0] = np.nan
     assert not claims.conditioning_improves(path, escapes).holds
 
@@ -135,5 +136,6 @@ def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
         config, problem, seeds=(0, 1), sigma2=(1.0,), learning_rate=0.03, quiet=True
     ).table
     assert claims.recovers_ppca(LAM, 2, table, table, table).holds
+    table = table.copy(deep=True)  # JAX's arrays are read-only
     table.gap[0, 0, -1] = np.nan
     assert not claims.recovers_ppca(LAM, 2, table, table, table).holds
