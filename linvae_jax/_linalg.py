@@ -1,7 +1,7 @@
 """Matrix products at full precision.
 
 Accelerators multiply float32 matrices in TF32 by default, which keeps three digits; analysis
-needs all of them, so every product of the exact mathematics goes through here.
+needs all of them, so the products of the objectives and of training go through here.
 """
 
 from functools import partial
