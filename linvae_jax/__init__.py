@@ -4,6 +4,7 @@
 | --- | --- |
 | `moments` | which statistics of the data does everything below need? |
 | `gaussian` | the two Gaussian formulas that every objective is made of |
+| `vae` | what is a VAE to everything here, and what is its ELBO by sampling? |
 | `ppca` | the likelihood, its maximum, posterior and samples |
 | `linear` | the linear VAE: exact ELBO, analytic gradient, optimal encoder |
 | `collapse` | which latents carry no information? |

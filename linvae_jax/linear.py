@@ -16,16 +16,17 @@ True
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _checks, gaussian
+from linvae_jax import _checks, gaussian, vae
 from linvae_jax import moments as mom
 from linvae_jax._linalg import matmul
+from linvae_jax.vae import ElboTerms, Posterior
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -46,13 +47,6 @@ class LinearVAE:
     V: Float[Array, "*runs k n"]
     log_d: Float[Array, "*runs k"]
     log_sigma2: Float[Array, "*runs"]
-
-
-class ElboTerms(NamedTuple):
-    """The two halves of the ELBO: E log p(x | z), nats, and the KL of each latent (k,), nats."""
-
-    reconstruction: Float[Array, "*batch"]
-    kl: Float[Array, "*batch k"]
 
 
 class Encoder(NamedTuple):
@@ -89,6 +83,31 @@ def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1
     W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
     V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
     return LinearVAE(W, V, jnp.zeros(k, W.dtype), jnp.log(jnp.asarray(sigma2, W.dtype)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The linear VAE as a `vae.Model`, for what treats all VAEs alike.
+
+    Attributes:
+        n: data dimension.
+        k: latent dimension.
+    """
+
+    n: int
+    k: int
+
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> LinearVAE:
+        """As `init`."""
+        return init(key, self.n, self.k, sigma2)
+
+    def encode(self, params: LinearVAE, x: Float[Array, "N n"]) -> Posterior:
+        """Mean Vx of centred data, and the one log D of all."""
+        return Posterior(matmul(x, params.V.T), params.log_d)
+
+    def decode(self, params: LinearVAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
+        """Wz."""
+        return matmul(z, params.W.T)
 
 
 def rotate(params: LinearVAE, rotation: Float[Array, "n n"]) -> LinearVAE:
@@ -251,12 +270,9 @@ def elbo_stochastic(
         ValueError: shapes disagree, NaN or Inf.
     """
     _checks.nonnegative("beta", beta)
-    centred = _centred(params, moments, x)
-    mean = matmul(centred, params.V.T)
-    z = mean + jnp.exp(0.5 * params.log_d) * jax.random.normal(key, mean.shape, mean.dtype)
-    error = jnp.sum((centred - matmul(z, params.W.T)) ** 2, axis=1)
-    reconstruction = gaussian.log_density(error, params.W.shape[0], params.log_sigma2)
-    return reconstruction - beta * gaussian.kl(mean**2, params.log_d).sum(axis=1)
+    model = Model(*params.W.shape)
+    terms = vae.elbo_terms(model, params, _centred(params, moments, x), key)
+    return terms.reconstruction - beta * terms.kl.sum(axis=1)
 
 
 def optimal_encoder(
