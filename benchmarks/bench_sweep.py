@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import problems, records, timing
 from benchmarks.records import Measurement, Scale
-from linvae_jax import sweeps, training
+from linvae_jax import linear_task, sweeps, training
 
 SIGMA2 = 1.0
 RATE = 1e-3
@@ -19,25 +19,18 @@ def batching(scale: Scale) -> Iterator[Measurement]:
     if scale == "smoke":
         sizes = [(6, 2, 3, 10)]
     for n, k, runs, steps in sizes:
-        problem = training.problem(problems.full_moments(n))
-        config = training.TrainConfig(k=k, num_steps=steps, record_every=steps)
+        task = linear_task.LinearTask(k)
+        problem = linear_task.problem(problems.full_moments(n))
+        config = training.TrainConfig(num_steps=steps, record_every=steps)
+        grid = sweeps.Grid(tuple(range(runs)), (SIGMA2,), learning_rate=(RATE,))
         hyper = training.Hyperparameters(RATE, SIGMA2)
 
-        def sweep(how: sweeps.Batching, config=config, problem=problem, runs=runs) -> np.ndarray:
-            done = sweeps.run(
-                config,
-                problem,
-                seeds=range(runs),
-                sigma2=[SIGMA2],
-                learning_rate=RATE,
-                batching=how,
-                quiet=True,
-            )
-            return done.table.elbo.values[:, 0, -1]
+        def sweep(how: str, args=(task, config, problem, grid)) -> np.ndarray:
+            return sweeps.run(*args, batching=how, quiet=True).table.elbo.values[:, 0, 0, -1]
 
-        def loop(config=config, problem=problem, hyper=hyper, runs=runs) -> np.ndarray:
+        def loop(task=task, config=config, problem=problem, hyper=hyper, runs=runs) -> np.ndarray:
             ends = [
-                training.train(config, problem, hyper, jax.random.key(seed))[1].elbo[-1]
+                training.train(task, config, problem, hyper, jax.random.key(seed))[1].elbo[-1]
                 for seed in range(runs)
             ]
             return np.array(ends)

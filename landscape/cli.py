@@ -5,6 +5,7 @@ numbers on the same machine.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,19 @@ import tyro
 import xarray as xr
 
 from landscape import block_summaries, figures, ledger, reproduce, stationary, surface
-from linvae_jax import _checks, linear, ppca, sweeps, tables, training
+from linvae_jax import (
+    _checks,
+    linear,
+    linear_task,
+    network_task,
+    networks,
+    ppca,
+    sweep_folder,
+    sweeps,
+    tables,
+    training,
+    vae,
+)
 from linvae_jax import moments as mom
 from linvae_jax.data import datasets, preprocessing
 
@@ -57,17 +70,57 @@ class Loaded(NamedTuple):
     source: str
 
 
-def load(options: Data) -> Loaded:
-    """Load and preprocess; (N, n) float64."""
+def _open(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
+    """The data set, and the logit if its pixels are to be taken to the real line."""
     dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
     eight_bit = dataset.images.dtype == np.uint8
     if options.preprocess == "none" or (options.preprocess == "auto" and not eight_bit):
-        return Loaded(jnp.asarray(dataset.images, float), 0.0, dataset.source)
+        return dataset, None
     if not eight_bit:
         _checks.fail("preprocess", f"'logit' for data of dtype {dataset.images.dtype}", "uint8")
-    pixels = preprocessing.dequantise(dataset.images, jax.random.key(options.data_seed))
-    constant = preprocessing.pixel_constant(dataset.images, options.alpha)
-    return Loaded(preprocessing.logit(pixels, options.alpha), constant, dataset.source)
+    return dataset, preprocessing.Logit(options.alpha)
+
+
+def load(options: Data) -> Loaded:
+    """Load and preprocess; (N, n) float64."""
+    dataset, transform = _open(options)
+    if transform is None:
+        return Loaded(jnp.asarray(dataset.images, float), 0.0, dataset.source)
+    x = transform(dataset.images, jax.random.key(options.data_seed), float)
+    return Loaded(x, transform.constant(dataset.images), dataset.source)
+
+
+class ForNetworks(NamedTuple):
+    """Data that stay pixels until a training step looks at them."""
+
+    data: network_task.Data
+    transform: preprocessing.Logit | None
+    constant: float
+    source: str
+    image_shape: tuple[int, ...] | None
+
+
+def load_for_networks(options: Data) -> ForNetworks:
+    """Load; 8-bit pixels get fresh dequantisation noise in each step."""
+    dataset, transform = _open(options)
+    values, constant = dataset.images, 0.0
+    if transform is None:
+        values = values.astype(np.float32)
+    else:
+        constant = transform.constant(values)
+    data = network_task.prepare(values, transform, jax.random.key(options.data_seed))
+    return ForNetworks(data, transform, constant, dataset.source, dataset.image_shape)
+
+
+def network(name: str, n: int, k: int, image_shape: tuple[int, ...] | None) -> vae.Model:
+    """The architecture of a name, for data of n dimensions."""
+    if name == "conv":
+        if image_shape is None or len(image_shape) != 3:
+            _checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
+        return networks.Conv(image_shape, k)
+    if name == "mlp":
+        return networks.Mlp(n, k)
+    return networks.with_linear_decoder(name, n, k)
 
 
 @dataclass(frozen=True)
@@ -100,18 +153,15 @@ class Fit:
             params = linear.with_optimal_encoder(model.W, model.sigma2)
             value = float(linear.elbo(params, moments))
         else:
-            config = training.TrainConfig(
-                k=self.k,
-                num_steps=self.num_steps,
-                record_every=_divisor(self.num_steps, 100),
-                learn_sigma2=self.sigma2 is None,
-            )
-            sweep = sweeps.run(
-                config, training.problem(moments), seeds=(self.seed,),
-                sigma2=(self.sigma2 or 1.0,), learning_rate=self.learning_rate,
+            config = training.TrainConfig(self.num_steps, _divisor(self.num_steps, 100))
+            grid = sweeps.Grid(
+                seeds=(self.seed,), sigma2=(self.sigma2 or 1.0,), learned=(self.sigma2 is None,),
+                learning_rate=(self.learning_rate,),
             )  # fmt: skip
-            params = jax.tree.map(lambda leaf: leaf[0, 0], sweep.params)
-            value = float(sweep.table.elbo[0, 0, -1])
+            task, problem = linear_task.LinearTask(self.k), linear_task.problem(moments)
+            sweep = sweeps.run(task, config, problem, grid)
+            params = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
+            value = float(sweep.table.elbo[0, 0, 0, -1])
             history = self.out.with_name(self.out.stem + "_history.nc")
             print(f"history           {tables.save(sweep.table, history)}")
         best = float(ppca.log_likelihood(model.W, model.sigma2, moments))
@@ -205,56 +255,78 @@ class Surface:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train linear VAEs for many seeds and σ² at once."""
+    """Train VAEs, linear or networks, for all combinations of seeds, σ², … at once.
+
+    Killed or stopped, the same command goes on where the last checkpoint was.
+    """
 
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    network: Literal[
+        "linear", "mlp", "conv", "linear-encoder", "deep-linear-encoder", "mlp-encoder"
+    ] = "linear"
+    """"linear" has exact records; "mlp" and "conv" are nonlinear VAEs; the others have a linear
+    decoder and the encoder of their name."""
     k: int = 20
     """Number of latents."""
     sigma2: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
     """Initial σ², or its values when held."""
-    learn_sigma2: bool = False
-    """Learn σ², or hold it."""
+    learned: tuple[bool, ...] = (False,)
+    """Learn σ² (True), hold it (False), or both."""
+    noise: Literal["gradient", "closed_form"] = "gradient"
+    """How σ² is learned: log σ² with the weights, or set to the mean square error of each batch."""
     seeds: int = 2
     """Number of seeds, from `seed` on."""
     gradients: Literal["exact", "sampled"] = "exact"
-    """The closed form, or minibatches with one z per datum."""
+    """Of "linear": the closed form, or minibatches with one z per datum."""
     num_steps: int = 5000
     """Optimiser steps."""
-    learning_rate: float = 0.01
-    """Of Adam, cosine to zero."""
-    beta: float = 1.0
+    learning_rate: tuple[float, ...] = (0.01,)
+    """Of Adam, cosine to zero. Networks want about 0.001."""
+    beta: tuple[float, ...] = (1.0,)
     """Weight of the KL."""
+    anneal_steps: int = 0
+    """Let that weight rise from zero in this many steps; 0: do not."""
+    anneal_cycles: int = 1
+    """How often it rises in those steps."""
+    batch_size: int = 128
+    """Data per step, when gradients are sampled."""
     seed: int = 0
     """First seed."""
-    out: Path = Path("results/sweep.nc")
-    """Where the table goes."""
+    batching: Literal["auto", "vmap", "map", "loop"] = "auto"
+    """How runs share the machine: all in one program, one after another, or one on each core."""
+    checkpoint_seconds: float = 300.0
+    """Between checkpoints."""
+    out: Path = Path("results/sweep")
+    """Folder for everything."""
 
     def run(self) -> int:
         """Train all, save, summarise."""
-        x, _, source = load(self.data)
         config = training.TrainConfig(
-            k=self.k,
-            num_steps=self.num_steps,
-            record_every=_divisor(self.num_steps, 100),
-            gradients=self.gradients,
-            learn_sigma2=self.learn_sigma2,
+            self.num_steps, _divisor(self.num_steps, 100), noise=self.noise
         )
-        sweep = sweeps.run(
-            config, training.problem(mom.from_data(x), x), sigma2=self.sigma2, beta=self.beta,
-            seeds=range(self.seed, self.seed + self.seeds), learning_rate=self.learning_rate,
+        grid = sweeps.Grid(
+            seeds=tuple(range(self.seed, self.seed + self.seeds)), sigma2=self.sigma2,
+            learned=self.learned, learning_rate=self.learning_rate, beta=self.beta,
+            annealing=(training.Annealing(self.anneal_steps, self.anneal_cycles),),
         )  # fmt: skip
-        print(f"{'σ²':>10}{'ELBO':>16}{'below optimum':>16}{'final σ²':>12}{'collapsed':>12}")
-        final = sweep.table.isel(step=-1).mean("seed")
-        for i, start in enumerate(self.sigma2):
-            at = final.isel(sigma2_init=i)
-            print(
-                f"{start:>10.4g}{float(at.elbo):>16.4f}{float(at.gap):>16.4g}"
-                f"{float(at.sigma2):>12.4g}{float(at.collapsed):>9.1f}/{self.k}"
-            )
-        print(f"saved {tables.save(sweep.table.assign_attrs(_attrs(self, source)), self.out)}")
-        diverged = int(sweep.table.diverged.sum())
+        if self.network == "linear":
+            x, constant, source = load(self.data)
+            task = linear_task.LinearTask(self.k, self.gradients, self.batch_size)
+            data = linear_task.problem(mom.from_data(x), x)
+        else:
+            data, transform, constant, source, shape = load_for_networks(self.data)
+            model = network(self.network, data.values.shape[1], self.k, shape)
+            task = network_task.NetworkTask(model, self.batch_size, transform)
+        attrs = _attrs(self, source) | {"pixel_constant": str(constant)}
+        table = sweeps.run(
+            task, config, data, grid, folder=self.out, batching=self.batching, attrs=attrs,
+            checkpoint_seconds=self.checkpoint_seconds,
+        ).table  # fmt: skip
+        print("\n".join(_summary(table)))
+        print(f"saved {self.out / 'sweep.nc'}")
+        diverged = int(table.diverged.sum())
         if diverged:
-            print(f"{diverged} of {sweep.table.diverged.size} runs diverged", file=sys.stderr)
+            print(f"{diverged} of {table.diverged.size} runs diverged", file=sys.stderr)
         return int(diverged > 0)
 
 
@@ -349,6 +421,24 @@ def _attrs(command: Any, source: str) -> dict[str, str]:
     }
 
 
+def _summary(table: xr.Dataset) -> list[str]:
+    """A line for each σ² and other value, means over seeds."""
+    final = table.isel(step=-1)
+    names = {"elbo": "ELBO", "gap": "below optimum", "sigma2": "final σ²", "collapsed": "collapsed",
+             "linear_elbo": "linear VAE: ELBO", "linear_collapsed": "collapsed"}  # fmt: skip
+    # what was measured at the end on all data is better than the last record
+    shown = {n: final.get(f"final_{n}", final.get(n)) for n in names}
+    shown = {n: values.mean("seed") for n, values in shown.items() if values is not None}
+    dims = [d for d in table.elbo.dims if d not in ("seed", "step")]
+    lines = ["".join(f"{d:>20}" for d in dims) + "".join(f"{names[n]:>18}" for n in shown)]
+    stacked = xr.Dataset(shown).stack(run=dims)
+    for at in stacked.run.values:
+        one = stacked.sel(run=at)
+        cells = [f"{v:>20.4g}" if isinstance(v, float) else f"{v!s:>20}" for v in at]
+        lines.append("".join(cells) + "".join(f"{float(one[n]):>18.6g}" for n in shown))
+    return lines
+
+
 def _divisor(total: int, about: int) -> int:
     """The divisor of `total` nearest below total/about: steps between records."""
     return next(d for d in range(max(total // about, 1), 0, -1) if total % d == 0)
@@ -377,6 +467,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(_shown(command), flush=True)
     try:
         status = command.run()
+    except sweep_folder.Stopped as stopped:
+        print(f"linvae {name}: {stopped}", file=sys.stderr)
+        status = 128 + signal.SIGTERM
     except (ValueError, ImportError, OSError) as error:
         print(f"linvae {name}: error: {error}", file=sys.stderr)
         status = 2

@@ -135,8 +135,8 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
     Takes two sweeps' tables with a single σ², and the optimum in nats per datum.
     """
     runs = (
-        (exact.squeeze("sigma2_init"), BLUE, "exact gradients"),
-        (sampled.squeeze("sigma2_init"), ORANGE, "sampled gradients"),
+        (exact.squeeze(("sigma2_init", "learned")), BLUE, "exact gradients"),
+        (sampled.squeeze(("sigma2_init", "learned")), ORANGE, "sampled gradients"),
     )
     figure = Figure(figsize=(7.2, 3.1))
     left, right = figure.subplots(1, 2)
@@ -192,7 +192,7 @@ def convergence(table: xr.Dataset) -> Figure:
     left, right = figure.subplots(1, 2)
     colors = (BLUE, GREEN, ORANGE, RED, PURPLE)
     for color, (sigma2, at) in zip(colors, table.groupby("sigma2_init"), strict=False):
-        at = at.squeeze("sigma2_init")
+        at = at.squeeze(("sigma2_init", "learned"))
         # rounding makes a converged gap slightly negative now and then: show its size
         _curve(left, np.abs(at.gap) + 1e-15, color, f"initial σ² = {sigma2:g}")
         _curve(right, at.angle.max("latent") + 1e-9, color, f"initial σ² = {sigma2:g}")

@@ -7,6 +7,7 @@ is on disk before the next stage starts.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape import claims, figures, ledger, study, surface
-from linvae_jax import _checks, ppca, progress, sweeps, tables, training
+from linvae_jax import _checks, linear_task, ppca, progress, sweeps, tables, training
 from linvae_jax import moments as mom
 from linvae_jax._linalg import matmul
 
@@ -74,13 +75,13 @@ def _surfaces(spectrum: mom.Spectrum) -> xr.Dataset:
 
 def _separated(seeds: range) -> tuple[Float[Array, "s"], xr.Dataset]:
     lam = jnp.asarray(SEPARATED)
-    config = training.TrainConfig(k=5, num_steps=20_000, record_every=250)
-    problem = training.problem(mom.from_covariance(lam))
-    sweep = sweeps.run(config, problem, seeds=seeds, sigma2=(0.1, 1.0, 10.0), learning_rate=0.03)
-    return lam, sweep.table
+    config = training.TrainConfig(num_steps=20_000, record_every=250)
+    problem = linear_task.problem(mom.from_covariance(lam))
+    grid = sweeps.Grid(tuple(seeds), sigma2=(0.1, 1.0, 10.0), learning_rate=(0.03,))
+    return lam, sweeps.run(linear_task.LinearTask(k=5), config, problem, grid).table
 
 
-def _by_latents(settings: Settings, problem: training.Problem, constant: float) -> xr.Dataset:
+def _by_latents(settings: Settings, problem: linear_task.Problem, constant: float) -> xr.Dataset:
     lam = problem.spectrum.eigenvalues
     n = len(lam)
     k_max = min(settings.max_latents, n - 1)
@@ -88,15 +89,15 @@ def _by_latents(settings: Settings, problem: training.Problem, constant: float) 
     latents = range(1, k_max + 1)
     trained = [k for k in settings.latents if k <= k_max]
     num_steps = max(settings.num_steps // 5, 1)
-    config = training.TrainConfig(k=1, num_steps=num_steps, record_every=num_steps)
+    config = training.TrainConfig(num_steps=num_steps, record_every=num_steps)
     final: dict[bool, list[float]] = {True: [], False: []}
     for learned in (True, False):
         for k in trained:
-            start = 1.0 if learned else held
-            sweep = sweeps.run(
-                replace(config, k=k, learn_sigma2=learned), problem, seeds=(settings.seed,),
-                sigma2=(start,), learning_rate=settings.learning_rate,
+            grid = sweeps.Grid(
+                seeds=(settings.seed,), sigma2=(1.0 if learned else held,), learned=(learned,),
+                learning_rate=(settings.learning_rate,),
             )  # fmt: skip
+            sweep = sweeps.run(linear_task.LinearTask(k=k), config, problem, grid)
             final[learned].append(float(sweep.table.elbo.squeeze()) + constant)
     nats = "nats/datum"
     zero = ppca.elbo_with_components(lam, jnp.zeros(n, bool), lam.mean())
@@ -209,21 +210,18 @@ def run(
         stage("well-separated problem trained")
 
         # everything from here on is in the eigenbasis of S: see `moments.in_eigenbasis`
-        problem = training.problem(diagonal, matmul(x, spectrum.eigenvectors))
+        problem = linear_task.problem(diagonal, matmul(x, spectrum.eigenvectors))
         config = training.TrainConfig(
-            k=settings.k, num_steps=settings.num_steps,
-            record_every=max(settings.num_steps // 80, 1), batch_size=settings.batch_size,
-        )  # fmt: skip
-        seeds = range(settings.seed, settings.seed + settings.seeds)
+            num_steps=settings.num_steps, record_every=max(settings.num_steps // 80, 1)
+        )
+        seeds = tuple(range(settings.seed, settings.seed + settings.seeds))
         digits = {}
-        for gradients, rate in (
-            ("exact", settings.learning_rate),
-            ("sampled", settings.sampled_learning_rate),
-        ):
-            sweep = sweeps.run(
-                replace(config, gradients=gradients), problem, seeds=seeds, sigma2=(1.0,),
-                learning_rate=rate,
-            )  # fmt: skip
+        rates: dict[Literal["exact", "sampled"], float] = {
+            "exact": settings.learning_rate, "sampled": settings.sampled_learning_rate,
+        }  # fmt: skip
+        for gradients, rate in rates.items():
+            task = linear_task.LinearTask(settings.k, gradients, settings.batch_size)
+            sweep = sweeps.run(task, config, problem, sweeps.Grid(seeds, learning_rate=(rate,)))
             digits[gradients] = keep(f"figure2_training_{gradients}", sweep.table)
             stage(f"data trained, {gradients} gradients")
         optimum = float(ppca.optimal_elbo(lam, settings.k))

@@ -7,9 +7,18 @@
 | `vae` | what is a VAE to everything here, and what is its ELBO by sampling? |
 | `ppca` | the likelihood, its maximum, posterior and samples |
 | `linear` | the linear VAE: exact ELBO, analytic gradient, optimal encoder |
+| `networks` | VAEs of Flax networks: perceptrons, convolutions, linear decoders |
 | `collapse` | which latents carry no information? |
-| `training` | one compiled training run, exact or stochastic gradients |
-| `sweeps` | many runs at once: seeds × σ² |
+| `evaluation` | what does a trained VAE do with a data set? |
+| `predictions` | what would the linear VAE do with it? |
+| `training` | one training run of anything, as a pure function |
+| `linear_task` | the linear VAE to be trained, exactly how far from its optimum |
+| `network_task` | networks to be trained by minibatches |
+| `parallel` | how do many runs share cores, devices and hosts? |
+| `sweeps` | many runs at once: seeds × σ² × {learned, held} |
+| `trainer` | their engine: chunks of runs under way |
+| `sweep_folder` | results and checkpoints: what was killed goes on |
+| `checkpoints` | atomic, verified saves by Orbax |
 | `tables` | labelled results that reload in one line |
 | `progress` | progress bars |
 | `data` | digits, tensorflow-datasets, files, synthetic spectra; dequantisation and logit |

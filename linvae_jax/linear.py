@@ -14,12 +14,13 @@ All values are nats per datum. μ is held at the data mean, its maximum-likeliho
 True
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -108,6 +109,23 @@ class Model:
     def decode(self, params: LinearVAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """Wz."""
         return matmul(z, params.W.T)
+
+    def latent_weights(self, params: LinearVAE, latents: tuple[int, ...]) -> dict[str, Array]:
+        """All that belongs to some latents: columns of W, rows of V, entries of log D."""
+        rows = np.array(latents)
+        return {"W": params.W[:, rows], "V": params.V[rows], "log_d": params.log_d[rows]}
+
+    def with_latent_weights(
+        self, params: LinearVAE, latents: tuple[int, ...], weights: dict[str, Array]
+    ) -> LinearVAE:
+        """The same with these in their place."""
+        rows = np.array(latents)
+        return replace(
+            params,
+            W=params.W.at[:, rows].set(weights["W"]),
+            V=params.V.at[rows].set(weights["V"]),
+            log_d=params.log_d.at[rows].set(weights["log_d"]),
+        )
 
 
 def rotate(params: LinearVAE, rotation: Float[Array, "n n"]) -> LinearVAE:

@@ -1,153 +1,246 @@
-"""Many training runs at once: seeds × σ², batched the way the device likes it.
+"""Many training runs at once: seeds × σ² × {learned, held} and more, as labelled data.
 
 Runs are independent; one that diverges ends in NaN, is reported as diverged, and does not touch
-its neighbours.
+its neighbours. With a folder nothing computed is lost: see `sweep_folder`.
+
+>>> import jax.numpy as jnp
+>>> from linvae_jax import linear_task, moments, sweeps, training
+>>> problem = linear_task.problem(moments.from_covariance(jnp.diag(jnp.array([4.0, 2.0, 0.5]))))
+>>> grid = sweeps.Grid(seeds=(0, 1), sigma2=(0.5, 3.0), learned=(False,), learning_rate=(0.05,))
+>>> config = training.TrainConfig(num_steps=1000, record_every=500)
+>>> sweep = sweeps.run(linear_task.LinearTask(k=2), config, problem, grid, quiet=True)
+>>> sweep.table.collapsed.isel(step=-1, learned=0).values.tolist()  # σ² = 3 > λ₂ collapses one
+[[0, 1], [0, 1]]
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from linvae_jax import _checks, progress, tables, training
-from linvae_jax.linear import LinearVAE
+from linvae_jax import _checks, parallel, progress, sweep_folder, tables, training
+from linvae_jax.trainer import Look, Result, Trainer
+from linvae_jax.training import Annealing, Hyperparameters
 
-Batching = Literal["auto", "vmap", "map"]
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a sweep: all combinations of these values, the last varying fastest.
+
+    Attributes:
+        seeds: each gives one key, the same for all other values.
+        sigma2: initial σ², or the value held.
+        learned: whether σ² is learned.
+        learning_rate: initial learning rate.
+        beta: weight of the KL.
+        annealing: of that weight.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    sigma2: tuple[float, ...] = (1.0,)
+    learned: tuple[bool, ...] = (True,)
+    learning_rate: tuple[float, ...] = (1e-3,)
+    beta: tuple[float, ...] = (1.0,)
+    annealing: tuple[Annealing, ...] = (Annealing(),)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values of each."""
+        return tuple(len(getattr(self, f.name)) for f in fields(self))
+
+    @property
+    def size(self) -> int:
+        """Number of runs."""
+        return int(np.prod(self.shape))
+
+    def only(self, run: int) -> "Grid":
+        """The grid of one of the runs."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        return Grid(*((value,) for value in list(itertools.product(*values))[run]))
+
+    def keys(self) -> Any:
+        """A key for each run, (runs,)."""
+        keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
+        return jnp.repeat(keys, self.size // len(self.seeds))
+
+    def hyperparameters(self, dtype: Any) -> Hyperparameters:
+        """The runs' hyperparameters: leaves are (runs,)."""
+        values = (getattr(self, f.name) for f in fields(self))
+        runs = [
+            Hyperparameters(rate, sigma2, learned, beta, annealing)
+            for _, sigma2, learned, rate, beta, annealing in itertools.product(*values)
+        ]
+
+        def stacked(*leaves: Any) -> jax.Array:
+            return jnp.asarray(leaves, None if isinstance(leaves[0], bool) else dtype)
+
+        return jax.tree.map(stacked, *runs)
+
+
+class _Axis(NamedTuple):
+    """How the values of a grid's field stand in the table."""
+
+    dim: str
+    unit: str
+    text: str
+    always: bool = False  # a dimension even where there is but one value
+
+
+_AXES = {
+    "seeds": _Axis("seed", "1", "seed of weights and noise", True),
+    "sigma2": _Axis("sigma2_init", "data unit²", "initial (or held) observation noise σ²", True),
+    "learned": _Axis("learned", "1", "whether σ² is learned", True),
+    "learning_rate": _Axis("learning_rate", "1", "initial learning rate"),
+    "beta": _Axis("beta", "1", "weight of the KL"),
+    "annealing": _Axis("annealing", "1", "annealing of the weight of the KL"),
+}
 
 
 class Sweep(NamedTuple):
-    """Trained models and their history.
+    """Trained models and what was measured of them.
 
     Attributes:
-        params: `LinearVAE` whose arrays have leading axes (seeds, σ²).
-        table: labelled history; dimensions seed, sigma2_init, step (and latent).
+        params: parameters whose arrays have the leading axes of the table: (seeds, σ², learned),
+            then learning rate, β and annealing where there are several.
+        table: labelled; dimensions seed, sigma2_init, learned, step (and latent, …). What is
+            measured once, of the trained model on all data, has a name that starts with `final_`.
     """
 
-    params: LinearVAE
+    params: Any
     table: xr.Dataset
 
 
-def _batched(function: Callable[..., Any], batching: Batching) -> Callable[..., Any]:
-    """`function` over a leading axis of runs: side by side (vmap), or one after another (map)."""
-    if batching == "auto":
-        # S Vᵀ of all runs is one large product: faster on CPU too (benchmarks/bench_sweep.py)
-        batching = "vmap"
-    if batching == "vmap":
-        return jax.vmap(function)
-    return lambda *args: jax.lax.map(lambda one: function(*one), args)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _init(config: training.TrainConfig, batching: Batching, problem: Any, hyper: Any, keys: Any):
-    return _batched(partial(training.init, config, problem), batching)(hyper, keys)
-
-
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
-def _segment(
-    config: training.TrainConfig, batching: Batching, problem: Any, hyper: Any, states: Any
-):
-    return _batched(partial(training.segment, config, problem), batching)(hyper, states)
-
-
 def run(
+    task: training.Task,
     config: training.TrainConfig,
-    problem: training.Problem,
+    data: Any,
+    grid: Grid,
     *,
-    seeds: Sequence[int],
-    sigma2: Sequence[float],
-    learning_rate: float = 1e-3,
-    beta: float = 1.0,
-    batching: Batching = "auto",
+    folder: Path | None = None,
+    checkpoint_seconds: float = 300.0,
+    batching: str = "auto",
+    chunk: int | None = None,
+    memory: int | None = None,
+    attrs: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Sweep:
-    """Train a linear VAE for every seed and every σ².
+    """Train a model for every run of a grid.
 
     Args:
-        config: static configuration of a run.
-        problem: the data.
-        seeds: each gives one key, the same for every σ².
-        sigma2: initial σ², or the value held when `config.learn_sigma2` is false.
-        learning_rate: of every run.
-        beta: weight of the KL.
-        batching: "vmap" trains all runs side by side, "map" one after another in one program,
-            for when memory is short; "auto" is "vmap", the faster on the
-            devices measured so far (benchmarks/README.md).
+        task: what is trained.
+        config: how; both are static.
+        data: as the task wants them.
+        grid: the runs.
+        folder: where results and checkpoints go, and where a sweep that was stopped goes on;
+            shared by all processes if there are several. None: nothing is written.
+        checkpoint_seconds: between checkpoints, at the end of a segment of `record_every` steps.
+        batching: "vmap", "map" or "loop"; see `parallel`. "auto" takes what is faster.
+        chunk: runs trained together; by default as many as fit.
+        memory: bytes that each device may use; by default what it has left.
+        attrs: kept with the table: where the data came from, the command that was run.
         quiet: no progress bar.
 
     Returns:
-        `Sweep`. Deterministic for the same arguments, device and batching.
+        `Sweep`. Deterministic for the same arguments and layout, stopped or not.
 
     Raises:
-        ValueError: empty seeds or σ², or as `training.train`.
+        ValueError: a grid without values, what `training.check` refuses, a folder of another
+            sweep, checkpoints that cannot be read.
+        sweep_folder.Stopped: by SIGTERM, after a checkpoint; only with a folder.
     """
-    for name, values in (("seeds", seeds), ("sigma2", sigma2)):
-        if not len(values):
-            _checks.fail(name, "an empty sequence", "at least one value")
-    if batching not in ("auto", "vmap", "map"):
-        _checks.fail("batching", repr(batching), "one of ('auto', 'vmap', 'map')")
-    shape = (len(seeds), len(sigma2))
-    dtype = problem.moments.mean.dtype
-    runs = shape[0] * shape[1]
-    hyper = training.Hyperparameters(
-        learning_rate=jnp.full(runs, learning_rate, dtype),
-        sigma2=jnp.tile(jnp.asarray(sigma2, dtype), len(seeds)),
-        beta=jnp.full(runs, beta, dtype),
+    for field in fields(grid):
+        if not len(getattr(grid, field.name)):
+            _checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
+    keys = grid.keys()
+    shape = parallel.shape_of(task.init, data, keys[0], 1.0)
+    hyper = grid.hyperparameters(shape.leaves["log_sigma2"].dtype)
+    training.check(task, config, data, hyper)
+    layout = parallel.plan(
+        task, config, data, hyper, keys, batching=batching, chunk=chunk, memory=memory
     )
-    training.check(config, problem, hyper)
-    keys = jnp.repeat(jnp.stack([jax.random.key(seed) for seed in seeds]), len(sigma2))
+    facts = tables.provenance(
+        {"task": task, "config": config, "grid": grid}, **asdict(layout)
+    ) | dict(attrs or {})
+    with progress.bar(grid.size * config.num_steps, f"{grid.size} runs", "step", quiet) as bar:
+        trainer = Trainer(task, config, data, hyper, keys, layout, Look(bar, task.samples))
+        if folder is None:
+            finished: dict[int, Result] = {}
+            for start in range(0, grid.size, layout.chunk):
+                ids = list(range(grid.size))[start : start + layout.chunk]
+                finished |= trainer.train(trainer.start(ids))
+        else:
 
-    states = _init(config, batching, problem, hyper, keys)
-    records = []
-    with progress.bar(config.num_steps, f"{runs} runs", "step", quiet) as bar:
-        for _ in range(config.num_records):
-            states, record = _segment(config, batching, problem, hyper, states)
-            records.append(record)
-            bar.update(config.record_every)
-            bar.set_postfix_str(
-                f"ELBO {record.elbo.min():.2f} to {record.elbo.max():.2f}", refresh=False
-            )
-    history = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *records)
-    history = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), history)
-    params = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), states.params)
-    attrs = tables.provenance(config, learning_rate=learning_rate, beta=beta, batching=batching)
-    return Sweep(params, _table(history, seeds, sigma2, attrs))
+            def label(run: int, result: Result) -> xr.Dataset:
+                alone = _table(task, config, grid.only(run), [result], facts)
+                return alone.isel({axis.dim: 0 for axis in _AXES.values() if axis.always})
+
+            identity = {"task": task, "config": config, "grid": grid}
+            finished = sweep_folder.train(trainer, folder, identity, label, checkpoint_seconds)
+    results = [finished[i] for i in range(grid.size)]
+    params = _stack(grid, shape, [result.params for result in results])
+    sweep = Sweep(params, _table(task, config, grid, results, facts))
+    if folder is not None and jax.process_index() == 0:
+        tables.save(sweep.table, folder / "sweep.nc")
+    return sweep
+
+
+def _kept(grid: Grid) -> list[str]:
+    """The fields that are dimensions of the table."""
+    return [f.name for f in fields(grid) if _AXES[f.name].always or len(getattr(grid, f.name)) > 1]
+
+
+def _stack(grid: Grid, shape: parallel.Shape, of_runs: list[dict[str, np.ndarray]]) -> Any:
+    """Parameters with the table's leading axes from those of each run."""
+    axes = tuple(len(getattr(grid, name)) for name in _kept(grid))
+    leaves = [
+        jnp.asarray(np.stack([run[name] for run in of_runs]).reshape(*axes, *like.shape))
+        for name, like in shape.leaves.items()
+    ]
+    return jax.tree.unflatten(shape.structure, leaves)
+
+
+def _coordinate(grid: Grid, name: str) -> list[Any]:
+    values = getattr(grid, name)
+    return [str(v) for v in values] if name == "annealing" else list(values)
 
 
 def _table(
-    history: training.Record, seeds: Sequence[int], sigma2: Sequence[float], attrs: dict[str, str]
-) -> xr.Dataset:
-    dims = ("seed", "sigma2_init", "step")
-    nats = "nats/datum"
-    return tables.dataset(
-        {
-            "elbo": (dims, history.elbo, nats, "exact ELBO"),
-            "gap": (dims, history.gap, nats, "ELBO below its global maximum"),
-            "likelihood_gap": (
-                dims,
-                history.likelihood_gap,
-                nats,
-                "pPCA log-likelihood below its maximum",
-            ),
-            "sigma2": (dims, history.sigma2, "data unit²", "observation noise σ²"),
-            "kl": ((*dims, "latent"), history.kl, nats, "mean KL per latent"),
-            "angle": (
-                (*dims, "latent"),
-                history.angle,
-                "degree",
-                "angle of a decoder column to the nearest principal direction",
-            ),
-            "collapsed": (dims, history.collapsed, "1", "(0.01, 0.01)-collapsed latents"),
-            "diverged": (dims[:2], ~jnp.isfinite(history.elbo[..., -1]), "1", "run ended in NaN"),
-        },
-        coords={
-            "seed": np.asarray(seeds),
-            "sigma2_init": (sigma2, "data unit²", "initial (or held) observation noise σ²"),
-            "step": (history.step[0, 0], "1", "optimiser steps"),
-            "latent": np.arange(history.kl.shape[-1]),
-        },
-        attrs=attrs,
-    )
+    task: training.Task, config: training.TrainConfig, grid: Grid, results: list[Result],
+    attrs: Mapping[str, str],
+) -> xr.Dataset:  # fmt: skip
+    kept = _kept(grid)
+    dims = tuple(_AXES[name].dim for name in kept)
+    shape = tuple(len(getattr(grid, name)) for name in kept)
+
+    def stacked(values: list[np.ndarray]) -> np.ndarray:
+        return np.stack(values).reshape(*shape, *values[0].shape)
+
+    variables = {
+        name: ((*dims, "step", *label.dims), stacked([r.history[name] for r in results]),
+               label.unit, label.text)
+        for name, label in task.record_labels.items()
+    } | {
+        f"final_{name}": ((*dims, *label.dims), stacked([r.final[name] for r in results]),
+                          label.unit, label.text + ", of the trained model on all data")
+        for name, label in task.final_labels.items()
+    }  # fmt: skip
+    ends = np.stack([r.final.get("elbo", r.history["elbo"][-1]) for r in results])
+    variables["diverged"] = (
+        dims, ~np.isfinite(ends).reshape(shape), "1", "run ended in NaN or Inf"
+    )  # fmt: skip
+    steps = config.record_every * np.arange(1, config.num_records + 1)
+    coords = {_AXES[n].dim: (_coordinate(grid, n), _AXES[n].unit, _AXES[n].text) for n in kept}
+    coords |= {"step": (steps, "1", "optimiser steps")} | dict(task.coordinates)
+    table = tables.dataset(variables, coords, attrs)
+    alone = {
+        _AXES[f.name].dim: _coordinate(grid, f.name)[0] for f in fields(grid) if f.name not in kept
+    }
+    if "latent" in table.sizes:
+        table = table.assign_coords(latent=np.arange(table.sizes["latent"]))
+    return table.assign_coords(alone)

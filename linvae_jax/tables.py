@@ -7,7 +7,7 @@ A result reloads in one line, `tables.load(path)`, and also with any netCDF read
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,22 @@ from linvae_jax import moments as mom
 
 # attribute that tells our files from other people's
 _FORMAT = "linvae_jax"
+
+
+def plain(value: Any) -> Any:
+    """A configuration as JSON can hold it; dataclasses with their names, since two kinds may agree.
+
+    Args:
+        value: nested dataclasses, mappings, sequences and scalars; anything else becomes text.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {"kind": type(value).__name__} | own
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
@@ -43,8 +59,7 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
         "float": str(np.dtype(jax.numpy.result_type(float))),
     }
     if config is not None:
-        plain = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
-        facts["config"] = json.dumps(plain, default=str, sort_keys=True)
+        facts["config"] = json.dumps(plain(config), sort_keys=True)
     return facts | {name: str(value) for name, value in extra.items()}
 
 

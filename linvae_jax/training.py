@@ -1,63 +1,146 @@
-"""One training run of a linear VAE as a pure function: exact or sampled gradients, any optimiser.
+"""One training run of any VAE as a pure function: any objective, optimiser and schedule.
 
-`train(config, problem, hyper, key)` is one compiled program; `vmap` over keys and
+What is trained is a `Task`: `linear_task.LinearTask` or `network_task.NetworkTask`.
+`train(task, config, data, hyper, key)` is one compiled program; `vmap` over keys and
 hyperparameters gives sweeps (see `sweeps`, which also shows progress). What is static, and
-recompiles when it changes, is in `TrainConfig`; what may vary between runs of one program is in
-`Hyperparameters`.
+recompiles when it changes, is in the task and in `TrainConfig`; what may vary between runs of one
+program is in `Hyperparameters`.
 
 >>> import jax, jax.numpy as jnp
->>> from linvae_jax import moments, training
->>> problem = training.problem(moments.from_covariance(jnp.diag(jnp.array([4.0, 2.0, 0.5]))))
->>> config = training.TrainConfig(k=2, num_steps=2000, record_every=500)
+>>> from linvae_jax import linear_task, moments, training
+>>> problem = linear_task.problem(moments.from_covariance(jnp.diag(jnp.array([4.0, 2.0, 0.5]))))
+>>> task = linear_task.LinearTask(k=2)
+>>> config = training.TrainConfig(num_steps=2000, record_every=500)
 >>> hyper = training.Hyperparameters(learning_rate=0.05)
->>> _, history = training.train(config, problem, hyper, jax.random.key(0))
+>>> _, history = training.train(task, config, problem, hyper, jax.random.key(0))
 >>> bool(history.gap[-1] < 1e-4)  # nats below the pPCA optimum
 True
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from linvae_jax import _checks, collapse, linear, ppca
-from linvae_jax import moments as mom
-from linvae_jax._linalg import matmul
+from linvae_jax import _checks, vae
+
+Params = Any  # a pytree with an attribute `log_sigma2`
+
+
+class Label(NamedTuple):
+    """What a number in a record is: further dimensions, unit, description."""
+
+    dims: tuple[str, ...]
+    unit: str
+    text: str
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained: a frozen, hashable description with pure functions of data and parameters.
+
+    `data` is a pytree, the same type for all functions of a task.
+
+    Attributes:
+        samples: data that one step looks at, for the throughput; 0 if it needs none.
+        cpu: what is faster on a CPU, many runs side by side ("vmap") or one at a time ("loop").
+        unroll: steps in the body of the compiled loop; more may be faster and compile longer.
+        record_labels: of the fields of what `observe` returns.
+        final_labels: of the fields of what `finish` returns.
+        coordinates: of the dimensions in those labels: values, unit, description.
+    """
+
+    @property
+    def samples(self) -> int: ...  # noqa: D102  # in the class's docstring, as the next five
+    @property
+    def cpu(self) -> Literal["vmap", "loop"]: ...  # noqa: D102
+    @property
+    def unroll(self) -> int: ...  # noqa: D102
+    @property
+    def record_labels(self) -> Mapping[str, Label]: ...  # noqa: D102
+    @property
+    def final_labels(self) -> Mapping[str, Label]: ...  # noqa: D102
+    @property
+    def coordinates(self) -> Mapping[str, tuple[Any, str, str]]: ...  # noqa: D102
+
+    def check(self, data: Any, hyper: "Hyperparameters") -> None:
+        """Raise `ValueError` for what cannot run."""
+        ...
+
+    def dimension(self, data: Any) -> int:
+        """Number of data dimensions n."""
+        ...
+
+    def init(self, data: Any, key: PRNGKeyArray, sigma2: Any) -> Params:
+        """Random parameters with noise σ²."""
+        ...
+
+    def gradient(self, data: Any, params: Params, beta: Any, key: PRNGKeyArray) -> Params:
+        """Gradient of the β-ELBO, exact or an unbiased estimate: nats per datum, uphill."""
+        ...
+
+    def observe(
+        self, data: Any, params: Params, hyper: "Hyperparameters", key: PRNGKeyArray
+    ) -> Any:
+        """A record of where a run is, a dataclass of arrays; cheap beside the training."""
+        ...
+
+    def finish(self, data: Any, params: Params, hyper: "Hyperparameters", key: PRNGKeyArray) -> Any:
+        """All that one wants to know of a trained model, a dataclass of arrays; or None."""
+        ...
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What defines the program of a run; hashable, static under jit.
+    """What defines the program of a run besides its task; hashable, static under jit.
 
     Attributes:
-        k: number of latents.
         num_steps: optimiser steps.
         record_every: steps between records of the history; divides `num_steps`.
-        gradients: "exact" uses the closed form, which needs only the moments; "sampled" draws a
-            minibatch and one z per datum, as a nonlinear VAE would.
         optimizer: "adam" or "sgd", as in optax.
         schedule: learning rate "constant", or "cosine" from its value down to zero.
-        learn_sigma2: learn log σ² with the weights, or hold it.
-        batch_size: data per step when gradients are sampled, drawn with replacement.
+        noise: how σ² is learned: log σ² by "gradient" with everything else, or set in each step
+            to the mean square error of the batch, its maximiser in "closed_form" (Rybkin,
+            Daniilidis and Levine, ICML 2021).
     """
 
-    k: int
     num_steps: int = 5000
     record_every: int = 50
-    gradients: Literal["exact", "sampled"] = "exact"
     optimizer: Literal["adam", "sgd"] = "adam"
     schedule: Literal["constant", "cosine"] = "cosine"
-    learn_sigma2: bool = True
-    batch_size: int = 128
+    noise: Literal["gradient", "closed_form"] = "gradient"
 
     @property
     def num_records(self) -> int:
         """Length of the history, the start not counted."""
         return self.num_steps // self.record_every
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Annealing:
+    """KL annealing: the weight of the KL rises from 0 to β, once or in cycles, and stays there.
+
+    Attributes:
+        steps: optimiser steps until the plain objective resumes; 0: no annealing.
+        cycles: 1 is the usual warm-up (Bowman et al. 2016); more are cyclical (Fu et al. 2019).
+        ramp: share of a cycle in which the weight rises, linearly; the rest is at β.
+    """
+
+    steps: Float[Array, "*runs"] | float | int = 0.0
+    cycles: Float[Array, "*runs"] | float | int = 1.0
+    ramp: Float[Array, "*runs"] | float | int = 1.0
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return "none"
+        cycles = "linear" if self.cycles == 1 else f"{self.cycles:g} cycles"
+        return f"{cycles} over {self.steps:g} steps, ramp {self.ramp:g}"
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -68,28 +151,16 @@ class Hyperparameters:
     Attributes:
         learning_rate: initial learning rate.
         sigma2: initial σ², or its value when it is held.
+        learned: whether σ² is learned with the weights, or held.
         beta: weight of the KL.
+        annealing: of that weight.
     """
 
     learning_rate: Float[Array, "*runs"] | float = 1e-3
     sigma2: Float[Array, "*runs"] | float = 1.0
+    learned: Bool[Array, "*runs"] | bool = True
     beta: Float[Array, "*runs"] | float = 1.0
-
-
-@partial(jax.tree_util.register_dataclass)
-@dataclass(frozen=True)
-class Problem:
-    """The data as training sees it.
-
-    Attributes:
-        moments: of the data; μ, S.
-        spectrum: eigenpairs of S, for the optimum and the principal directions.
-        x: (N, n), needed for sampled gradients only.
-    """
-
-    moments: mom.Moments
-    spectrum: mom.Spectrum
-    x: Float[Array, "N n"] | None = None
+    annealing: Annealing = field(default_factory=Annealing)
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -104,203 +175,162 @@ class TrainState:
         key: the run's key; step t draws from fold_in(key, t), so a run can stop and go on.
     """
 
-    params: linear.LinearVAE
+    params: Params
     opt_state: optax.OptState
     step: Int[Array, "*runs"]
     key: Key[Array, "*runs"]
 
 
-@partial(jax.tree_util.register_dataclass)
-@dataclass(frozen=True)
-class Record:
-    """What one looks at during a run; in a history each field has a leading axis of records.
-
-    Attributes:
-        step: (), steps done.
-        elbo: (), exact ELBO, nats per datum (β-weighted when β ≠ 1).
-        gap: (), nats by which `elbo` falls short of its global maximum (at the held σ², or with
-            σ² learned).
-        likelihood_gap: (), nats by which the pPCA log-likelihood of (W, σ²) falls short of its
-            maximum. The rest of `gap` is rotation: the right subspace, the wrong axes.
-        sigma2: (), σ².
-        kl: (k,), mean KL of each latent, nats.
-        angle: (k,), degrees from each column of W to the nearest principal direction; in float64
-            no smaller than 1e-6, the arccos of 1 − ε, unless zero.
-        collapsed: (), latents that are (0.01, 0.01)-collapsed, for Gaussian data of these moments.
-    """
-
-    step: Int[Array, "*records"]
-    elbo: Float[Array, "*records"]
-    gap: Float[Array, "*records"]
-    likelihood_gap: Float[Array, "*records"]
-    sigma2: Float[Array, "*records"]
-    kl: Float[Array, "*records k"]
-    angle: Float[Array, "*records k"]
-    collapsed: Int[Array, "*records"]
-
-
-def problem(moments: mom.Moments, x: Float[Array, "N n"] | None = None) -> Problem:
-    """Bundle the data for training.
-
-    Args:
-        moments: of the data. For the eigenbasis pass `moments.in_eigenbasis(m)[0]`, which is
-            several times faster, the same path for "sgd" and another one for "adam".
-        x: (N, n), for sampled gradients.
-
-    Raises:
-        ValueError: S not a covariance, or x of another n.
-    """
-    if x is not None:
-        _checks.data_matrix("x", x, moments.mean.shape[0])
-        x = jnp.asarray(x, moments.mean.dtype)
-    return Problem(moments, mom.spectrum(moments), x)
-
-
-def check(config: TrainConfig, problem: Problem, hyper: Hyperparameters) -> None:
+def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) -> None:
     """Raise `ValueError` for a configuration that cannot run."""
-    n = problem.moments.mean.shape[0]
-    _checks.in_range("k", config.k, 1, n - config.learn_sigma2, "k < n when σ² is learned")
     _checks.in_range("num_steps", config.num_steps, 1, 2**31 - 1, "at least one")
     _checks.in_range("record_every", config.record_every, 1, config.num_steps, "num_steps")
     if config.num_steps % config.record_every:
         _checks.fail("record_every", config.record_every, f"a divisor of {config.num_steps}")
     for name in ("learning_rate", "sigma2", "beta"):
         _checks.positive(name, getattr(hyper, name))
+    for name in ("steps", "cycles", "ramp"):
+        _checks.nonnegative(f"annealing.{name}", getattr(hyper.annealing, name))
     for name, known in (
-        ("gradients", ("exact", "sampled")),
         ("optimizer", ("adam", "sgd")),
         ("schedule", ("constant", "cosine")),
+        ("noise", ("gradient", "closed_form")),
     ):
         if getattr(config, name) not in known:
             _checks.fail(name, repr(getattr(config, name)), f"one of {known}")
-    if config.gradients == "sampled":
-        if problem.x is None:
-            _checks.fail("problem.x", "None", "data (N, n): sampled gradients need them")
-        _checks.in_range("batch_size", config.batch_size, 1, problem.x.shape[0], "N data points")
+    task.check(data, hyper)
+
+
+def beta_at(hyper: Hyperparameters, step: Int[Array, ""]) -> Float[Array, ""]:
+    """Weight of the KL in a step: β, less where it is annealed."""
+    annealing, t = hyper.annealing, jnp.asarray(step, jnp.result_type(hyper.beta))
+    steps = jnp.maximum(annealing.steps, 1)
+    phase = jnp.mod(t * annealing.cycles / steps, 1)
+    # a ramp of zero length is no ramp
+    risen = jnp.where(phase < annealing.ramp, phase / jnp.maximum(annealing.ramp, 1e-30), 1)
+    return hyper.beta * jnp.where(t < annealing.steps, risen, 1)
+
+
+def sampled_gradient(
+    model: vae.Model,
+    params: Params,
+    x: Float[Array, "B n"],
+    beta: Float[Array, ""] | float,
+    key: PRNGKeyArray,
+) -> Params:
+    """Gradient of the mean β-ELBO of a batch with one z per datum: unbiased, reparameterised.
+
+    Args:
+        model: the architecture.
+        params: its parameters.
+        x: (B, n), centred.
+        beta: weight of the KL.
+        key: for z.
+    """
+
+    def objective(params: Params) -> Float[Array, ""]:
+        terms = vae.elbo_terms(model, params, x, key)
+        return (terms.reconstruction - beta * terms.kl.sum(axis=1)).mean()
+
+    return jax.grad(objective)(params)
 
 
 def _transformation(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
-    rate = hyper.learning_rate
+    rate: Any = hyper.learning_rate
     if config.schedule == "cosine":
         rate = lambda t: hyper.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * t / config.num_steps))  # noqa: E731
     return {"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](rate)
 
 
 def init(
-    config: TrainConfig, problem: Problem, hyper: Hyperparameters, key: PRNGKeyArray
+    task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, key: PRNGKeyArray
 ) -> TrainState:
     """The state before the first step; the key decides the initial weights and all noise."""
-    check(config, problem, hyper)
+    check(task, config, data, hyper)
     key_init, key_run = jax.random.split(key)
-    n, dtype = problem.moments.mean.shape[0], problem.moments.mean.dtype
-    params = linear.init(key_init, n, config.k, hyper.sigma2)
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    params = task.init(data, key_init, hyper.sigma2)
     opt_state = _transformation(config, hyper).init(params)
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), key_run)
 
 
-def _gradient(
-    config: TrainConfig, problem: Problem, beta: Array | float, state: TrainState
-) -> linear.LinearVAE:
-    if config.gradients == "exact":
-        return linear.gradient(state.params, problem.moments, beta)
-    assert problem.x is not None  # `check` saw to it
-    key_batch, key_z = jax.random.split(jax.random.fold_in(state.key, state.step))
-    rows = jax.random.randint(key_batch, (config.batch_size,), 0, problem.x.shape[0])
-    batch = problem.x[rows]
-
-    def objective(params: linear.LinearVAE) -> Float[Array, ""]:
-        return linear.elbo_stochastic(params, problem.moments, batch, key_z, beta).mean()
-
-    return jax.grad(objective)(state.params)
-
-
 def step(
-    config: TrainConfig, problem: Problem, hyper: Hyperparameters, state: TrainState
+    task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
 ) -> TrainState:
     """One optimiser step up the ELBO."""
-    up = _gradient(config, problem, hyper.beta, state)
-    if not config.learn_sigma2:
-        up = replace(up, log_sigma2=jnp.zeros_like(up.log_sigma2))
-    down = jax.tree.map(jnp.negative, up)  # optax minimises
+    key = jax.random.fold_in(state.key, state.step)
+    beta = beta_at(hyper, state.step).astype(state.params.log_sigma2.dtype)
+    up = task.gradient(data, state.params, beta, key)
+    slope = jnp.where(hyper.learned, up.log_sigma2, 0)
+    climbed = slope if config.noise == "gradient" else jnp.zeros_like(slope)
+    down = jax.tree.map(jnp.negative, replace(up, log_sigma2=climbed))  # optax minimises
     transformation = _transformation(config, hyper)
-    updates, opt_state = transformation.update(down, state.opt_state, state.params)  # pyright: ignore[reportArgumentType]  # optax takes any pytree
+    updates, opt_state = transformation.update(down, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
+    if config.noise == "closed_form":
+        # the slope −n/2 + E‖x − x̂‖²/(2σ²) tells the maximiser: E‖x − x̂‖²/n = σ² (1 + 2 slope/n)
+        ratio = jnp.maximum(1 + 2 * slope / task.dimension(data), jnp.finfo(slope.dtype).tiny)
+        params = replace(params, log_sigma2=params.log_sigma2 + jnp.log(ratio))
     return TrainState(params, opt_state, state.step + 1, state.key)
 
 
-def observe(
-    config: TrainConfig, problem: Problem, hyper: Hyperparameters, state: TrainState
-) -> Record:
-    """Measure a state exactly, whatever gradients it is trained with."""
-    params, moments, spectrum = state.params, problem.moments, problem.spectrum
-    terms = linear.elbo_terms(params, moments)
-    elbo = terms.reconstruction - hyper.beta * terms.kl.sum()
-    held = None if config.learn_sigma2 else jnp.exp(params.log_sigma2)
-    optimum = ppca.optimal_elbo(spectrum.eigenvalues, config.k, held, hyper.beta)
-    likelihood = ppca.log_likelihood(params.W, jnp.exp(params.log_sigma2), moments)
-    likelihood_optimum = ppca.optimal_elbo(spectrum.eigenvalues, config.k, held)
-    norms = jnp.linalg.norm(params.W, axis=0)
-    cosine = jnp.abs(matmul(spectrum.eigenvectors.T, params.W)).max(axis=0) / norms
-    # m² = v S vᵀ, read back from KL = ½ (D − 1 − log D + m²)
-    mean_square = 2 * terms.kl - (jnp.expm1(params.log_d) - params.log_d)
-    below = collapse.gaussian_probability_below(
-        jnp.maximum(mean_square, 0), params.log_d, jnp.asarray(0.01, mean_square.dtype)
-    )
-    return Record(
-        step=state.step,
-        elbo=elbo,
-        gap=optimum - elbo,
-        likelihood_gap=likelihood_optimum - likelihood,
-        sigma2=jnp.exp(params.log_sigma2),
-        kl=terms.kl,
-        angle=jnp.degrees(jnp.arccos(jnp.minimum(cosine, 1))),
-        collapsed=collapse.is_collapsed(below).sum(),
-    )
+def _measuring_key(state: TrainState) -> PRNGKeyArray:
+    """Another stream of noise than that of all steps."""
+    return jax.random.fold_in(jax.random.fold_in(state.key, 2**31), state.step)
+
+
+def observe(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> Any:
+    """The task's record of a state."""
+    return task.observe(data, state.params, hyper, _measuring_key(state))
+
+
+def finish(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> Any:
+    """All that the task can tell of a trained model."""
+    return task.finish(data, state.params, hyper, _measuring_key(state))
 
 
 def segment(
-    config: TrainConfig, problem: Problem, hyper: Hyperparameters, state: TrainState
-) -> tuple[TrainState, Record]:
+    task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
+) -> tuple[TrainState, Any]:
     """`record_every` steps and one look at the result: the unit between progress reports."""
 
     def body(carry: TrainState, _: None) -> tuple[TrainState, None]:
-        return step(config, problem, hyper, carry), None
+        return step(task, config, data, hyper, carry), None
 
-    state, _ = jax.lax.scan(body, state, length=config.record_every)
-    return state, observe(config, problem, hyper, state)
+    state, _ = jax.lax.scan(body, state, length=config.record_every, unroll=task.unroll)
+    return state, observe(task, data, hyper, state)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _train(
-    config: TrainConfig, problem: Problem, hyper: Hyperparameters, key: PRNGKeyArray
-) -> tuple[linear.LinearVAE, Record]:
-    def body(state: TrainState, _: None) -> tuple[TrainState, Record]:
-        return segment(config, problem, hyper, state)
+    task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, key: PRNGKeyArray
+) -> tuple[Params, Any]:
+    def body(state: TrainState, _: None) -> tuple[TrainState, Any]:
+        return segment(task, config, data, hyper, state)
 
     state, history = jax.lax.scan(
-        body, init(config, problem, hyper, key), length=config.num_records
+        body, init(task, config, data, hyper, key), length=config.num_records
     )
     return state.params, history
 
 
 def train(
-    config: TrainConfig, problem: Problem, hyper: Hyperparameters, key: PRNGKeyArray
-) -> tuple[linear.LinearVAE, Record]:
-    """A whole run, compiled once per (config, shapes).
+    task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, key: PRNGKeyArray
+) -> tuple[Params, Any]:
+    """A whole run, compiled once per (task, config, shapes).
 
     Args:
-        config: static.
-        problem: data.
-        hyper: learning rate, σ² and β; traced, so they vary without recompiling.
+        task: what is trained; static.
+        config: how; static.
+        data: as the task wants them.
+        hyper: learning rate, σ², β, …; traced, so they vary without recompiling.
         key: decides everything random: the same key gives the same run.
 
     Returns:
-        The trained `LinearVAE` and the history, a `Record` with a leading axis of
+        The trained parameters and the history, the task's record with a leading axis of
         `config.num_records`. A run that diverges has NaN in both.
 
     Raises:
-        ValueError: k > n, steps that do not divide, sampled gradients without data, σ² ≤ 0, …
+        ValueError: steps that do not divide, σ² ≤ 0, …, and what the task cannot do.
     """
-    check(config, problem, hyper)
-    return _train(config, problem, hyper, key)
+    check(task, config, data, hyper)
+    return _train(task, config, data, hyper, key)

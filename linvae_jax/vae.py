@@ -98,25 +98,27 @@ class Sampled(NamedTuple):
     z: Float[Array, "N k"]
 
 
-def sample(posterior: Posterior, key: PRNGKeyArray) -> Float[Array, "N k"]:
-    """One z = m + D^½ ε for each datum: (N, k), reparameterised."""
-    mean, log_d = posterior
-    return mean + jnp.exp(0.5 * log_d) * jax.random.normal(key, mean.shape, mean.dtype)
-
-
-def forward(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> Sampled:
-    """Encode, draw one z per datum, decode.
+def with_noise(
+    model: Model, params: Any, x: Float[Array, "N n"], noise: Float[Array, "N k"]
+) -> Sampled:
+    """Encode, z = m + D^½ ε, decode: reparameterised, with the noise ε given.
 
     Args:
         model: the architecture.
         params: its parameters.
         x: (N, n), centred: μ taken off.
-        key: for z; each datum gets its own noise.
+        noise: (N, k), standard normal.
     """
     posterior = model.encode(params, x)
-    z = sample(posterior, key)
+    z = posterior.mean + jnp.exp(0.5 * posterior.log_d) * noise
     square_error = jnp.sum((x - model.decode(params, z)) ** 2, axis=1)
     return Sampled(square_error, gaussian.kl(posterior.mean**2, posterior.log_d), posterior, z)
+
+
+def forward(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> Sampled:
+    """As `with_noise`, with noise drawn; each datum gets its own."""
+    noise = jax.random.normal(key, (x.shape[0], model.k), params.log_sigma2.dtype)
+    return with_noise(model, params, x, noise)
 
 
 def elbo_terms(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> ElboTerms:

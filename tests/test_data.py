@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hypothesis.extra import numpy as npst
 
 from linvae_jax import moments
 from linvae_jax.data import datasets, preprocessing, synthetic
+from linvae_jax.data import tfds as ours
 
 ROOT = Path(__file__).parents[1]
 MNIST = Path(os.environ.get("LINVAE_MNIST_DIR", ROOT.parent / "shared" / "mnist"))
@@ -219,7 +221,7 @@ def test_tensorflow_datasets_itself_reads_what_was_prepared(prepared):
 
 def test_a_prepared_set_needs_neither_files_nor_network_and_is_decoded_once(prepared, monkeypatch):
     directory, data = prepared
-    monkeypatch.setattr(datasets, "_decode", None)  # calling it would raise
+    monkeypatch.setattr(ours, "_decode", None)  # calling it would raise
     again = datasets.load("mnist", data_dir=directory)
     np.testing.assert_array_equal(again.images, data.images)
     np.testing.assert_array_equal(again.labels, data.labels)
@@ -266,10 +268,10 @@ def test_a_changed_set_is_decoded_again(prepared):
     directory, data = prepared
     description = directory / "mnist/3.0.1/dataset_info.json"
     description.write_text(description.read_text() + "\n")
-    decoded = datasets._decode
+    decoded = ours._decode
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "_decode", lambda *args: calls.append(1) or decoded(*args))
+        patch.setattr(ours, "_decode", lambda *args: calls.append(1) or decoded(*args))
         again = datasets.load("mnist", data_dir=directory)
     assert calls == [1]
     np.testing.assert_array_equal(again.images, data.images)
@@ -310,7 +312,7 @@ def test_a_server_that_fails_or_says_nothing_is_given_up_within_seconds(
         serve(port)
         with pytest.raises(ValueError, match="HTTP status 503"):
             datasets.load("mnist", data_dir=tmp_path)
-    monkeypatch.setattr(datasets, "REACHABLE_SECONDS", 0.3)
+    monkeypatch.setattr(ours, "REACHABLE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         serve(silent.getsockname()[1])
         start = time.perf_counter()
@@ -328,9 +330,9 @@ def test_a_name_that_is_never_resolved_is_given_up(monkeypatch):
         released.wait()
         raise requests.ConnectionError
 
-    monkeypatch.setattr(datasets, "REACHABLE_SECONDS", 0.1)
+    monkeypatch.setattr(ours, "REACHABLE_SECONDS", 0.1)
     monkeypatch.setattr(requests, "head", head)
-    assert datasets._unreachable("http://127.0.0.1/") == "no answer in 0.2 s"
+    assert ours._unreachable("http://127.0.0.1/") == "no answer in 0.2 s"
     released.set()
 
 
@@ -449,6 +451,129 @@ def test_digits_are_among_the_first_10000_of_mnist():
     assert all(bytes(image) in images for image in datasets.load("digits").images)
 
 
+# ----------------------------------------------------------------- photographs
+
+
+def photographs():
+    """The two photographs, through scikit-learn itself."""
+    load = pytest.importorskip("sklearn.datasets").load_sample_image
+    return [load(name) for name in ("china.jpg", "flower.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("split", "tops"),
+    [("train", [*range(0, 105, 8), *range(264, 364, 8)]), ("test", range(168, 201, 8))],
+)
+def test_photographs_are_all_patches_of_two_photographs_at_stride_8(split, tops):
+    data = datasets.load("photographs", split=split)
+    expected = [
+        photograph[top : top + 64, left : left + 64].ravel()
+        for photograph in photographs()
+        for top in tops
+        for left in range(0, 577, 8)
+    ]
+    assert data.images.dtype == np.uint8
+    assert len(data.images) == {"train": 3942, "test": 730}[split]
+    np.testing.assert_array_equal(data.images, expected)
+    assert data.image_shape == (64, 64, 3)
+    assert data.labels is None
+    assert "CC BY 2.0" in data.source
+
+
+def test_no_pixel_of_the_photographs_is_in_both_splits():
+    def rows(split):
+        tops = [*range(0, 105, 8), *range(264, 364, 8)] if split == "train" else range(168, 201, 8)
+        return {row for top in tops for row in range(top, top + 64)}
+
+    # that these are the rows of each split, the test above says
+    assert not rows("train") & rows("test")
+
+
+def test_other_photographs_are_refused(monkeypatch, tmp_path):
+    from PIL import Image
+
+    package = importlib.metadata.distribution("scikit-learn")
+    monkeypatch.setattr(type(package), "locate_file", lambda self, name: tmp_path / Path(name).name)
+    with pytest.raises(ValueError, match=r"china.jpg: got a file that cannot be read.*expected a"):
+        datasets.load("photographs")
+    Image.new("RGB", (640, 400)).save(tmp_path / "china.jpg")
+    with pytest.raises(ValueError, match=r"got an image of shape \(400, 640, 3\), exp"):
+        datasets.load("photographs")
+
+
+def test_photographs_without_pillow_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)  # import then raises
+    with pytest.raises(ImportError, match=r"PIL is missing.*linvae-jax\[data\]"):
+        datasets.load("photographs")
+
+
+# ------------------------------------------------- pixels to numbers in a step
+
+
+def test_logit_is_dequantisation_and_logit_in_float32_by_default():
+    pixels, key = np.arange(256, dtype=np.uint8).reshape(16, 16), jax.random.key(0)
+    transform = preprocessing.Logit(1e-6)
+    for dtype, y in [
+        (jnp.float32, transform(pixels, key)),
+        (jnp.float64, transform(pixels, key, jnp.float64)),
+    ]:
+        expected = preprocessing.logit(preprocessing.dequantise(pixels, key, dtype), 1e-6)
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, expected)
+    # fused differently: the rounding of two logarithms of up to 14
+    compiled = jax.jit(transform)(jnp.asarray(pixels), key)
+    assert compiled.dtype == jnp.float32
+    np.testing.assert_allclose(compiled, transform(pixels, key), rtol=0, atol=32 * 2**-23)
+
+
+def test_logit_is_a_value_that_a_compiled_function_can_be_specialised_on():
+    same = preprocessing.Logit(np.float64(0.01))  # whose dtype must not leak into the result
+    assert (same, hash(same)) == (preprocessing.Logit(0.01), hash(preprocessing.Logit(0.01)))
+    step = jax.jit(lambda f, pixels, key: f(pixels, key), static_argnums=0)
+    y = step(same, np.zeros((2, 3), np.uint8), jax.random.key(0))
+    assert y.dtype == jnp.float32
+    assert step._cache_size() == 1
+    step(preprocessing.Logit(0.01), np.zeros((2, 3), np.uint8), jax.random.key(0))
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_float32_logit_of_every_draw_at_both_ends_is_finite(monkeypatch, compiled):
+    """All 2²³ values that jax's uniform can take, for a black and for a white pixel."""
+    draws = jnp.arange(2**23, dtype=jnp.float32) / 2**23
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: draws[: shape[0]])
+    transform = preprocessing.Logit(1e-6)
+    function = jax.jit(transform) if compiled else transform
+    for pixel in (0, 255):
+        y = np.asarray(function(jnp.full(2**23, pixel, jnp.uint8), jax.random.key(0)))
+        assert np.isfinite(y).all()
+        # logit(1 − α), in two rounded logarithms of up to 14
+        assert abs(y).max() <= np.log(1e6) + 1e-5
+        assert (y < 0).all() if pixel == 0 else (y > 0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, float("nan"), -1e-6])
+def test_a_bad_alpha_is_refused_when_a_logit_is_made(alpha):
+    with pytest.raises(ValueError, match=r"alpha: got .*, expected 0 < alpha < 0\.5"):
+        preprocessing.Logit(alpha)
+
+
+def test_the_constant_of_a_mapped_file_does_not_read_it_into_memory(tmp_path):
+    path = tmp_path / "black.npy"
+    shape = (8192, 12288)  # 101 MB, all holes
+    np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
+    pixels = np.load(path, mmap_mode="r")
+    tracemalloc.start()
+    try:
+        constant = preprocessing.Logit(1e-6).constant(pixels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    one = preprocessing.pixel_constant(np.zeros((1, 1), np.uint8), 1e-6)
+    assert constant == pytest.approx(12288 * one, rel=1e-12)
+    assert peak < 48e6  # one piece of 2²² pixels as 8-byte integers is 34 MB
+
+
 # ------------------------------------------------------------------ own files
 
 
@@ -562,6 +687,10 @@ def test_a_bad_file_is_named_with_what_came_and_what_was_expected(tmp_path, name
         (
             lambda: datasets.load("mnist", split="all"),
             "split: got 'all', expected 'train' or 'test'",
+        ),
+        (
+            lambda: datasets.load("celeba", split="all"),
+            "split: got 'all', expected 'train' or 'validation' or 'test' for celeba",
         ),
         (lambda: datasets.load("a.npy", split="test"), "split: got 'test', expected 'train' for a"),
         (

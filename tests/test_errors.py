@@ -6,6 +6,7 @@ users.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from landscape import hessian, objectives, stationary, surface
-from linvae_jax import collapse, linear, ppca, sweeps, tables, training
+from linvae_jax import collapse, linear, linear_task, ppca, sweeps, tables, training
 from linvae_jax import moments as mom
 
 EYE = jnp.eye(3)
@@ -33,15 +34,21 @@ def _no_annotation_checks() -> Iterator[None]:
 
 def train(**changes: object) -> object:
     values = {"k": 2, "num_steps": 10, "record_every": 5} | changes
-    hyper = training.Hyperparameters(**{n: values.pop(n) for n in ("sigma2",) if n in values})  # pyright: ignore[reportArgumentType]
+
+    def built(kind: type, *names: str) -> Any:
+        return kind(**{name: values.pop(name) for name in names if name in values})
+
+    hyper = built(training.Hyperparameters, "sigma2", "beta", "annealing")
+    task = built(linear_task.LinearTask, "k", "gradients", "batch_size")
     config = training.TrainConfig(**values)  # pyright: ignore[reportArgumentType]
-    return training.train(config, training.problem(MOMENTS), hyper, jax.random.key(0))
+    return training.train(task, config, linear_task.problem(MOMENTS), hyper, jax.random.key(0))
 
 
 def sweep(**changes: object) -> object:
-    values = {"seeds": (0,), "sigma2": (1.0,), "quiet": True} | changes
-    config = training.TrainConfig(k=1, num_steps=2, record_every=1)
-    return sweeps.run(config, training.problem(MOMENTS), **values)  # pyright: ignore[reportArgumentType]
+    options = {name: changes.pop(name) for name in ("batching", "chunk") if name in changes}
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem, grid = linear_task.problem(MOMENTS), sweeps.Grid(**changes)  # pyright: ignore[reportArgumentType]
+    return sweeps.run(task, config, problem, grid, quiet=True, **options)  # pyright: ignore[reportArgumentType]
 
 
 CASES: dict[str, tuple[Callable[[], object], str]] = {

@@ -7,7 +7,7 @@ import pytest
 from strategies import orthogonal
 
 from landscape import claims, conditioning, escape, figures, stationary, study
-from linvae_jax import linear, sweeps, training
+from linvae_jax import linear, linear_task, sweeps, training
 from linvae_jax import moments as mom
 
 LAM = jnp.array([9.0, 4.0, 2.0, 1.0, 0.5])
@@ -130,12 +130,12 @@ def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     escapes.simulated_steps[0, 0] = np.nan
     assert not claims.conditioning_improves(path, escapes).holds
 
-    problem = training.problem(mom.from_covariance(LAM))
-    config = training.TrainConfig(k=2, num_steps=20_000, record_every=20_000)
-    table = sweeps.run(
-        config, problem, seeds=(0, 1), sigma2=(1.0,), learning_rate=0.03, quiet=True
-    ).table
+    problem = linear_task.problem(mom.from_covariance(LAM))
+    task = linear_task.LinearTask(k=2)
+    config = training.TrainConfig(num_steps=20_000, record_every=20_000)
+    grid = sweeps.Grid(seeds=(0, 1), learning_rate=(0.03,))
+    table = sweeps.run(task, config, problem, grid, quiet=True).table
     assert claims.recovers_ppca(LAM, 2, table, table, table).holds
     table = table.copy(deep=True)  # JAX's arrays are read-only
-    table.gap[0, 0, -1] = np.nan
+    table.gap[0, 0, 0, -1] = np.nan
     assert not claims.recovers_ppca(LAM, 2, table, table, table).holds

@@ -16,6 +16,7 @@ of y by a constant J of the data alone (`pixel_constant`), so that
 [[0, 128], [255, 3]]
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -91,6 +92,43 @@ def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
     _checks.numeric("y", y)
     _checks.finite("y", y)
     return (jax.nn.sigmoid(jnp.asarray(y)) - alpha) / (1 - 2 * alpha)
+
+
+@dataclass(frozen=True)
+class Logit:
+    """`dequantise`, then `logit`: pixels to what a Gaussian model sees, one draw of the noise.
+
+    Hashable, so a training step that is compiled with it can carry uint8 pixels on the device,
+    an eighth of float64, and draw fresh noise whenever it looks at them.
+
+    >>> import jax, numpy as np
+    >>> from linvae_jax.data import preprocessing
+    >>> transform = preprocessing.Logit(alpha=1e-6)
+    >>> y = jax.jit(transform)(np.array([[0, 128], [255, 3]], np.uint8), jax.random.key(0))
+    >>> y.dtype
+    dtype('float32')
+
+    Attributes:
+        alpha: 0 < α < ½.
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for α outside (0, ½)."""
+        _check_alpha(self.alpha)
+        # a NumPy scalar has a dtype, which would make float64 of float32 pixels
+        object.__setattr__(self, "alpha", float(self.alpha))
+
+    def __call__(
+        self, pixels: Any, key: PRNGKeyArray, dtype: Any = jnp.float32
+    ) -> Float[Array, "*shape"]:
+        """Pixels (*shape,) to y (*shape,), finite: |y| ≤ logit(1 − α), whatever is drawn."""
+        return logit(dequantise(pixels, key, dtype), self.alpha)
+
+    def constant(self, pixels: Any) -> float:
+        """`pixel_constant` of (N, n) pixels, in memory or mapped: ELBO(pixels) = ELBO(y) + J."""
+        return pixel_constant(pixels, self.alpha)
 
 
 def log_jacobian(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "N"]:

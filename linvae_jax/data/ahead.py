@@ -1,0 +1,48 @@
+"""Work that threads do ahead of its consumer: reading, decoding, copying to a device."""
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1, depth: int = 1
+) -> Iterator[Iterator[Result]]:
+    """`function` of each item, in order, `depth` of them computed before they are asked for.
+
+    Args:
+        function: called in threads. An error that it raises, the consumer gets in its place.
+        items: may be endless.
+        threads: how many calls run at once.
+        depth: how many results may wait or be under way, beyond the one that the consumer has.
+
+    Yields:
+        An iterator over the results, valid inside the context; at its end no thread is left, and
+        at most `threads` calls that had begun are waited for.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="linvae-ahead")
+    items = iter(items)
+    pending: collections.deque[Future[Result]] = collections.deque()
+
+    def submit(number: int) -> None:
+        pending.extend(pool.submit(function, item) for item in itertools.islice(items, number))
+
+    def results() -> Iterator[Result]:
+        while pending:
+            future = pending.popleft()
+            future.result()  # wait, so that no more than `depth` are ever under way
+            submit(1)
+            yield future.result()
+
+    try:
+        submit(depth)
+        yield results()
+    finally:
+        pool.shutdown(cancel_futures=True)

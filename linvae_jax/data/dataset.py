@@ -1,0 +1,66 @@
+"""What a data set is here, and where packages keep the files that they ship."""
+
+import importlib
+import importlib.metadata
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import Int, Real
+
+# what reading a damaged file raises, whatever its format
+UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set, in memory or mapped from a file.
+
+    Attributes:
+        name: as it was asked for; of a file, its name without the folder.
+        images: (N, n), one datum per row: uint8 pixels from the named sets; from a file, its own
+            integer type, float32 or float64. Of a set that may be larger than memory, a read-only
+            `np.memmap`: take rows of it (`windows`), not all of it.
+        labels: (N,), the class of each datum, or None.
+        image_shape: what n dimensions are an image of, such as (28, 28), or None. The product
+            is n: `images.reshape(-1, *image_shape)`.
+        source: where the data came from, in words, to be kept with results.
+    """
+
+    name: str
+    images: Real[np.ndarray, "N n"]
+    labels: Int[np.ndarray, "N"] | None
+    image_shape: tuple[int, ...] | None
+    source: str
+
+
+def shipped(package: str, files: Sequence[str]) -> tuple[list[Path], str]:
+    """Where files of an installed package are, and its version, without importing it.
+
+    Raises:
+        ImportError: the package is missing.
+    """
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        _missing(package, error)
+    paths = [Path(str(distribution.locate_file(file))) for file in files]
+    return paths, distribution.version
+
+
+def optional(module: str) -> Any:
+    """Import a module of the extra `data`, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        _missing(module.partition(".")[0], error)
+
+
+def _missing(package: str, error: Exception) -> NoReturn:
+    raise ImportError(
+        f'the package {package} is missing; install it with: pip install "linvae-jax[data]"'
+    ) from error

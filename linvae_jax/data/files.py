@@ -1,0 +1,82 @@
+"""Your own arrays from `.npy` and `.npz` files. Pickled data are never read."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linvae_jax import _checks
+from linvae_jax.data import dataset
+
+MAGIC = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # what a file of each format starts with
+
+
+def load(path: Path) -> dataset.Dataset:
+    """The array of a file, one datum per row."""
+    name = str(path)
+    if not path.is_file():
+        got = "a directory" if path.is_dir() else "no such file"
+        _checks.fail(name, got, f"an existing {path.suffix} file")
+    array = _read(path)
+    _checks.numeric(name, array)
+    if array.ndim < 2 or array.size == 0:
+        _checks.fail(
+            name,
+            f"an array of shape {array.shape}",
+            "at least two dimensions, (N, ...), none empty: one datum per row",
+        )
+    x = array.reshape(len(array), -1)
+    _checks.finite(name, x)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return dataset.Dataset(
+        name=path.name,
+        images=x.astype(_plain_dtype(x.dtype), copy=False),
+        labels=None,
+        image_shape=array.shape[1:] if array.ndim > 2 else None,
+        source=f"{path.name}, sha256 {digest}",
+    )
+
+
+def _plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Integers, float32 and float64 in native byte order; any other becomes float64."""
+    plain = dtype.kind in "iu" or dtype in (np.float32, np.float64)
+    return dtype.newbyteorder("=") if plain else np.dtype(np.float64)
+
+
+def _read(path: Path) -> np.ndarray:
+    name = str(path)
+    expected = f"an array in NumPy's {path.suffix} format"
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if not magic:
+        _checks.fail(name, "an empty file", expected)
+    if not magic.startswith(MAGIC[path.suffix]):
+        hint = "Pickled data are never read: save with np.save or np.savez."
+        _checks.fail(name, f"a file that starts with {magic!r}", expected, hint)
+
+    @contextlib.contextmanager
+    def readable() -> Iterator[None]:
+        try:
+            yield
+        except dataset.UNREADABLE as error:
+            hint = "Python objects are never read." if "bject" in str(error) else ""
+            _checks.fail(name, f"a file that cannot be read ({error})", expected, hint)
+
+    if path.suffix == ".npy":
+        with readable():
+            # mapped, a file shorter than it says is an error at once, whatever length it says
+            return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    with path.open("rb") as file:  # here, because NumPy leaves it open if it is not a zip
+        with readable():
+            stored = np.load(file, allow_pickle=False)
+        keys = stored.files
+        key = "x" if "x" in keys else keys[0] if len(keys) == 1 else None
+        if key is None:
+            got = f"{len(keys)} arrays: {', '.join(keys) or 'none'}"
+            _checks.fail(name, got, "one array, or one of them named x")
+        with readable():
+            return stored[key]

@@ -1,0 +1,209 @@
+"""Training a linear VAE, and exactly how far a run is from the pPCA optimum.
+
+Gradients are the closed form, which needs only the moments of the data, or sampled as a network's
+are. Whatever a run climbs by, its records are exact.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from linvae_jax import _checks, collapse, linear, ppca, training
+from linvae_jax import moments as mom
+from linvae_jax._linalg import matmul
+from linvae_jax.training import Label
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Problem:
+    """The data as training sees it.
+
+    Attributes:
+        moments: of the data; μ, S.
+        spectrum: of S, to measure how far training is from the optimum.
+        x: (N, n) data, needed only for sampled gradients.
+    """
+
+    moments: mom.Moments
+    spectrum: mom.Spectrum
+    x: Float[Array, "N n"] | None = None
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Record:
+    """What one looks at during a run; in a history each field has a leading axis of records.
+
+    Attributes:
+        elbo: (), exact ELBO, nats per datum (β-weighted when β ≠ 1).
+        gap: (), nats by which `elbo` falls short of its global maximum (at the held σ², or with
+            σ² learned).
+        likelihood_gap: (), nats by which the pPCA log-likelihood of (W, σ²) falls short of its
+            maximum. The rest of `gap` is rotation: the right subspace, the wrong axes.
+        sigma2: (), σ².
+        kl: (k,), mean KL of each latent, nats.
+        angle: (k,), degrees from each column of W to the nearest principal direction; in float64
+            no smaller than 1e-6, the arccos of 1 − ε, unless zero.
+        collapsed: (), latents that are (0.01, 0.01)-collapsed, for Gaussian data of these moments.
+    """
+
+    elbo: Float[Array, "*records"]
+    gap: Float[Array, "*records"]
+    likelihood_gap: Float[Array, "*records"]
+    sigma2: Float[Array, "*records"]
+    kl: Float[Array, "*records k"]
+    angle: Float[Array, "*records k"]
+    collapsed: Int[Array, "*records"]
+
+
+def problem(moments: mom.Moments, x: Float[Array, "N n"] | None = None) -> Problem:
+    """Bundle the data for training.
+
+    Args:
+        moments: of the data. For the eigenbasis pass `moments.in_eigenbasis(m)[0]`, which is
+            several times faster, the same path for "sgd" and another one for "adam".
+        x: (N, n), for sampled gradients.
+
+    Raises:
+        ValueError: S not a covariance, or x of another n.
+    """
+    if x is not None:
+        _checks.data_matrix("x", x, moments.mean.shape[0])
+        x = jnp.asarray(x, moments.mean.dtype)
+    return Problem(moments, mom.spectrum(moments), x)
+
+
+@dataclass(frozen=True)
+class LinearTask:
+    """A linear VAE to be trained on a `Problem`: a `training.Task`.
+
+    Attributes:
+        k: number of latents.
+        gradients: "exact" uses the closed form, which needs only the moments; "sampled" draws a
+            minibatch and one z per datum, as for a network.
+        batch_size: data per step when gradients are sampled, drawn with replacement.
+    """
+
+    k: int
+    gradients: Literal["exact", "sampled"] = "exact"
+    batch_size: int = 128
+
+    # S Vᵀ of all runs is one large product (benchmarks/bench_sweep.py)
+    cpu: ClassVar[Literal["vmap"]] = "vmap"
+    unroll: ClassVar[int] = 1
+    record_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(
+        {
+            "elbo": Label((), "nats/datum", "exact ELBO"),
+            "gap": Label((), "nats/datum", "ELBO below its global maximum"),
+            "likelihood_gap": Label((), "nats/datum", "pPCA log-likelihood below its maximum"),
+            "sigma2": Label((), "data unit²", "observation noise σ²"),
+            "kl": Label(("latent",), "nats/datum", "mean KL per latent"),
+            "angle": Label(
+                ("latent",),
+                "degree",
+                "angle of a decoder column to the nearest principal direction",
+            ),
+            "collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
+        }
+    )
+    final_labels: ClassVar[Mapping[str, Label]] = MappingProxyType({})
+    coordinates: ClassVar[Mapping[str, tuple[Any, str, str]]] = MappingProxyType({})
+
+    @property
+    def samples(self) -> int:
+        """Data that one step looks at; none with exact gradients."""
+        return self.batch_size if self.gradients == "sampled" else 0
+
+    def check(self, data: Problem, hyper: training.Hyperparameters) -> None:
+        """Raise `ValueError` for what cannot run."""
+        n = self.dimension(data)
+        # a traced `learned` may be true
+        learned = not _checks.concrete(hyper.learned) or bool(jnp.any(jnp.asarray(hyper.learned)))
+        _checks.in_range("k", self.k, 1, n - learned, "k < n when σ² is learned")
+        if self.gradients not in ("exact", "sampled"):
+            _checks.fail("gradients", repr(self.gradients), "one of ('exact', 'sampled')")
+        if self.gradients == "sampled":
+            if data.x is None:
+                _checks.fail("problem.x", "None", "data (N, n): sampled gradients need them")
+            _checks.in_range("batch_size", self.batch_size, 1, data.x.shape[0], "N data points")
+
+    def dimension(self, data: Problem) -> int:
+        """Number of data dimensions n."""
+        return data.moments.mean.shape[0]
+
+    def init(self, data: Problem, key: PRNGKeyArray, sigma2: Any) -> linear.LinearVAE:
+        """As `linear.init`, in the dtype of the moments."""
+        params = linear.init(key, self.dimension(data), self.k, sigma2)
+        return jax.tree.map(lambda leaf: leaf.astype(data.moments.mean.dtype), params)
+
+    def gradient(
+        self, data: Problem, params: linear.LinearVAE, beta: Any, key: PRNGKeyArray
+    ) -> linear.LinearVAE:
+        """Closed form, or of a minibatch."""
+        if self.gradients == "exact":
+            return linear.gradient(params, data.moments, beta)
+        assert data.x is not None  # `check` saw to it
+        key_batch, key_z = jax.random.split(key)
+        rows = jax.random.randint(key_batch, (self.batch_size,), 0, data.x.shape[0])
+        model = linear.Model(*params.W.shape)
+        centred = data.x[rows] - data.moments.mean
+        return training.sampled_gradient(model, params, centred, beta, key_z)
+
+    def observe(
+        self,
+        data: Problem,
+        params: linear.LinearVAE,
+        hyper: training.Hyperparameters,
+        key: PRNGKeyArray,
+    ) -> Record:
+        """Measure exactly, whatever gradients the model is trained with; no noise is drawn."""
+        moments, spectrum = data.moments, data.spectrum
+        terms = linear.elbo_terms(params, moments)
+        elbo = terms.reconstruction - hyper.beta * terms.kl.sum()
+        sigma2 = jnp.exp(params.log_sigma2)
+        optimum, likelihood_optimum = (
+            ppca.optimal_elbo(spectrum.eigenvalues, self.k, self._noise(data, hyper, sigma2, b), b)
+            for b in (hyper.beta, 1.0)
+        )
+        likelihood = ppca.log_likelihood(params.W, sigma2, moments)
+        norms = jnp.linalg.norm(params.W, axis=0)
+        cosine = jnp.abs(matmul(spectrum.eigenvectors.T, params.W)).max(axis=0) / norms
+        # m² = v S vᵀ, read back from KL = ½ (D − 1 − log D + m²)
+        mean_square = 2 * terms.kl - (jnp.expm1(params.log_d) - params.log_d)
+        below = collapse.gaussian_probability_below(
+            jnp.maximum(mean_square, 0), params.log_d, jnp.asarray(0.01, mean_square.dtype)
+        )
+        return Record(
+            elbo=elbo,
+            gap=optimum - elbo,
+            likelihood_gap=likelihood_optimum - likelihood,
+            sigma2=sigma2,
+            kl=terms.kl,
+            angle=jnp.degrees(jnp.arccos(jnp.minimum(cosine, 1))),
+            collapsed=collapse.is_collapsed(below).sum(),
+        )
+
+    def _noise(
+        self, data: Problem, hyper: training.Hyperparameters, held: Array, beta: Any
+    ) -> Array:
+        """The σ² of the optimum to compare with: held, or learned."""
+        if self.k == self.dimension(data):
+            return held  # `check` saw to it that it is
+        best = ppca.optimal_sigma2(data.spectrum.eigenvalues, self.k, beta)
+        return jnp.where(hyper.learned, best, held)
+
+    def finish(
+        self,
+        data: Problem,
+        params: linear.LinearVAE,
+        hyper: training.Hyperparameters,
+        key: PRNGKeyArray,
+    ) -> None:
+        """Nothing that the last record does not have: it is exact."""

@@ -1,0 +1,233 @@
+"""Training any `vae.Model` on data by minibatches: networks, or the linear VAE as a network.
+
+The data may stay pixels: a `transform` makes them real numbers batch by batch, with fresh
+dequantisation noise in each step (`data.preprocessing.Logit`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
+
+from linvae_jax import _checks, collapse, evaluation, ppca, predictions, training, vae
+from linvae_jax import moments as mom
+from linvae_jax.training import Label
+
+# above this dimension a covariance is looked at through as many data, not through all entries
+_LARGE = 2048
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Data:
+    """A data set on the device.
+
+    Attributes:
+        values: (N, n), real numbers, or pixels for a transform.
+        mean: (n,), μ of the real numbers, taken off before a model sees them.
+        eigenvalues: (n,), λ of their covariance, for the linear VAE's prediction.
+    """
+
+    values: Real[Array, "N n"]
+    mean: Float[Array, "n"]
+    eigenvalues: Float[Array, "n"]
+
+
+def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any = None) -> Data:
+    """`Data` of a set in memory: μ and λ of one pass through it.
+
+    Args:
+        values: (N, n), real numbers, or pixels for `transform`.
+        transform: as for `NetworkTask`.
+        key: for its noise.
+
+    Returns:
+        `Data` with float32 mean and eigenvalues, computed in JAX's default float. Above 2,048
+        dimensions the eigenvalues are those of as many data, spread over the set; the others are
+        zero.
+
+    Raises:
+        ValueError: values not (N, n), NaN or Inf, constant; a transform without a key.
+    """
+    _checks.numeric("values", values)
+    _checks.shape("values", values, ("N", "n"))
+    if transform is not None and key is None:
+        _checks.fail("key", "None", "a key for the transform's noise")
+
+    def real(rows: Any, i: int) -> Any:
+        x = rows if transform is None else transform(jnp.asarray(rows), jax.random.fold_in(key, i))
+        return jnp.asarray(x, jnp.result_type(float))
+
+    N, n = values.shape
+    pieces = range(0, N, 4096)
+    if n <= _LARGE:
+        moments = mom.from_chunks(real(values[i : i + 4096], i) for i in pieces)
+        mean, lam = moments.mean, mom.spectrum(moments).eigenvalues
+    else:
+        mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
+        some = np.unique(np.linspace(0, N - 1, _LARGE).astype(int))
+        lam = mom.thin_spectrum(real(values[some], N)).eigenvalues
+    lam = jnp.pad(lam, (0, n - len(lam)))
+    return Data(jnp.asarray(values), *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Record:
+    """What one looks at during a run, measured on some of the data with one z each.
+
+    Attributes:
+        elbo: (), reconstruction − KL, nats per datum: a bound whatever β the run is trained with.
+        reconstruction: (), E log p(x | z), nats per datum.
+        kl: (k,), mean KL of each latent, nats.
+        sigma2: (), σ².
+        collapsed: (), latents that are (0.01, 0.01)-collapsed.
+        active_units: (), latents whose posterior mean varies over data by more than 0.01.
+    """
+
+    elbo: Float[Array, "*records"]
+    reconstruction: Float[Array, "*records"]
+    kl: Float[Array, "*records k"]
+    sigma2: Float[Array, "*records"]
+    collapsed: Int[Array, "*records"]
+    active_units: Int[Array, "*records"]
+
+
+_COMMON = {
+    "elbo": Label((), "nats/datum", "ELBO (reconstruction − KL)"),
+    "reconstruction": Label((), "nats/datum", "E log p(x | z)"),
+    "kl": Label(("latent",), "nats/datum", "mean KL per latent"),
+    "sigma2": Label((), "data unit²", "observation noise σ²"),
+    "collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
+    "active_units": Label((), "1", "latents whose posterior mean has variance > 0.01"),
+}
+
+
+_LINEAR = {
+    "linear_elbo": Label((), "nats/datum", "ELBO of the linear VAE at the same σ²"),
+    "linear_kl": Label(("latent",), "nats/datum", "KL of the linear VAE at the same σ²"),
+    "linear_collapsed": Label((), "1", "collapsed latents of the linear VAE at the same σ²"),
+    "linear_sigma2": Label((), "data unit²", "σ² of the linear VAE: held, or its own optimum"),
+    "linear_optimum": Label((), "nats/datum", "ELBO of the linear VAE at that σ²"),
+}
+
+
+@dataclass(frozen=True)
+class NetworkTask:
+    """A VAE to be trained on `Data` with sampled gradients: a `training.Task`.
+
+    Attributes:
+        model: the architecture.
+        batch_size: data per step, drawn with replacement.
+        transform: (values, key) → real numbers, a hashable function; None if they are already.
+        observed: how many data a record looks at, spread evenly over the set.
+    """
+
+    model: vae.Model
+    batch_size: int = 128
+    transform: evaluation.Transform | None = None
+    observed: int = 1000
+
+    # matrices of one model fill a core already: side by side gains nothing (benchmarks)
+    cpu: ClassVar[Literal["loop"]] = "loop"
+    unroll: ClassVar[int] = 2  # saves 5 % on a CPU (benchmarks)
+    record_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(_COMMON)
+    final_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(
+        _COMMON
+        | _LINEAR
+        | {
+            "elbo_error": Label((), "nats/datum", "standard error of the ELBO"),
+            "square_error": Label((), "data unit²/datum", "E‖x − x̂‖²"),
+            "sigma2_tuned": Label((), "data unit²", "σ² that is best for the trained networks"),
+            "elbo_tuned": Label((), "nats/datum", "ELBO with that σ²"),
+            "mean_variance": Label(("latent",), "1", "variance of the posterior mean over data"),
+            "below": Label(
+                ("epsilon", "latent"), "1", "share of data with KL below ε in this latent"
+            ),
+        }
+    )
+
+    coordinates: ClassVar[Mapping[str, tuple[Any, str, str]]] = MappingProxyType(
+        {"epsilon": (collapse.EPSILON, "nats", "threshold of collapse ε")}
+    )
+
+    @property
+    def samples(self) -> int:
+        """Data that one step looks at."""
+        return self.batch_size
+
+    def check(self, data: Data, hyper: training.Hyperparameters) -> None:
+        """Raise `ValueError` for what cannot run."""
+        _checks.shape("data.values", data.values, ("N", self.model.n))
+        _checks.shape("data.mean", data.mean, (self.model.n,))
+        _checks.finite("data.values", data.values)
+        _checks.finite("data.mean", data.mean)
+        _checks.shape("data.eigenvalues", data.eigenvalues, (self.model.n,))
+        _checks.eigenvalues("data.eigenvalues", data.eigenvalues)
+        _checks.in_range("k", self.model.k, 1, self.model.n - 1, "k < n, to compare with pPCA")
+        _checks.in_range("batch_size", self.batch_size, 1, 2**31 - 1, "at least one")
+        _checks.in_range("observed", self.observed, 1, 2**31 - 1, "at least one")
+        if self.transform is None and not jnp.issubdtype(data.values.dtype, jnp.floating):
+            _checks.fail(
+                "data.values",
+                f"dtype {data.values.dtype} without a transform",
+                "real numbers",
+                "Pixels need one: data.preprocessing.Logit.",
+            )
+
+    def dimension(self, data: Data) -> int:
+        """Number of data dimensions n."""
+        return self.model.n
+
+    def init(self, data: Data, key: PRNGKeyArray, sigma2: Any) -> Any:
+        """Random parameters of the model."""
+        return self.model.init(key, sigma2)
+
+    def gradient(self, data: Data, params: Any, beta: Any, key: PRNGKeyArray) -> Any:
+        """Of a minibatch, with one z per datum."""
+        key_batch, key_z = jax.random.split(key)
+        rows = jax.random.randint(key_batch, (self.batch_size,), 0, data.values.shape[0])
+        x = data.values[rows]
+        if self.transform is not None:
+            x = self.transform(x, jax.random.fold_in(key_batch, 1))
+        return training.sampled_gradient(self.model, params, x - data.mean, beta, key_z)
+
+    def observe(
+        self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
+    ) -> Record:
+        """Measure on `observed` data."""
+        total = data.values.shape[0]
+        count = min(self.observed, total)
+        # spread over the set, which may be sorted by class
+        rows = (jnp.arange(count) * (total / count)).astype(jnp.int32)
+        found = self._evaluate(data.values[rows], data.mean, params, key)
+        return Record(*(getattr(found, name) for name in _COMMON))
+
+    def finish(
+        self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Measure on all data; with what the linear VAE predicts."""
+        found = self._evaluate(data.values, data.mean, params, key)
+        same = predictions.predict(data.eigenvalues, self.model.k, found.sigma2, hyper.beta)
+        own = ppca.optimal_sigma2(data.eigenvalues, self.model.k, hyper.beta)
+        own = jnp.where(hyper.learned, own, found.sigma2)
+        best = predictions.predict(data.eigenvalues, self.model.k, own, hyper.beta)
+        measured = {name: getattr(found, name) for name in self.final_labels if name not in _LINEAR}
+        return measured | {
+            "linear_elbo": same.elbo,
+            "linear_kl": same.kl,
+            "linear_collapsed": same.collapsed,
+            "linear_sigma2": own,
+            "linear_optimum": best.elbo,
+        }
+
+    def _evaluate(
+        self, values: Array, mean: Array, params: Any, key: PRNGKeyArray
+    ) -> evaluation.Evaluation:
+        return evaluation.evaluate(self.model, params, values, mean, key, transform=self.transform)

@@ -1,0 +1,327 @@
+"""VAEs made of Flax networks: multilayer perceptrons, convolutions, and linear decoders.
+
+Each class describes an architecture and is a `vae.Model`; its parameters are `vae.VAE`, with plain
+nested dictionaries as weights. Nothing else here imports Flax.
+
+Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in; biases at
+zero; and log D at zero whatever the data, as in the linear VAE, for a random log D of unscaled
+data would give variances of e^10.
+
+>>> import jax, jax.numpy as jnp
+>>> from linvae_jax import networks
+>>> model = networks.Mlp(n=6, k=2, encoder=(8,), decoder=(8,))
+>>> params = model.init(jax.random.key(0), 1.0)
+>>> model.decode(params, model.encode(params, jnp.ones((5, 6))).mean).shape
+(5, 6)
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from linvae_jax import _checks
+from linvae_jax.vae import VAE, Posterior
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus,
+    "identity": lambda x: x,  # a deep linear network
+}
+
+_lecun = nnx.initializers.lecun_normal()
+
+
+def _head_init(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Array:
+    """Means as all other layers, log variances zero."""
+    k = shape[1] // 2
+    return jnp.concatenate([_lecun(key, (shape[0], k), dtype), jnp.zeros((shape[0], k), dtype)], 1)
+
+
+class _Mlp(nnx.Module):
+    """Layers by name, in order: encoder0, …, head, decoder0, …, output."""
+
+    def __init__(self, config: "Mlp", rngs: nnx.Rngs) -> None:
+        layer = partial(nnx.Linear, param_dtype=config.dtype, precision=config.precision, rngs=rngs)
+        widths = (config.n, *config.encoder)
+        for i, (a, b) in enumerate(pairwise(widths)):
+            setattr(self, f"encoder{i}", layer(a, b))
+        if config.shared_variance:
+            self.head = layer(widths[-1], config.k)
+            self.log_d = nnx.Param(jnp.zeros(config.k, config.dtype))
+        else:
+            self.head = layer(widths[-1], 2 * config.k, kernel_init=_head_init)
+        widths = (config.k, *config.decoder)
+        for i, (a, b) in enumerate(pairwise(widths)):
+            setattr(self, f"decoder{i}", layer(a, b))
+        self.output = layer(widths[-1], config.n)
+
+
+class _Conv(nnx.Module):
+    """The same for images: encoder0, …, head, start, decoder0, …, the last to pixels."""
+
+    def __init__(self, config: "Conv", rngs: nnx.Rngs) -> None:
+        layer = partial(nnx.Linear, param_dtype=config.dtype, precision=config.precision, rngs=rngs)
+        up = nnx.initializers.variance_scaling(0.25, "fan_in", "truncated_normal")
+        channels = (config.shape[2], *config.channels)
+        size = math.prod(config.code)
+        for i, (a, b) in enumerate(pairwise(channels)):
+            setattr(self, f"encoder{i}", layer(16 * a, b))
+        self.head = layer(size, 2 * config.k, kernel_init=_head_init)
+        self.start = layer(config.k, size)
+        for i, (a, b) in enumerate(pairwise(reversed(channels))):
+            # four of the sixteen weights meet in a pixel
+            setattr(self, f"decoder{i}", layer(a, 16 * b, use_bias=False, kernel_init=up))
+            setattr(self, f"bias{i}", nnx.Param(jnp.zeros(b, config.dtype)))
+
+
+@lru_cache(maxsize=64)
+def _structure(kind: type, config: Any) -> Any:
+    """What Flax needs besides the weights; no array is made."""
+    return nnx.split(nnx.eval_shape(lambda: kind(config, nnx.Rngs(0))), nnx.Param)[0]
+
+
+def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
+    _checks.positive("sigma2", sigma2)
+    _, weights = nnx.split(kind(config, nnx.Rngs(key)), nnx.Param)
+    return VAE(nnx.to_pure_dict(weights), jnp.log(jnp.asarray(sigma2, config.dtype)))
+
+
+def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
+    _checks.in_range("k", config.k, 1, config.n, "no more latents than dimensions")
+    for name, values in widths.items():
+        for width in values:
+            _checks.in_range(name, width, 1, 2**31 - 1, "widths of layers")
+    if config.activation not in ACTIVATIONS:
+        _checks.fail("activation", repr(config.activation), f"one of {tuple(ACTIVATIONS)}")
+
+
+def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> np.ndarray:
+    """Columns of the head that belong to some latents: of the means, and of the log variances."""
+    rows = np.array(latents, int)
+    return np.concatenate([rows, k + rows]) if log_d else rows
+
+
+class _LatentWeights:
+    """What belongs to one latent: a row of the decoder's first layer, columns of the head."""
+
+    def latent_weights(self, params: VAE, latents: tuple[int, ...]) -> dict[str, Array]:
+        """Weights of some latents: with all of them zero, they are collapsed."""
+        w, (first, k, amortised) = params.weights, self._layout()
+        columns = _chosen(latents, k, amortised)
+        found = {
+            "decoder": w[first]["kernel"][np.array(latents)],
+            "encoder": w["head"]["kernel"][:, columns],
+            "bias": w["head"]["bias"][columns],
+        }
+        return found if amortised else found | {"log_d": w["log_d"][columns]}
+
+    def with_latent_weights(
+        self, params: VAE, latents: tuple[int, ...], weights: dict[str, Array]
+    ) -> VAE:
+        """The same with these in their place."""
+        w, (first, k, amortised) = dict(params.weights), self._layout()
+        columns = _chosen(latents, k, amortised)
+        kernel = w[first]["kernel"].at[np.array(latents)].set(weights["decoder"])
+        w[first] = w[first] | {"kernel": kernel}
+        w["head"] = {
+            "kernel": w["head"]["kernel"].at[:, columns].set(weights["encoder"]),
+            "bias": w["head"]["bias"].at[columns].set(weights["bias"]),
+        }
+        if not amortised:
+            w["log_d"] = w["log_d"].at[columns].set(weights["log_d"])
+        return VAE(w, params.log_sigma2)
+
+    def _layout(self) -> tuple[str, int, bool]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Mlp(_LatentWeights):
+    """Multilayer perceptrons; without hidden layers a linear VAE.
+
+    Attributes:
+        n: data dimension.
+        k: latent dimension.
+        encoder: widths of its hidden layers; () is a linear encoder.
+        decoder: likewise.
+        activation: of the hidden layers; "identity" makes deep linear networks.
+        shared_variance: one log D for all data, as in the linear VAE, instead of one for each.
+        dtype: of the weights at the start; functions compute in that of the weights they get.
+        precision: of the products; "highest" is all digits, "default" is TF32 on some devices.
+
+    Raises:
+        ValueError: sizes below 1, k > n, an unknown activation.
+    """
+
+    n: int = 784
+    k: int = 200
+    encoder: tuple[int, ...] = (1024, 512)
+    decoder: tuple[int, ...] = (512, 1024)
+    activation: str = "relu"
+    shared_variance: bool = False
+    dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["highest", "high", "default"] = "highest"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what cannot be built."""
+        _check_sizes(self, {"encoder": self.encoder, "decoder": self.decoder})
+
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAE:
+        """Random weights and noise σ²."""
+        return _init(_Mlp, self, key, sigma2)
+
+    def encode(self, params: VAE, x: Float[Array, "N n"]) -> Posterior:
+        """q(z | x) of centred data."""
+        net, act = nnx.merge(_structure(_Mlp, self), params.weights), ACTIVATIONS[self.activation]
+        for i in range(len(self.encoder)):
+            x = act(getattr(net, f"encoder{i}")(x))
+        out = net.head(x)
+        if self.shared_variance:
+            return Posterior(out, net.log_d[...])
+        return Posterior(out[:, : self.k], out[:, self.k :])
+
+    def decode(self, params: VAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
+        """E[x | z] − μ."""
+        net, act = nnx.merge(_structure(_Mlp, self), params.weights), ACTIVATIONS[self.activation]
+        for i in range(len(self.decoder)):
+            z = act(getattr(net, f"decoder{i}")(z))
+        return net.output(z)
+
+    def _layout(self) -> tuple[str, int, bool]:
+        return ("decoder0" if self.decoder else "output"), self.k, not self.shared_variance
+
+
+def with_linear_decoder(encoder: str, n: int, k: int) -> Mlp:
+    """A linear decoder with one of three encoders, to compare with pPCA.
+
+    Args:
+        encoder: "linear-encoder" (the linear VAE as a network), "deep-linear-encoder", or
+            "mlp-encoder".
+        n: data dimension.
+        k: latent dimension.
+
+    Raises:
+        ValueError: another name.
+    """
+    known = {
+        "linear-encoder": Mlp(n, k, (), (), shared_variance=True),
+        "deep-linear-encoder": Mlp(n, k, (256, 256), (), "identity", shared_variance=True),
+        "mlp-encoder": Mlp(n, k, (1024, 512), ()),
+    }
+    if encoder not in known:
+        _checks.fail("encoder", repr(encoder), f"one of {tuple(known)}")
+    return known[encoder]
+
+
+def patches(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
+    """The 4 × 4 surroundings of each 2 × 2 block of pixels, zeros beyond the edge.
+
+    A convolution with kernel 4, stride 2, padding 1 is a product of these with its weights: one
+    large matrix product, fast inside loops and under `vmap`, where XLA's convolutions are not.
+
+    Args:
+        x: (N, H, W, C), H and W even.
+
+    Returns:
+        (N, H/2, W/2, 16 C).
+    """
+    N, H, W, C = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    blocks = x.reshape(N, H // 2 + 1, 2, W // 2 + 1, 2, C).transpose(0, 1, 3, 2, 4, 5)
+    blocks = blocks.reshape(N, H // 2 + 1, W // 2 + 1, 4 * C)
+    corners = (blocks[:, i : i + H // 2, j : j + W // 2] for i in (0, 1) for j in (0, 1))
+    return jnp.concatenate(list(corners), axis=-1)
+
+
+def from_patches(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
+    """The transpose of `patches`: where they overlap they add up. For transposed convolutions."""
+    N, h, w, _ = p.shape
+    C = p.shape[-1] // 16
+    corners = jnp.split(p, 4, axis=-1)
+    blocks = sum(
+        jnp.pad(c, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)))
+        for c, (i, j) in zip(corners, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
+    )
+    x = jnp.asarray(blocks).reshape(N, h + 1, w + 1, 2, 2, C).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(N, 2 * h + 2, 2 * w + 2, C)[:, 1:-1, 1:-1]
+
+
+@dataclass(frozen=True)
+class Conv(_LatentWeights):
+    """Convolutions of kernel 4 and stride 2 down to a linear code, and back.
+
+    In the manner of Higgins et al., *β-VAE*, ICLR 2017.
+
+    Attributes:
+        shape: (H, W, C) of an image; data are its pixels row by row, n = H·W·C.
+        k: latent dimension.
+        channels: of the layers of the encoder; each halves H and W.
+        activation: of the hidden layers.
+        dtype: as in `Mlp`.
+        precision: as in `Mlp`.
+
+    Raises:
+        ValueError: H or W not divisible by 2 for each layer, sizes below 1, k > n, an unknown
+            activation.
+    """
+
+    shape: tuple[int, ...] = (64, 64, 3)
+    k: int = 500
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    activation: str = "relu"
+    dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["highest", "high", "default"] = "highest"
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what cannot be built."""
+        factor = 2 ** len(self.channels)
+        if len(self.shape) != 3 or not self.channels or any(s % factor for s in self.shape[:2]):
+            _checks.fail("shape", self.shape, f"(H, W, C) with H and W divisible by {factor}")
+        _check_sizes(self, {"shape": self.shape, "channels": self.channels})
+
+    @property
+    def n(self) -> int:
+        """Data dimension."""
+        return math.prod(self.shape)
+
+    @property
+    def code(self) -> tuple[int, int, int]:
+        """Shape of the last convolution."""
+        factor = 2 ** len(self.channels)
+        return self.shape[0] // factor, self.shape[1] // factor, self.channels[-1]
+
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAE:
+        """Random weights and noise σ²."""
+        return _init(_Conv, self, key, sigma2)
+
+    def encode(self, params: VAE, x: Float[Array, "N n"]) -> Posterior:
+        """q(z | x) of centred data."""
+        net, act = nnx.merge(_structure(_Conv, self), params.weights), ACTIVATIONS[self.activation]
+        image = x.reshape(-1, *self.shape)
+        for i in range(len(self.channels)):
+            image = act(getattr(net, f"encoder{i}")(patches(image)))
+        out = net.head(image.reshape(x.shape[0], -1))
+        return Posterior(out[:, : self.k], out[:, self.k :])
+
+    def decode(self, params: VAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
+        """E[x | z] − μ."""
+        net, act = nnx.merge(_structure(_Conv, self), params.weights), ACTIVATIONS[self.activation]
+        image = net.start(z).reshape(-1, *self.code)
+        for i in range(len(self.channels)):
+            image = from_patches(getattr(net, f"decoder{i}")(act(image)))
+            image = image + getattr(net, f"bias{i}")[...]
+        return image.reshape(z.shape[0], -1)
+
+    def _layout(self) -> tuple[str, int, bool]:
+        return "start", self.k, True

@@ -1,0 +1,116 @@
+"""What the linear VAE predicts for the same data, latents and σ²: to set beside a trained VAE.
+
+Everything follows from the eigenvalues λ of the data covariance: at the optimum latent j sits on
+component j, and reverse water-filling at the level βσ² says how much of it the code keeps.
+
+>>> import jax.numpy as jnp
+>>> from linvae_jax import predictions
+>>> expected = predictions.predict(jnp.array([4.0, 1.0, 0.5]), k=2, sigma2=1.0)
+>>> int(expected.collapsed), expected.kl.round(3).tolist()  # ½ log 4, and λ₂ = σ²
+(1, [0.693..., 0.0])
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from linvae_jax import _checks, collapse, gaussian, ppca
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Prediction:
+    """The linear VAE at the global maximum of its β-ELBO; names as in `evaluation.Evaluation`.
+
+    Attributes:
+        sigma2: (), noise, as given or learned.
+        elbo: (), reconstruction − KL, the bound itself even where β ≠ 1 was trained for.
+        reconstruction: (), E log p(x | z).
+        kl: (k,), from large to small.
+        square_error: (), E‖x − x̂‖² with z drawn from q(z | x): the distortion.
+        sigma2_tuned: (), `square_error`/n, the best σ² for these W, V and D.
+        elbo_tuned: (), `elbo` with that σ².
+        below: (grid, k), P_x[KL_j < ε] for Gaussian data.
+        collapsed: (), number of (0.01, 0.01)-collapsed latents for Gaussian data.
+        zero_columns: (), number of latents with a zero column in W, λ_j ≤ βσ²; at most
+            `collapsed`.
+        epsilon: the grid of ε, nats.
+    """
+
+    sigma2: Float[Array, "*runs"]
+    elbo: Float[Array, "*runs"]
+    reconstruction: Float[Array, "*runs"]
+    kl: Float[Array, "*runs k"]
+    square_error: Float[Array, "*runs"]
+    sigma2_tuned: Float[Array, "*runs"]
+    elbo_tuned: Float[Array, "*runs"]
+    below: Float[Array, "*runs grid k"]
+    collapsed: Int[Array, "*runs"]
+    zero_columns: Int[Array, "*runs"]
+    epsilon: tuple[float, ...] = field(metadata={"static": True})
+
+
+def predict(
+    eigenvalues: Float[Array, "n"],
+    k: int,
+    sigma2: Float[Array, ""] | float | None = None,
+    beta: Float[Array, ""] | float = 1.0,
+    epsilon: tuple[float, ...] = collapse.EPSILON,
+) -> Prediction:
+    """The linear VAE's ELBO, KL, distortion and collapse, in closed form.
+
+    KL_j = ½ log⁺(λ_j/(βσ²)), E‖x − x̂‖² = Σ_{i≤k} min(λ_i, βσ²) + Σ_{i>k} λ_i. For many σ² or β
+    at once, `vmap`.
+
+    Args:
+        eigenvalues: (n,), λ of the data covariance, all n of them, from large to small.
+        k: number of latents. Static.
+        sigma2: noise variance held fixed; learned with the rest (`ppca.optimal_sigma2`) if None.
+        beta: weight of the KL, > 0.
+        epsilon: the grid of ε, nats, 0.01 among them. Static.
+
+    Returns:
+        `Prediction`. Exact for the linear VAE; `below` and `collapsed` take the data as Gaussian.
+
+    Raises:
+        ValueError: eigenvalues not sorted or negative, k out of range, σ² or β ≤ 0, a grid
+            without 0.01.
+
+    Source: landscape/README.md, 2.
+    """
+    _checks.eigenvalues("eigenvalues", eigenvalues)
+    n = eigenvalues.shape[0]
+    _checks.in_range("k", k, 1, n, "at most n components")
+    _checks.positive("beta", beta)
+    collapse.check_grid(epsilon)
+    if sigma2 is None:
+        sigma2 = ppca.optimal_sigma2(eigenvalues, k, beta)
+    _checks.positive("sigma2", sigma2)
+    sigma2 = jnp.asarray(sigma2, eigenvalues.dtype)
+    level = beta * sigma2
+    coded, rest = eigenvalues[:k], eigenvalues[k:]
+
+    kl = 0.5 * jnp.log(jnp.maximum(coded / level, 1))
+    error = jnp.minimum(coded, level).sum() + rest.sum()
+    reconstruction = gaussian.log_density(error, n, jnp.log(sigma2))
+    sigma2_tuned = error / n
+    log_d = -2 * kl  # D_j = βσ²/λ_j where in use, 1 where not; the posterior means have 1 − D_j
+    below = collapse.gaussian_probability_below(
+        -jnp.expm1(log_d), log_d, jnp.asarray(epsilon, kl.dtype)
+    )
+    return Prediction(
+        sigma2=sigma2,
+        elbo=reconstruction - kl.sum(),
+        reconstruction=reconstruction,
+        kl=kl,
+        square_error=error,
+        sigma2_tuned=sigma2_tuned,
+        elbo_tuned=gaussian.log_density(error, n, jnp.log(sigma2_tuned)) - kl.sum(),
+        below=below,
+        collapsed=collapse.num_collapsed(below, epsilon),
+        zero_columns=(coded <= level).sum(dtype=jnp.int32),
+        epsilon=epsilon,
+    )

@@ -1,0 +1,194 @@
+"""A sweep in a folder: nothing computed is lost, and what was killed goes on.
+
+| in the folder | what |
+| --- | --- |
+| `runs/0007.nc` | history and final numbers of a run, from the moment that it is finished |
+| `models/0007` | its parameters (`load_params`) |
+| `checkpoints/` | the runs in progress, and which sweep this is |
+| `sweep.nc` | all runs together, when all are finished |
+
+Killed at any moment, a sweep goes on from its last checkpoint, and on the same layout ends with the
+same bits as if it had not been. On another number of devices it goes on too, to the same numbers
+up to rounding. SIGTERM makes it save and raise `Stopped`.
+"""
+
+import signal
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.experimental import multihost_utils
+
+from linvae_jax import checkpoints, parallel, tables, training
+from linvae_jax.trainer import Progress, Result, Trainer
+
+_HASHED = 2**30  # bytes of data that are read whole to know them again
+
+
+class Stopped(Exception):
+    """A sweep was asked to stop, has saved what it had, and can go on."""
+
+
+def fingerprint(data: Any) -> str:
+    """Tells data apart: shapes, dtypes and a checksum, of a part where they are very large."""
+    parts = []
+    for leaf in jax.tree.leaves(data):
+        array = np.asarray(leaf)
+        stride = max(1, array.nbytes // _HASHED)
+        checksum = zlib.crc32(np.ascontiguousarray(array[::stride] if array.ndim else array))
+        parts.append(f"{array.dtype}{list(array.shape)}:{checksum:08x}")
+    return " ".join(parts)
+
+
+def train(
+    trainer: Trainer,
+    folder: Path,
+    identity: Mapping[str, Any],
+    label: Callable[[int, Result], xr.Dataset],
+    every: float,
+) -> dict[int, Result]:
+    """Train the runs that the folder does not have yet; return all.
+
+    Args:
+        trainer: of all runs.
+        folder: of this sweep, new or old.
+        identity: what makes it this sweep; an old folder must have the same.
+        label: makes the table of a finished run.
+        every: seconds between checkpoints.
+
+    Raises:
+        ValueError: the folder is of another sweep, or its checkpoints are all damaged.
+        Stopped: by SIGTERM.
+    """
+    known = tables.plain(identity) | {"data": fingerprint(trainer.data)}
+    runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
+    with checkpoints.Store(folder / "checkpoints", known) as store, _stop_signal() as stopping:
+        finished = {i: result for i in range(runs) if (result := _read(trainer, folder, i))}
+        _together("sweep_folder: finished runs read")  # before anyone adds to them
+        trainer.look.skip(len(finished) * config.num_steps)
+        last = time.monotonic()
+
+        def save(progress: Progress) -> None:
+            nonlocal last
+            stop = _any(stopping.is_set())
+            if stop or _any(time.monotonic() - last >= every):
+                facts = {"ids": progress.ids, "records": progress.records}
+                # rises with every record, also of a sweep that goes on with other chunks
+                number = len(finished) * config.num_records + progress.records
+                store.save(number, trainer.gather(progress), facts)
+                last = time.monotonic()
+            if stop:
+                store.wait()
+                raise Stopped(
+                    f"stopped by SIGTERM after {len(finished)} of {runs} runs, with "
+                    f"{len(progress.ids)} more at step {progress.records * config.record_every:,} "
+                    f"of {config.num_steps:,}: run the same again to go on"
+                )
+
+        def keep(results: dict[int, Result]) -> None:
+            for i, result in results.items():
+                _write(folder, i, result, label)
+            finished.update(results)
+            _together("sweep_folder: finished runs written")
+
+        found = store.restore(_template(trainer), free_axes=1)
+        if found is not None and not set(found.facts["ids"]) <= set(finished):
+            ids, records = found.facts["ids"], found.facts["records"]
+            again = len(set(ids) & set(finished))  # killed while these were written
+            trainer.look.skip(len(ids) * records * config.record_every - again * config.num_steps)
+            keep(trainer.train(trainer.resume(ids, records, found.tree), save))
+        missing = [i for i in range(runs) if i not in finished]
+        for start in range(0, len(missing), chunk):
+            ids = missing[start : start + chunk]
+            keep(trainer.train(trainer.start(ids), save))
+    return finished
+
+
+def load_params(folder: Path, run: int, task: training.Task, data: Any) -> Any:
+    """Parameters of a finished run.
+
+    Args:
+        folder: of the sweep.
+        run: its number, counted along the grid with the last of its values fastest.
+        task: what was trained.
+        data: that it was trained on, or others of the same dimension.
+
+    Raises:
+        ValueError: no such run, a damaged file, or parameters of another model.
+    """
+    shape = parallel.shape_of(task.init, data, jax.random.key(0), 1.0)
+    leaves = checkpoints.load_tree(_paths(folder, run)[1], shape.leaves)
+    return jax.tree.unflatten(shape.structure, [jnp.asarray(leaves[name]) for name in shape.leaves])
+
+
+def _template(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint looks like, with some number of runs."""
+    states, history = trainer.shapes(1)
+    return {"states": jax.eval_shape(parallel.raw, states.leaves), "history": history}
+
+
+def _paths(folder: Path, run: int) -> tuple[Path, Path]:
+    return folder / "runs" / f"{run:04d}.nc", folder / "models" / f"{run:04d}"
+
+
+def _write(
+    folder: Path, run: int, result: Result, label: Callable[[int, Result], xr.Dataset]
+) -> None:
+    table, model = _paths(folder, run)
+    checkpoints.save_tree(model, result.params)
+    if jax.process_index() == 0:  # the table comes last: with it a run is finished
+        tables.save(label(run, result), table)
+
+
+def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
+    """A run that is finished, or None."""
+    path, model = _paths(folder, run)
+    if not path.is_file():
+        return None
+    try:
+        table = tables.load(path)
+        params = checkpoints.load_tree(model, trainer.param_shape().leaves)
+    except ValueError as error:
+        warnings.warn(f"run {run} will be trained again: {error}", stacklevel=2)
+        return None
+    task = trainer.task
+    return Result(
+        params,
+        {name: table[name].values for name in task.record_labels},
+        {name: table[f"final_{name}"].values for name in task.final_labels},
+    )
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, while this lasts; only the main thread can ask for it."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _any(flag: bool) -> bool:
+    """Whether it is true in any process: what they decide, they decide together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

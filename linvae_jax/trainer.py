@@ -1,0 +1,154 @@
+"""Training runs in chunks, and what a chunk under way consists of: the engine of `sweeps`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from linvae_jax import parallel, training
+
+
+class Result(NamedTuple):
+    """Of a finished run: parameters by name, history (records, …), final numbers."""
+
+    params: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
+    final: dict[str, np.ndarray]
+
+
+class Look:
+    """What the progress bar shows."""
+
+    def __init__(self, bar: Any, samples: int) -> None:
+        self.bar, self.samples, self.before = bar, samples, time.monotonic()
+
+    def skip(self, steps: int) -> None:
+        """Steps that an earlier process has done: no part of the rate."""
+        self.bar.n = self.bar.initial = self.bar.n + steps
+        self.bar.refresh()
+
+    def segment(self, runs: int, steps: int, elbo: np.ndarray) -> None:
+        """`steps` more of each of `runs` runs."""
+        now = time.monotonic()
+        rate = runs * steps * self.samples / max(now - self.before, 1e-9)
+        self.before = now
+        fine = elbo[np.isfinite(elbo)]
+        parts = [
+            f"{rate:,.0f} data/s" if self.samples else "",
+            f"ELBO {fine.min():.2f} to {fine.max():.2f}" if fine.size else "",
+            f"{elbo.size - fine.size} diverged" if fine.size < elbo.size else "",
+        ]
+        self.bar.set_postfix_str(", ".join(p for p in parts if p), refresh=False)
+        self.bar.update(runs * steps)
+
+
+@dataclass
+class Progress:
+    """A chunk of runs under way.
+
+    Attributes:
+        ids: which runs of the grid.
+        records: how many records each has.
+        states: as the executor holds them.
+        history: name → (runs, num_records, …), filled up to `records`.
+    """
+
+    ids: list[int]
+    records: int
+    states: Any
+    history: dict[str, np.ndarray]
+
+
+class Trainer:
+    """Trains chunks of runs whose hyperparameters and keys have a leading axis."""
+
+    def __init__(
+        self,
+        task: training.Task,
+        config: training.TrainConfig,
+        data: Any,
+        hyper: training.Hyperparameters,
+        keys: Any,
+        layout: parallel.Layout,
+        look: Look,
+    ) -> None:
+        self.look = look
+        self.task, self.config, self.layout = task, config, layout
+        self.hyper, self.keys, self.data = hyper, keys, data
+        self.executor = parallel.Executor(task, config, layout)
+        self.placed = self.executor.replicate(data)
+
+    def _padded(self, ids: list[int]) -> list[int]:
+        """As many runs as there must be: the last once more where devices would idle."""
+        return ids + ids[-1:] * (-len(ids) % self.layout.devices)
+
+    def _inputs(self, ids: list[int]) -> tuple[Any, Any]:
+        rows = np.array(self._padded(ids))
+        return jax.tree.map(lambda leaf: leaf[rows], self.hyper), self.keys[rows]
+
+    def shapes(self, runs: int) -> tuple[parallel.Shape, dict[str, jax.ShapeDtypeStruct]]:
+        """States and history of a chunk."""
+        hyper, keys = self._inputs([0] * runs)
+        states, record = self.executor.shapes(self.data, hyper, keys)
+        history = {
+            name: jax.ShapeDtypeStruct((runs, self.config.num_records, *leaf.shape[1:]), leaf.dtype)
+            for name, leaf in record.leaves.items()
+        }
+        return states, history
+
+    def param_shape(self) -> parallel.Shape:
+        """Parameters of one run."""
+        return parallel.shape_of(self.task.init, self.data, self.keys[0], 1.0)
+
+    def start(self, ids: list[int]) -> Progress:
+        """A chunk before its first step."""
+        hyper, keys = map(self.executor.place, self._inputs(ids))
+        _, history = self.shapes(len(ids))
+        empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in history.items()}
+        return Progress(ids, 0, self.executor.init(self.placed, hyper, keys), empty)
+
+    def gather(self, progress: Progress) -> dict[str, Any]:
+        """All that is needed to go on: arrays whose leading axis is the chunk's runs."""
+        states, count = self.executor.gather(progress.states), len(progress.ids)
+        return {
+            "states": {name: leaf[:count] for name, leaf in states.items()},
+            "history": progress.history,
+        }
+
+    def resume(self, ids: list[int], records: int, gathered: dict[str, Any]) -> Progress:
+        """A chunk from what `gather` gave, maybe on another layout."""
+        rows = np.array(self._padded(list(range(len(ids)))))
+        states, _ = self.shapes(len(rows))
+        padded = {name: np.asarray(leaf)[rows] for name, leaf in gathered["states"].items()}
+        history = {name: np.array(values) for name, values in gathered["history"].items()}
+        return Progress(ids, records, self.executor.scatter(padded, states), history)
+
+    def train(
+        self, progress: Progress, after: Callable[[Progress], None] | None = None
+    ) -> dict[int, Result]:
+        """To the end; `after` is called after each segment but the last."""
+        config, count = self.config, len(progress.ids)
+        hyper, _ = map(self.executor.place, self._inputs(progress.ids))
+        while progress.records < config.num_records:
+            progress.states, records = self.executor.segment(self.placed, hyper, progress.states)
+            for name, values in self.executor.host(records).items():
+                progress.history[name][:, progress.records] = values[:count]
+            self.look.segment(
+                count, config.record_every, progress.history["elbo"][:, progress.records]
+            )
+            progress.records += 1
+            if after is not None and progress.records < config.num_records:
+                after(progress)
+        final = self.executor.host(self.executor.finish(self.placed, hyper, progress.states))
+        params = self.executor.host(self.executor.params(progress.states))
+
+        def of(row: int, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: np.asarray(leaf[row]) for name, leaf in leaves.items()}
+
+        return {
+            i: Result(of(row, params), of(row, progress.history), of(row, final))
+            for row, i in enumerate(progress.ids)
+        }

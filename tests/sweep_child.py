@@ -1,0 +1,40 @@
+"""A small sweep of networks in a process of its own, for tests that kill it or give it devices.
+
+python tests/sweep_child.py FOLDER [PROCESS PROCESSES PORT]
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from linvae_jax import network_task, networks, sweeps, training
+
+MODEL = networks.Mlp(n=6, k=3, encoder=(8,), decoder=(8,))
+TASK = network_task.NetworkTask(MODEL, batch_size=16, observed=50)
+CONFIG = training.TrainConfig(num_steps=60, record_every=5)
+GRID = sweeps.Grid(seeds=(0, 1), sigma2=(0.5, 3.0), learned=(True, False), learning_rate=(0.01,))
+
+
+def data() -> network_task.Data:
+    """500 Gaussian data, float32."""
+    scale = np.sqrt([8, 4, 2, 0.6, 0.5, 0.4])
+    x = np.random.default_rng(0).normal(size=(500, 6)) * scale
+    return network_task.prepare(x.astype(np.float32))
+
+
+def run(folder: Path | None, **options: object) -> sweeps.Sweep:
+    """The sweep, saving whenever it can."""
+    options = {"checkpoint_seconds": 0.0, "quiet": True} | options
+    return sweeps.run(TASK, CONFIG, data(), GRID, folder=folder, **options)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    if len(sys.argv) > 2:
+        process, processes, port = map(int, sys.argv[2:])
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+    print("started", flush=True)
+    run(Path(sys.argv[1]), batching="vmap", chunk=4)

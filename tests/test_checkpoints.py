@@ -1,0 +1,523 @@
+"""Saves: back to the bit, whole or not at all, never wrong numbers, never another run's."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linvae_jax.checkpoints import Store, load_tree, save_tree
+
+ROOT = Path(__file__).parents[1]
+RUN = {"beta": 1.0, "config": {"steps": 10, "optimizer": "adam"}, "grid": (1, 2)}
+
+
+def same(a: Any, b: Any) -> None:
+    """The same structure, dtypes, shapes and bits."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert (str(x.dtype), x.shape) == (str(y.dtype), y.shape)
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            assert jax.random.key_impl(x) == jax.random.key_impl(y)
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def tiny(step: int) -> dict[str, Any]:
+    """A small tree whose content tells the step; random, so that it cannot be compressed."""
+    rng = np.random.default_rng(step)
+    return {"W": rng.normal(size=(20, 10)), "mask": rng.random(30) > 0.5, "count": np.int32(step)}
+
+
+def saved(folder: Path, *steps: int) -> Path:
+    with Store(folder, RUN) as store:
+        for step in steps:
+            store.save(step, tiny(step), {"seed": step})
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# --- what comes back ---
+
+
+DTYPES = (
+    "bfloat16", "float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint32",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_every_dtype_comes_back_to_the_bit(tmp_path, x64):
+    # random bits hold what no comparison of numbers would see: -0.0, subnormals, NaNs of all kinds
+    rng = np.random.default_rng(0)
+    tree = {"bool": rng.random(9) > 0.5}
+    for dtype in map(jnp.dtype, DTYPES):
+        for shape in [(), (1,), (500,), (2, 3), (2, 0), (3, 1, 4)]:
+            bits = rng.bytes(int(np.prod(shape)) * dtype.itemsize)
+            tree[f"{dtype}{shape}"] = np.frombuffer(bits, dtype).reshape(shape)
+    with jax.enable_x64(x64):  # which must make no difference to NumPy arrays
+        save_tree(tmp_path / "numpy", tree)
+        same(load_tree(tmp_path / "numpy", tree), tree)
+        known = {name: leaf for name, leaf in tree.items() if x64 or leaf.dtype.itemsize < 8}
+        on_device = jax.tree.map(jnp.asarray, known)
+        same(on_device, known)
+        save_tree(tmp_path / "jax", on_device)
+        same(load_tree(tmp_path / "jax", on_device), on_device)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Pair:
+    """A node that is no dictionary."""
+
+    first: Any
+    second: Any
+
+
+def test_structures_keys_and_plain_numbers_come_back(tmp_path):
+    tree = {
+        "params": Pair(jnp.ones((3, 2)), {"x": np.zeros(2)}),
+        "keys": jax.random.split(jax.random.key(1), 3),
+        "other": jax.random.key(2, impl="rbg"),
+        "list": [jnp.ones(2, jnp.bfloat16), (np.arange(3), None)],
+        "a key with / and . and é": jnp.zeros((2, 0)),
+        "step": 7,
+        "rate": 0.1,
+    }
+    with Store(tmp_path, RUN) as store:
+        store.save(1, tree)
+        restored = store.restore(tree)
+    assert restored is not None
+    same(restored.tree, jax.tree.map(lambda x: x if hasattr(x, "dtype") else np.asarray(x), tree))
+    assert isinstance(restored.tree["params"].first, np.ndarray)
+    # the key makes the numbers that the saved one would have made
+    assert jax.random.bits(restored.tree["other"]) == jax.random.bits(tree["other"])
+
+
+def test_without_a_template_nested_dictionaries_come_back(tmp_path):
+    save_tree(tmp_path / "tree", {"a": [np.arange(2), {"b": np.ones(3)}], "c": {3: np.ones(1)}})
+    tree = load_tree(tmp_path / "tree")
+    same(tree, {"a": {"0": np.arange(2), "1": {"b": np.ones(3)}}, "c": {"3": np.ones(1)}})
+    save_tree(tmp_path / "leaf", np.arange(2))
+    same(load_tree(tmp_path / "leaf"), np.arange(2))
+
+
+def test_the_newest_comes_back_with_its_facts_and_two_are_kept(tmp_path):
+    with Store(tmp_path, RUN) as store:
+        assert store.restore() is None
+        for step in (1, 5, 20, 100):
+            store.save(step, tiny(step), {"runs": [1, step], "at": (0.1, None)})
+        restored = store.restore(tiny(0))
+    assert restored is not None
+    assert (restored.step, restored.facts) == (100, {"runs": [1, 100], "at": [0.1, None]})
+    same(restored.tree, tiny(100))
+    assert names(tmp_path) == ["identity.json", "step_100", "step_20"]
+
+
+def test_one_tree_replaces_the_one_before(tmp_path):
+    for step in (1, 2):
+        save_tree(tmp_path / "tree", tiny(step))
+        same(load_tree(tmp_path / "tree", tiny(0)), tiny(step))
+    assert len(names(tmp_path / "tree")) == 2  # the identity and the tree
+
+
+# --- saving in the background ---
+
+
+@partial(jax.jit, donate_argnums=0)
+def _overwrite(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a * 0 - 1, tree)
+
+
+def test_arrays_may_be_donated_or_changed_while_they_are_written(tmp_path):
+    overlapped = 0
+    with Store(tmp_path, RUN) as store:
+        for step in range(1, 4):
+            tree = {"x": jnp.full((2**22,), step, jnp.float32), "y": jnp.full((2**20,), step)}
+            host = np.full(2**20, step)
+            store.save(step, {"device": tree, "host": host})
+            for _ in range(3):
+                tree = _overwrite(tree)
+            host[:] = -1
+            jax.block_until_ready(tree)
+            overlapped += not (tmp_path / f"step_{step}").exists()
+            restored = store.restore()
+            assert restored is not None
+            assert restored.step == step
+            assert all((leaf == step).all() for leaf in jax.tree.leaves(restored.tree))
+    assert overlapped, "every save was complete before its arrays were overwritten: nothing tested"
+
+
+def _fail_after_saving(folder: Path, tree: Any) -> None:
+    with Store(folder, RUN) as store:
+        store.save(3, tree)
+        raise KeyError("of the body")
+
+
+def test_an_error_in_the_body_does_not_lose_a_save(tmp_path):
+    with pytest.raises(KeyError, match="of the body"):
+        _fail_after_saving(tmp_path, tiny(3))
+    with Store(tmp_path, RUN) as store:
+        restored = store.restore()
+    assert restored is not None
+    same(restored.tree, tiny(3))
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 200 kB, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_one_before(tmp_path, full_disk, capfd):
+    large = np.random.default_rng(0).random(2**17)
+    with Store(tmp_path, RUN) as store:
+        store.save(1, tiny(1))
+        store.save(2, large)
+        with pytest.raises(OSError, match=r"failed.*too large.*before it are intact"):
+            store.wait()
+        restored = store.restore()
+        assert restored is not None
+        assert restored.step == 1
+        store.save(2, tiny(2))  # and it can go on
+    assert names(tmp_path)[1:3] == ["step_1", "step_2"]
+    with pytest.raises(OSError, match="failed"), Store(tmp_path, RUN) as store:
+        store.save(3, large)
+    with pytest.raises(KeyError, match="of the body") as raised:
+        _fail_after_saving(tmp_path, large)
+    assert "failed" in raised.value.__notes__[0]
+    assert capfd.readouterr().err == ""  # raised is enough, Orbax need not print it too
+
+
+# --- damage ---
+
+
+def damaged(data: bytes, rng: random.Random) -> dict[str, bytes | None]:
+    """Ways in which a file breaks: cut, lost, one bit the other way."""
+
+    def flipped(at: int) -> bytes:
+        return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+
+    cut = {f"cut at {end}": data[:end] for end in (0, len(data) // 2, len(data) - 1)}
+    middle, anywhere = flipped(len(data) // 2), flipped(rng.randrange(len(data)))
+    return cut | {"lost": None, "flip": middle, "flip anywhere": anywhere}
+
+
+def test_a_damaged_file_never_gives_wrong_numbers(tmp_path):
+    saved(tmp_path, 1, 2)
+    files = [path for path in sorted((tmp_path / "step_2").rglob("*")) if path.is_file()]
+    assert len(files) > 5
+    rng = random.Random(0)
+    told = set()
+    with Store(tmp_path, RUN) as store:
+        for file in files:
+            data = file.read_bytes()
+            for how, broken in damaged(data, rng).items():
+                file.unlink() if broken is None else file.write_bytes(broken)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    restored = store.restore(tiny(0))
+                assert restored is not None
+                same(restored.tree, tiny(restored.step))
+                assert restored.facts == {"seed": restored.step}
+                if restored.step == 2:  # some files are not needed to read the arrays
+                    assert not caught
+                else:
+                    assert "going back to step 1, since step 2 is damaged" in str(caught[0].message)
+                    told.add((file.name, how))
+                file.write_bytes(data)
+        # of these, every way must be found out
+        largest = max(files, key=lambda file: file.stat().st_size)
+        for name in ("manifest.ocdbt", "metadata", largest.name):
+            assert {how for file, how in told if file == name} >= {"cut at 0", "lost", "flip"}
+        restored = store.restore(tiny(0))
+        assert restored is not None
+        assert restored.step == 2
+
+
+def test_a_bit_that_orbax_would_let_pass_is_found(tmp_path):
+    """Orbax reads an array with a flipped bit without a word, hence our checksums."""
+    saved(tmp_path, 1, 2)
+    stored = [path for path in (tmp_path / "step_2").rglob("*") if path.is_file()]
+    data = max(stored, key=lambda file: file.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with Store(tmp_path, RUN) as store, pytest.warns(UserWarning, match="W fails its checksum"):
+        store.restore()
+
+
+def test_a_run_goes_on_from_the_save_before_a_damaged_one(tmp_path):
+    saved(tmp_path, 1, 2)
+    (tmp_path / "step_2" / "record" / "metadata").unlink()
+    with Store(tmp_path, RUN) as store:
+        with pytest.warns(UserWarning, match="going back to step 1"):
+            store.restore()
+        store.save(2, tiny(20))
+        restored = store.restore()
+    assert restored is not None
+    assert restored.step == 2
+    same(restored.tree, tiny(20))
+    assert names(tmp_path) == ["identity.json", "step_1", "step_2"]
+
+
+def test_nothing_intact_is_an_error_that_says_what_is_wrong(tmp_path):
+    saved(tmp_path, 1, 2)
+    for step in (1, 2):
+        shutil.rmtree(tmp_path / f"step_{step}" / "tree")
+    message = r"step 2 is damaged.*step 1 is damaged.*Delete"
+    with Store(tmp_path, RUN) as store, pytest.raises(ValueError, match=message):
+        store.restore()
+    assert names(tmp_path) == ["identity.json", "step_1", "step_2"]  # ours to tell, not to delete
+    save_tree(tmp_path / "tree", tiny(0))
+    shutil.rmtree(tmp_path / "tree" / "step_0" / "record")
+    with pytest.raises(ValueError, match="step 0 is damaged"):
+        load_tree(tmp_path / "tree")
+
+
+def test_an_unfinished_save_is_ignored_and_removed(tmp_path):
+    saved(tmp_path, 1)
+    unfinished = tmp_path / "step_2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "step_1", unfinished)
+    with Store(tmp_path, RUN) as store:
+        restored = store.restore()
+        assert restored is not None
+        assert restored.step == 1
+        store.save(2, tiny(2))
+    assert not unfinished.exists()
+
+
+# --- other processes ---
+
+
+def python(code: str, *arguments: object, devices: int = 1) -> subprocess.Popen[str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+SAVES_FOREVER = """
+import sys
+import numpy as np
+from linvae_jax.checkpoints import Store
+
+sys.stdin.readline()
+with Store(sys.argv[1], {"run": "killed"}) as store:
+    restored = store.restore()
+    step = restored.step if restored else 0
+    print(step, flush=True)
+    while True:
+        step += 1
+        store.save(step, {"x": np.random.default_rng(step).random(2**19)}, {"step": step})
+        print(step - 1, flush=True)  # is complete, since it was waited for
+"""
+
+
+def test_killed_at_any_moment_the_last_complete_save_comes_back(tmp_path):
+    children = [python(SAVES_FOREVER, tmp_path) for _ in range(3)]  # imports take their time
+    rng = random.Random(0)
+    step = 0
+    for child in children:
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        assert int(child.stdout.readline()) == step  # goes on where the one before was killed
+        while int(child.stdout.readline()) < step + 2:
+            pass
+        time.sleep(rng.uniform(0, 0.2))
+        child.send_signal(signal.SIGKILL)
+        out, _ = child.communicate()
+        complete = max([step + 2, *(int(line) for line in out.splitlines())])
+        with Store(tmp_path, {"run": "killed"}) as store:
+            restored = store.restore()
+        assert restored is not None
+        step = restored.step
+        assert step in (complete, complete + 1)  # the next may have been complete as well
+        same(restored.tree, {"x": np.random.default_rng(step).random(2**19)})
+        assert restored.facts == {"step": step}
+
+
+SAVES_SHARDED = """
+import sys
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from linvae_jax.checkpoints import Store
+
+assert jax.device_count() == 4
+mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+put = lambda x, *axes: jax.device_put(x, NamedSharding(mesh, P(*axes)))
+x = jnp.arange(48.0).reshape(4, 6, 2)
+with Store(sys.argv[1], {"run": "sharded"}) as store:
+    store.save(1, {
+        "runs": put(x, ("a", "b")), "both": put(x, "a", "b"), "half": put(x, None, "b"),
+        "whole": put(x), "keys": put(jax.random.split(jax.random.key(0), 4), ("a", "b")),
+    })
+"""
+
+
+def test_a_save_of_four_devices_comes_back_on_one(tmp_path):
+    child = python(SAVES_SHARDED, tmp_path, devices=4)
+    out, err = child.communicate()
+    assert (child.returncode, out, err) == (0, "", "")  # and it makes no noise
+    x = np.arange(48, dtype=np.float32).reshape(4, 6, 2)
+    expected = {"runs": x, "both": x, "half": x, "whole": x}
+    expected["keys"] = jax.random.split(jax.random.key(0), 4)
+    fewer = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), expected
+    )
+    with Store(tmp_path, {"run": "sharded"}) as store:
+        restored = store.restore(fewer, free_axes=1)
+    assert restored is not None
+    same(restored.tree, expected)
+    # each shard has its own checksum
+    record = json.loads((tmp_path / "step_1" / "record" / "metadata").read_text())["record"]
+    shards = {name: len(leaf["shards"]) for name, leaf in record["leaves"].items()}
+    assert shards == {"runs": 4, "both": 4, "half": 2, "whole": 1, "keys": 4}
+
+
+# --- what does not fit ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"W": jnp.zeros((20, 10), jnp.float32)}, r"at W: got dtype float32, expected float64"),
+        ({"count": np.int64(0)}, r"at count: got dtype int64, expected int32"),
+        ({"W": np.zeros((20, 11))}, r"at W: got shape \(20, 11\), expected \(20, 10\)"),
+        ({"W": np.zeros((20, 10, 1))}, r"at W: got shape \(20, 10, 1\)"),
+        ({"W": np.zeros((10, 20))}, r"at W: got shape \(10, 20\)"),
+        ({"b": np.zeros(2)}, r"not saved: b; saved ones it lacks: none"),
+        ({"W": {"x": np.zeros((20, 10))}}, r"not saved: W/x; saved ones it lacks: W"),
+        ({"count": jax.random.key(0)}, r"at count: got dtype key<fry>"),
+    ],
+)
+def test_another_template_is_refused_before_anything_is_read(tmp_path, change, message):
+    template = tiny(0) | change
+    saved(tmp_path / "run", 1)
+    save_tree(tmp_path / "tree", tiny(1))
+    for folder in (tmp_path / "run" / "step_1", tmp_path / "tree" / "step_0"):
+        shutil.rmtree(folder / "tree")  # the arrays: not needed for this answer
+    with Store(tmp_path / "run", RUN) as store, pytest.raises(ValueError, match=message) as raised:
+        store.restore(template)
+    assert "step_1" in str(raised.value)
+    with pytest.raises(ValueError, match=message):
+        load_tree(tmp_path / "tree", template)
+
+
+def test_only_the_free_axes_may_have_another_length(tmp_path):
+    with Store(tmp_path, RUN) as store:
+        store.save(1, {"runs": np.zeros((4, 3)), "step": 1})
+        fewer = {"runs": np.zeros((2, 3)), "step": 0}
+        restored = store.restore(fewer, free_axes=1)
+        assert restored is not None
+        assert restored.tree["runs"].shape == (4, 3)
+        for template in (fewer, {"runs": np.zeros((2, 5)), "step": 0}):
+            with pytest.raises(ValueError, match="at runs: got shape"):
+                store.restore(template, free_axes=int(template is not fewer))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": 2.0}, r"got beta = 2.0, expected beta = 1.0, as stored in .*identity.json"),
+        ({"beta": float("nan")}, r"got beta = NaN"),
+        ({"config": {"steps": 10, "optimizer": "sgd"}}, r'got config.optimizer = "sgd", expected'),
+        ({"grid": [1, 3]}, r"got grid = \[1, 3\], expected grid = \[1, 2\]"),
+        ({"seed": 1}, r"got seed = 1, expected seed = nothing"),
+        ({"config": {"steps": 10}}, r"config.optimizer = nothing.*another folder, or delete"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_by_name(tmp_path, change, message):
+    saved(tmp_path, 1)
+    Store(tmp_path, RUN | {"grid": [1, 2]}).__exit__(None, None, None)  # a tuple is stored as list
+    with pytest.raises(ValueError, match=message):
+        Store(tmp_path, RUN | change)
+    with pytest.raises(ValueError, match='got content = "one tree"'):
+        save_tree(tmp_path, tiny(0))
+    with pytest.raises(ValueError, match='got content = "one tree"'):
+        load_tree(tmp_path)
+    assert names(tmp_path) == ["identity.json", "step_1"]
+
+
+def test_folders_of_other_people_are_refused_and_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"which holds notes.txt, expected a new or empty one"):
+        Store(tmp_path, RUN)
+    with pytest.raises(ValueError, match="which is a file"):
+        Store(tmp_path / "notes.txt", RUN)
+    assert names(tmp_path) == ["notes.txt"]
+    for text in ("", "[]", '{"format": "another"}'):
+        (tmp_path / "identity.json").write_text(text)
+        with pytest.raises(ValueError, match=r"identity.json is not ours or damaged"):
+            Store(tmp_path, RUN)
+    with pytest.raises(ValueError, match="no tree there"):
+        load_tree(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_killed_before_the_identity_was_written_is_as_good_as_empty(tmp_path):
+    (tmp_path / "identity.json.partial").write_text('{"format": "linv')
+    saved(tmp_path, 1)
+    assert names(tmp_path) == ["identity.json", "step_1"]
+    shutil.rmtree(tmp_path / "step_1")
+    with Store(tmp_path, RUN) as store:
+        assert store.restore() is None
+    save_tree(tmp_path / "tree", tiny(0))
+    shutil.rmtree(tmp_path / "tree" / "step_0")
+    with pytest.raises(ValueError, match="never finished"):
+        load_tree(tmp_path / "tree")
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    with Store(tmp_path, RUN) as store:
+        store.save(5, tiny(5))
+        for step in (5, 4):
+            with pytest.raises(ValueError, match=f"step: got {step}, expected one after 5"):
+                store.save(step, tiny(step))
+        for tree, message in [
+            ({"a": {"b": "text"}}, "tree at a/b: got an array of dtype <U4"),
+            ({"a": np.ones(2, complex)}, "tree at a: got an array of dtype complex128"),
+            (object(), "tree at its root: got an array of dtype object"),
+            ({"a": np.zeros((0, 2))}, "tree: got no numbers at all"),
+            ({"a": jax.random.split(jax.random.key(0), 3)[:0]}, "tree at a: got no keys at all"),
+            ({"a/b": np.ones(2), "a": {"b": np.ones(2)}}, "two leaves at a/b"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                store.save(6, tree)
+        with pytest.raises(ValueError, match=r"facts: got .* expected JSON values"):
+            store.save(6, tiny(6), {"a": np.float32(1)})
+        restored = store.restore()
+        assert restored is not None
+        assert restored.step == 5
+    with pytest.raises(ValueError, match="identity: got"):
+        Store(tmp_path / "new", {"a": object()})
+    with pytest.raises(ValueError, match="keep: got 0"):
+        Store(tmp_path / "new", RUN, keep=0)

@@ -1,0 +1,183 @@
+"""Networks as VAEs: convolutions against XLA's, linear networks against the linear VAE."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import EXACT
+
+from linvae_jax import linear, networks, vae
+
+KEY = jax.random.key(0)
+SMALL = {
+    "mlp": networks.Mlp(6, 3, (8, 7), (5,)),
+    "tanh": networks.Mlp(6, 3, (8,), (5, 4), "tanh"),
+    "linear": networks.Mlp(6, 3, (), (), shared_variance=True),
+    "conv": networks.Conv((8, 4, 2), 5, (3, 4)),
+}
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def stirred(model: vae.Model, seed: int = 3) -> vae.VAE:
+    """Float64 parameters with nothing special about them, biases and log variances included."""
+    params = model.init(KEY, 0.7)
+    leaves, structure = jax.tree.flatten(params)
+    moved = [
+        leaf.astype(jnp.float64) + 0.1 * normal(seed + i, *leaf.shape)
+        for i, leaf in enumerate(leaves)
+    ]
+    return structure.unflatten(moved)
+
+
+def kernel(weights: jax.Array, outputs: int) -> jax.Array:
+    """Weights (16 C, D) of `patches` as a convolution kernel (4, 4, C, D).
+
+    Rows are corner (i, j), place in the block (a, b), channel; the pixel is (2i + a, 2j + b).
+    """
+    C = weights.shape[0] // 16
+    split = weights.reshape(2, 2, 2, 2, C, outputs).transpose(0, 2, 1, 3, 4, 5)
+    return split.reshape(4, 4, C, outputs)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 2, 2, 1)])
+def test_patches_make_the_convolution_and_its_derivatives(shape):
+    x, w = normal(0, *shape), normal(1, 16 * shape[-1], 5)
+
+    def ours(x, w):
+        return networks.patches(x) @ w
+
+    def xla(x, w):
+        dims = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel(w, 5), (2, 2), ((1, 1), (1, 1)), dimension_numbers=dims
+        )
+
+    np.testing.assert_allclose(ours(x, w), xla(x, w), atol=EXACT)
+    y = normal(2, *ours(x, w).shape)
+    for a, b in zip(jax.vjp(ours, x, w)[1](y), jax.vjp(xla, x, w)[1](y), strict=True):
+        np.testing.assert_allclose(a, b, atol=EXACT)
+
+
+def test_from_patches_is_the_transpose_and_the_transposed_convolution():
+    x, p = normal(0, 2, 8, 6, 3), normal(1, 2, 4, 3, 48)
+    np.testing.assert_allclose(
+        jnp.vdot(networks.patches(x), p), jnp.vdot(x, networks.from_patches(p)), rtol=1e-12
+    )
+    (transposed,) = jax.vjp(networks.patches, x)[1](p)
+    np.testing.assert_allclose(networks.from_patches(p), transposed, atol=EXACT)
+
+
+def test_parameters_are_as_many_as_the_layers_say():
+    def count(model):
+        shapes = jax.eval_shape(lambda: model.init(KEY, 1.0).weights)
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    mlp = 784 * 1024 + 1024 * 512 + 512 * 400 + 200 * 512 + 512 * 1024 + 1024 * 784
+    assert count(networks.Mlp()) == mlp + 1024 + 512 + 400 + 512 + 1024 + 784
+    convolutions = 16 * (3 * 32 + 32 * 64 + 64 * 128 + 128 * 256)
+    biases = (32 + 64 + 128 + 256) + (128 + 64 + 32 + 3)
+    code = 4096 * 1000 + 1000 + 500 * 4096 + 4096
+    assert count(networks.Conv()) == 2 * convolutions + biases + code
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_jit_vmap_dtype_and_finite_gradients(name):
+    model = SMALL[name]
+    assert hash(model) == hash(type(model)(**vars(model)))
+
+    def objective(params, x):
+        terms = vae.elbo_terms(model, params, x, KEY)
+        return (terms.reconstruction - terms.kl.sum(axis=1)).mean()
+
+    for dtype in (jnp.float32, jnp.float64):
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), stirred(model))  # noqa: B023
+        x = normal(5, 4, model.n).astype(dtype)
+        value, gradient = jax.value_and_grad(objective)(params, x)
+        leaves = jax.tree.leaves((value, gradient))
+        assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
+        assert all(jnp.isfinite(leaf).all() for leaf in leaves)
+        # sums of some hundred terms in this dtype
+        tolerance = 1e3 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(jax.jit(objective)(params, x), value, rtol=tolerance)
+    pair = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, stirred(model, 50))
+    both = jax.vmap(objective, (0, None))(pair, x)
+    np.testing.assert_allclose(both[0], value, rtol=EXACT)
+
+
+def test_linear_network_is_the_linear_vae():
+    model = SMALL["linear"]
+    params = stirred(model)
+    w = {name: params.weights[name] for name in ("head", "output", "log_d")}
+    for layer in ("head", "output"):
+        w[layer] = w[layer] | {"bias": jnp.zeros_like(w[layer]["bias"])}
+    params = vae.VAE(w, params.log_sigma2)
+    twin = linear.LinearVAE(
+        w["output"]["kernel"].T, w["head"]["kernel"].T, w["log_d"], params.log_sigma2
+    )
+    x = normal(7, 10, 6)
+    ours = vae.elbo_terms(model, params, x, KEY)
+    theirs = vae.elbo_terms(linear.Model(6, 3), twin, x, KEY)
+    np.testing.assert_allclose(ours.reconstruction, theirs.reconstruction, rtol=EXACT)
+    np.testing.assert_allclose(ours.kl, theirs.kl, rtol=EXACT)
+
+
+@given(st.integers(0, 1000), st.floats(-3, 3))
+def test_deep_linear_encoder_is_linear(seed, t):
+    model = networks.Mlp(6, 3, (8, 7), (), "identity", shared_variance=True)
+    params = stirred(model)
+
+    def encode(x):
+        return model.encode(params, x).mean
+
+    x, y, zero = normal(seed, 2, 6), normal(seed + 1, 2, 6), jnp.zeros((2, 6))
+    mixed = encode(x + t * y) - encode(zero)
+    alone = encode(x) - encode(zero) + t * (encode(y) - encode(zero))
+    np.testing.assert_allclose(mixed, alone, atol=1e-11)  # sums of 8 × 7 × 6 products of size 10
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_latent_without_weights_is_collapsed_and_the_others_are_as_before(name):
+    model = SMALL[name]
+    params, x = stirred(model), normal(5, 4, model.n)
+    weights = model.latent_weights(params, (0, 2))
+    back = model.with_latent_weights(params, (0, 2), weights)
+    assert all(map(np.array_equal, jax.tree.leaves(back), jax.tree.leaves(params)))
+    bare = model.with_latent_weights(params, (0, 2), jax.tree.map(jnp.zeros_like, weights))
+    passed = vae.forward(model, bare, x, KEY)
+    assert not passed.kl[:, [0, 2]].any()  # exactly
+    others = [j for j in range(model.k) if j not in (0, 2)]
+    np.testing.assert_array_equal(
+        passed.kl[:, others], vae.forward(model, params, x, KEY).kl[:, others]
+    )
+    moved = passed.z.at[:, jnp.array([0, 2])].add(10.0)
+    np.testing.assert_array_equal(model.decode(bare, moved), model.decode(bare, passed.z))
+
+
+def test_starts_with_unit_variances_and_never_collapsed():
+    for model in SMALL.values():
+        params = model.init(KEY, 2.0)
+        posterior = model.encode(params, 100 * normal(1, 4, model.n).astype(jnp.float32))
+        assert not posterior.log_d.any()
+        assert (jnp.abs(posterior.mean) > 0).any(axis=0).all()
+        np.testing.assert_allclose(params.log_sigma2, np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: networks.Mlp(3, 4), r"k: got 4, expected 1 <= k <= 3"),
+        (lambda: networks.Mlp(3, 2, (0,)), r"encoder: got 0"),
+        (lambda: networks.Mlp(activation="swish"), r"activation: got 'swish', expected one of"),
+        (lambda: networks.Conv((60, 64, 3)), r"shape: got \(60, 64, 3\).*divisible by 16"),
+        (lambda: networks.with_linear_decoder("mlp", 3, 2), r"encoder: got 'mlp'"),
+        (lambda: networks.Mlp(3, 2).init(KEY, -1.0), r"sigma2: got -1.0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

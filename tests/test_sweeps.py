@@ -1,0 +1,263 @@
+"""Sweeps: labelled, resumable to the bit, the same on any number of devices and processes."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sweep_child
+import xarray as xr
+
+from linvae_jax import (
+    linear,
+    linear_task,
+    network_task,
+    parallel,
+    sweep_folder,
+    sweeps,
+    tables,
+    training,
+)
+from linvae_jax import moments as mom
+from linvae_jax.training import Annealing
+
+CHILD = str(Path(__file__).parent / "sweep_child.py")
+
+
+def leaves(tree: object) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def same_bits(a: sweeps.Sweep, b: sweeps.Sweep) -> bool:
+    equal = map(np.array_equal, leaves(a.params), leaves(b.params))
+    return all(equal) and a.table.drop_attrs().identical(b.table.drop_attrs())
+
+
+def assert_close(a: xr.Dataset, b: xr.Dataset) -> None:
+    """Equal up to float32 rounding in sums of some hundred terms, amplified by 60 steps."""
+    for name in ("final_elbo", "final_kl", "elbo", "sigma2"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole() -> sweeps.Sweep:
+    """The uninterrupted sweep on the layout of the child."""
+    return sweep_child.run(None, batching="vmap", chunk=4)
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def test_table_is_labelled_and_holds_what_single_runs_give(whole):
+    table = whole.table
+    assert table.elbo.dims == ("seed", "sigma2_init", "learned", "step")
+    assert table.final_kl.dims == ("seed", "sigma2_init", "learned", "latent")
+    assert table.final_below.dims[-2:] == ("epsilon", "latent")
+    assert all(v.attrs["units"] and v.attrs["long_name"] for v in table.data_vars.values())
+    assert not table.diverged.any()
+    held = table.sel(learned=False)
+    assert (held.sigma2 == held.sigma2_init.astype("float32")).all()
+    hyper = training.Hyperparameters(0.01, 3.0, learned=True)
+    hyper = jax.tree.map(lambda x: jnp.asarray(x, None if x is True else "float32"), hyper)
+    one = (sweep_child.TASK, sweep_child.CONFIG, sweep_child.data(), hyper, jax.random.key(1))
+    params, history = training.train(*one)
+    at = table.sel(seed=1, sigma2_init=3.0, learned=True)
+    np.testing.assert_allclose(at.elbo, history.elbo, rtol=1e-4)  # as in `assert_close`
+    for a, b in zip(leaves(params), leaves(whole.params), strict=True):
+        np.testing.assert_allclose(b[1, 1, 0], a, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batching", "chunk"), [("loop", None), ("loop", 3), ("map", 8)])
+def test_layouts_agree(whole, batching, chunk):
+    other = sweep_child.run(None, batching=batching, chunk=chunk)
+    assert_close(other.table, whole.table)
+
+
+def test_stopped_by_sigterm_it_saves_and_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
+    from linvae_jax import trainer
+
+    looks = []
+    segment = trainer.Look.segment
+
+    def stop_at_some(self, *args):
+        looks.append(1)
+        if len(looks) in (4, 17):
+            os.kill(os.getpid(), signal.SIGTERM)
+        segment(self, *args)
+
+    monkeypatch.setattr(trainer.Look, "segment", stop_at_some)
+    before = signal.getsignal(signal.SIGTERM)
+    for stops in ("after 0 of 8 runs, with 4 more at step 20 ", "after 4 of 8 runs"):
+        with pytest.raises(sweep_folder.Stopped, match=stops):
+            sweep_child.run(tmp_path, batching="vmap", chunk=4, checkpoint_seconds=1e9)
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert len(list((tmp_path / "runs").glob("*.nc"))) == 4  # finished runs are there already
+    resumed = sweep_child.run(tmp_path, batching="vmap", chunk=4)
+    assert same_bits(resumed, whole)
+    assert len(looks) == 24  # nothing was trained twice
+    assert tables.load(tmp_path / "sweep.nc").drop_attrs().identical(whole.table.drop_attrs())
+    params = sweep_folder.load_params(tmp_path, 5, sweep_child.TASK, sweep_child.data())
+    for a, b in zip(leaves(params), leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(a, b[1, 0, 1])
+
+
+def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path):
+    moments = random.Random(0)
+    kills = 0
+    while kills < 10:
+        child = subprocess.Popen(
+            [sys.executable, CHILD, tmp_path], stdout=subprocess.PIPE, env=environment()
+        )
+        assert child.stdout is not None
+        child.stdout.readline()  # imports are done
+        time.sleep(moments.uniform(0.2, 2.5))
+        if child.poll() is not None:  # it was faster: begin again, to be killed again
+            assert child.returncode == 0
+            break
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        kills += 1
+    assert kills >= 3
+    resumed = sweep_child.run(tmp_path, batching="vmap", chunk=4)
+    assert same_bits(resumed, whole)
+
+
+def test_goes_on_with_four_devices_where_one_has_stopped(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_folder, "_any", _after(5))
+    with pytest.raises(sweep_folder.Stopped):
+        sweep_child.run(tmp_path, batching="vmap", chunk=3)  # 3 runs: one device of 4 is idle
+    monkeypatch.undo()
+    done = subprocess.run([sys.executable, CHILD, tmp_path], env=environment(4), timeout=120)
+    assert done.returncode == 0
+    table = tables.load(tmp_path / "sweep.nc")
+    assert table.attrs["devices"] == "4"
+    assert_close(table, whole.table)
+
+
+def _after(calls: int):
+    count = []
+
+    def stop(flag: bool) -> bool:
+        count.append(flag)
+        return len(count) > calls
+
+    return stop
+
+
+def test_two_processes_share_a_sweep(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, CHILD, str(tmp_path)]
+    children = [
+        subprocess.Popen([*command, str(i), "2", port], env=environment()) for i in range(2)
+    ]
+    assert [child.wait(timeout=180) for child in children] == [0, 0]
+    table = tables.load(tmp_path / "sweep.nc")
+    assert table.attrs["devices"] == "2"
+    assert_close(table, whole.table)
+
+
+def test_another_sweep_in_the_folder_is_refused(tmp_path):
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    grid = sweeps.Grid(seeds=(0,))
+    first = sweeps.run(task, config, problem, grid, folder=tmp_path, quiet=True)
+    again = sweeps.run(task, config, problem, grid, folder=tmp_path, quiet=True)
+    assert same_bits(first, again)
+    with pytest.raises(ValueError, match=r"sigma2"):
+        sweeps.run(task, config, problem, replace(grid, sigma2=(2.0,)), folder=tmp_path, quiet=True)
+    other = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.5])))
+    with pytest.raises(ValueError, match=r"data"):
+        sweeps.run(task, config, other, grid, folder=tmp_path, quiet=True)
+
+
+def test_a_damaged_result_is_trained_again(tmp_path):
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    first = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+    path = tmp_path / "runs" / "0000.nc"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="run 0 will be trained again"):
+        again = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+    assert same_bits(first, again)
+
+
+def test_chunks_follow_the_memory():
+    task, config, data = sweep_child.TASK, sweep_child.CONFIG, sweep_child.data()
+    grid = sweep_child.GRID
+    args = (task, config, data, grid.hyperparameters("float32"), grid.keys())
+    each = parallel.bytes_per_run(*args)
+    params = jax.eval_shape(task.model.init, jax.random.key(0), 1.0)
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+    assert each >= 3 * size  # parameters and two moments of Adam
+    assert parallel.plan(*args, batching="vmap", memory=10**9) == parallel.Layout("vmap", 8)
+    little = parallel.plan(*args, batching="vmap", memory=int(3.5 * each / 0.8))
+    assert little.chunk == 3
+    assert parallel.plan(*args, batching="vmap", memory=1).chunk == 1
+
+
+def test_annealing_and_other_values_become_dimensions():
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    grid = sweeps.Grid(beta=(1.0, 2.0), annealing=(Annealing(), Annealing(10, 2, 0.5)))
+    table = sweeps.run(task, config, problem, grid, quiet=True).table
+    assert table.elbo.dims == ("seed", "sigma2_init", "learned", "beta", "annealing", "step")
+    assert table.annealing.values.tolist() == ["none", "2 cycles over 10 steps, ramp 0.5"]
+    assert table.learning_rate.ndim == 0
+
+
+@pytest.mark.parametrize(
+    ("annealing", "expected"),
+    [
+        (Annealing(), [2, 2, 2, 2, 2, 2]),
+        (Annealing(4), [0, 0.5, 1, 1.5, 2, 2]),
+        (Annealing(4, 2, 0.5), [0, 2, 0, 2, 2, 2]),
+        (Annealing(4, 1, 0.0), [2, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_annealed_weights(annealing, expected):
+    hyper = training.Hyperparameters(beta=2.0, annealing=annealing)
+    got = [float(training.beta_at(hyper, jnp.asarray(t))) for t in range(6)]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_closed_form_noise_is_the_mean_square_error():
+    """With exact gradients and everything else at rest, one step puts σ² on its maximiser."""
+    lam = jnp.array([4.0, 2.0, 0.5])
+    problem = linear_task.problem(mom.from_covariance(lam))
+    task = linear_task.LinearTask(k=1)
+    config = training.TrainConfig(num_steps=1, record_every=1, noise="closed_form")
+    hyper = training.Hyperparameters(learning_rate=1e-30, sigma2=20.0)
+    state = training.init(task, config, problem, hyper, jax.random.key(0))
+    after = training.step(task, config, problem, hyper, state)
+    terms = linear.elbo_terms(replace(state.params, log_sigma2=jnp.zeros(())), problem.moments)
+    error = -2 * terms.reconstruction - 3 * jnp.log(2 * jnp.pi)  # σ² = 1 leaves it bare
+    np.testing.assert_allclose(jnp.exp(after.params.log_sigma2), error / 3, rtol=1e-12)
+
+
+def test_linear_network_reaches_the_linear_prediction():
+    """Sampled training of `linear.Model` against the closed form, at both σ²."""
+    x = np.random.default_rng(0).normal(size=(2000, 6)) * np.sqrt([8, 4, 2, 0.6, 0.5, 0.4])
+    task = network_task.NetworkTask(linear.Model(6, 3), batch_size=100)
+    config = training.TrainConfig(num_steps=4000, record_every=4000)
+    grid = sweeps.Grid(sigma2=(0.5, 3.0), learned=(False,), learning_rate=(0.02,))
+    table = sweeps.run(task, config, network_task.prepare(x), grid, quiet=True).table.squeeze()
+    # 3 standard errors of 2,000 reconstructions of one z; training noise is far smaller
+    assert (abs(table.final_elbo - table.final_linear_elbo) < 0.1).all()
+    np.testing.assert_array_equal(table.final_collapsed, table.final_linear_collapsed)
+    np.testing.assert_allclose(
+        np.sort(table.final_kl)[:, ::-1], table.final_linear_kl, atol=0.05
+    )  # data drawn: λ differ by a few per cent, KL by half of that
