@@ -74,9 +74,16 @@ class _Vae(nnx.Module):
 
     @staticmethod
     def _linear(w: np.ndarray, b: np.ndarray) -> nnx.Linear:
-        linear = nnx.Linear(*w.shape, rngs=nnx.Rngs(0), param_dtype=jnp.float32)
-        linear.kernel[...], linear.bias[...] = w, b
-        return linear
+        def given(values: np.ndarray) -> Any:
+            return lambda key, shape, dtype: jnp.asarray(values, dtype)
+
+        return nnx.Linear(
+            *w.shape,
+            kernel_init=given(w),
+            bias_init=given(b),
+            param_dtype=jnp.float32,
+            rngs=nnx.Rngs(0),
+        )
 
     @staticmethod
     def _run(layers: Any, x: jax.Array) -> jax.Array:
@@ -129,3 +136,8 @@ def nnx_loop(problem: Problem) -> Train:
         return np.array(losses)
 
     return train
+
+
+def nnx_loss(weights: Weights, x: np.ndarray, key: jax.Array) -> float:
+    """Of one batch, with noise from a key."""
+    return float(nnx.jit(_Vae.__call__)(_Vae(weights), jnp.asarray(x), key))

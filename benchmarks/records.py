@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +20,7 @@ from benchmarks import timing
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- records: written by run.py -->", "<!-- end of records -->"
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "matfree")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matfree", "torch")
 
 Scale: TypeAlias = Literal["smoke", "full", "large"]
 Record: TypeAlias = dict[str, Any]
@@ -33,11 +33,12 @@ class Measurement:
     Attributes:
         what: one line.
         value: the median where there are several rounds.
-        unit: "ms", "s", "GB", "×" for a ratio, "1" for an error or an exponent.
+        unit: "ms", "s", "GB", "samples/s", "×" for a ratio, "1" for an error or an exponent.
         low: lower quartile.
         high: upper quartile.
         rounds: how many times it was measured.
         bar: at most this; None where there is none.
+        at_least: likewise, of a value that should be large.
         note: the accuracy reached, mostly.
         others: share of the machine's CPU time that other processes used meanwhile.
         method: curve in the figure that it belongs to.
@@ -55,11 +56,16 @@ class Measurement:
     others: float = 0.0
     method: str | None = None
     parameters: int | None = None
+    at_least: float | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the bar is met; None without one."""
-        return None if self.bar is None else self.value <= self.bar
+        if self.bar is None and self.at_least is None:
+            return None
+        low = -np.inf if self.at_least is None else self.at_least
+        high = np.inf if self.bar is None else self.bar
+        return bool(low <= self.value <= high)
 
     @property
     def busy(self) -> bool:
@@ -92,6 +98,20 @@ def ratio(what: str, over: timing.Sample, under: timing.Sample, **more: Any) -> 
     return Measurement(what, median, "×", low, high, len(over.seconds), others=others, **more)
 
 
+def rate(what: str, work: float, sample: timing.Sample, unit: str, **more: Any) -> Measurement:
+    """What is done in a second, where each call does `work`."""
+    low, median, high = timing.quartiles(work / sample.seconds)
+    rounds = len(sample.seconds)
+    return Measurement(what, median, unit, low, high, rounds, others=sample.others, **more)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def device_name() -> str:
     """The accelerator, or the processor with the cores that this process may use."""
     device = jax.devices()[0]
@@ -120,7 +140,7 @@ def entry(measurements: Iterable[Measurement], passed: timing.Clock) -> Record:
     measured = [m.as_dict() for m in measurements]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         "seconds": round(passed.wall, 1),
         "others": passed.others,
         "busy": passed.others > timing.BUSY,
@@ -160,9 +180,10 @@ def cells(m: Mapping[str, Any]) -> list[str]:
     """A measurement as a row: what, value, quartiles, bar, note."""
     unit = "" if m["unit"] == "1" else " " + m["unit"]
     spread = f"{number(m['low'])} to {number(m['high'])}" if m["rounds"] > 1 else ""
-    bar = ""
-    if m["bar"] is not None:
-        bar = f"≤ {number(m['bar'])}{unit}: {'met' if m['met'] else '**not met**'}"
+    bounds = (("≤", m["bar"]), ("≥", m.get("at_least")))  # old records have no "at_least"
+    bar = " and ".join(f"{sign} {number(b)}{unit}" for sign, b in bounds if b is not None)
+    if bar:
+        bar += f": {'met' if m['met'] else '**not met**'}"
     doubt = ""
     if m["busy"]:
         others = m["others"] > timing.BUSY

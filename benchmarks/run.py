@@ -4,6 +4,8 @@ import os
 
 # before JAX starts: a GPU's memory is shared with the processes that measure memory
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# before PyTorch starts: its threads must not wait for work by spinning when JAX's turn has come
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +15,19 @@ from typing import Literal, get_args
 import jax
 import tyro
 
-from benchmarks import bench_elbo, bench_spectrum, bench_sweep, figure, records, timing
+from benchmarks import (
+    bench_elbo,
+    bench_networks,
+    bench_spectrum,
+    bench_sweep,
+    figure,
+    records,
+    timing,
+)
 from benchmarks.records import FOLDER, Measurement, Record, Scale
 from linvae_jax import progress
 
-Name = Literal["size", "dense", "lanczos", "scaling", "gradient", "sweep"]
+Name = Literal["size", "dense", "lanczos", "scaling", "gradient", "sweep", "networks", "conv"]
 NAMES: tuple[Name, ...] = get_args(Name)
 BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "size": bench_spectrum.real_size,
@@ -26,6 +36,8 @@ BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "scaling": bench_spectrum.scaling,
     "gradient": bench_elbo.gradient,
     "sweep": bench_sweep.batching,
+    "networks": bench_networks.dense,
+    "conv": bench_networks.convolutional,
 }
 
 

@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import nn
-from torch.func import functional_call, grad, stack_module_state, vmap
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.func import functional_call, grad, stack_module_state, vmap  # pyright: ignore[reportMissingImports]
 
 from benchmarks.network_peers import Layer, Problem, Train, Weights
 from benchmarks.timing import cores
@@ -131,3 +131,9 @@ def ensemble(problem: Problem) -> Train:
             return losses_of(params, looked_at).numpy()
 
     return train
+
+
+def loss(weights: Weights, x: np.ndarray, noise: np.ndarray) -> float:
+    """Of one batch, with given noise."""
+    with torch.no_grad():
+        return float(Vae(weights)(tensor(x), torch.tensor(noise)))

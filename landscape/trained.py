@@ -202,7 +202,7 @@ def spectra(
         draws: of z for each datum.
         probes: of the quadrature.
         steps: of Lanczos for each probe.
-        largest: how many of the largest eigenvalues `lobpcg` looks for.
+        largest: how many of the largest eigenvalues `lobpcg` looks for; 0: none.
         quiet: no progress bar.
 
     Returns:
@@ -222,15 +222,16 @@ def spectra(
                     of.function, of.variables, key_probes, probes=probes, steps=steps
                 )
                 index, trace = lanczos.index(rule), lanczos.trace(rule)
-                top = lobpcg.extremes(of.function, of.variables, key_probes, largest)
+                if largest:
+                    top = lobpcg.extremes(of.function, of.variables, key_probes, largest)
+                    values["largest"].append(np.asarray(top.values)[:largest])
+                    values["converged"].append(np.asarray(top.converged)[:largest])
                 for name, value in zip(
                     names,
                     (index.lower, index.upper, index.standard_error, trace.value,
                      trace.standard_error), strict=True,
                 ):  # fmt: skip
                     values[name].append(float(value))
-                values["largest"].append(np.asarray(top.values)[:largest])
-                values["converged"].append(np.asarray(top.converged)[:largest])
                 bar.update()
     shape = (len(points), len(sigma2))
     told = {
@@ -250,6 +251,7 @@ def spectra(
                 *told[name],
             )
             for name in values
+            if values[name]
         },
         coords={
             "point": list(points),

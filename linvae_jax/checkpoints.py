@@ -104,8 +104,8 @@ class Store:
     def save(self, step: int, tree: Any, facts: Mapping[str, Any] | None = None) -> None:
         """Save in the background; the arrays may be donated as soon as this returns.
 
-        Waits for the save before it, of any open store. On a CPU the write reads the arrays in place, so a call that
-        donates them copies them instead, until the write is done.
+        Waits for the save before it, also of another open store. On a CPU the write reads the
+        arrays in place, so a call that donates them copies them instead, until it is done.
 
         Args:
             step: larger than all saved before.

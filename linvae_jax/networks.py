@@ -39,6 +39,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,  # a deep linear network
 }
 
+_KNOWN = {
+    "activation": tuple(ACTIVATIONS),
+    "dtype": ("float32", "float64"),
+    "precision": ("highest", "high", "default"),
+}
+
 _lecun = nnx.initializers.lecun_normal()
 
 
@@ -85,14 +91,46 @@ class _Conv(nnx.Module):
             setattr(self, f"bias{i}", nnx.Param(jnp.zeros(b, config.dtype)))
 
 
+def _shapes(weights: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+
+
 @lru_cache(maxsize=64)
-def _structure(kind: type, config: Any) -> Any:
-    """What Flax needs besides the weights; no array is made."""
-    return nnx.split(nnx.eval_shape(lambda: kind(config, nnx.Rngs(0))), nnx.Param)[0]
+def _structure(kind: type, config: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """What Flax needs besides the weights, and their shapes; no array is made."""
+    graph, weights = nnx.split(nnx.eval_shape(lambda: kind(config, nnx.Rngs(0))), nnx.Param)
+    return graph, _shapes(nnx.to_pure_dict(weights))
+
+
+def _network(kind: type, config: Any, params: VAE) -> Any:
+    """The module with these weights. Flax itself would take weights of other shapes."""
+    graph, expected = _structure(kind, config)
+    got = _shapes(params.weights)
+    for name in sorted(got.keys() | expected.keys()):
+        if got.get(name) != expected.get(name):
+            _checks.fail(
+                f"params.weights{name}",
+                f"shape {got[name]}" if name in got else "nothing",
+                f"shape {expected[name]}" if name in expected else "nothing",
+                "They are of another architecture, or of several models, which is for vmap.",
+            )
+    return nnx.merge(graph, params.weights)
+
+
+def _pixelwise(layer: nnx.Linear, x: Float[Array, "N h w a"]) -> Float[Array, "N h w b"]:
+    """The layer at each pixel, as a product of two matrices.
+
+    The same product of four dimensions takes a training step a quarter longer on CPU: for the
+    gradient of the weights XLA then copies its operands into another order.
+    """
+    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
     _checks.positive("sigma2", sigma2)
+    if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
+        _checks.fail("dtype", config.dtype, "float32", "float64 needs jax_enable_x64.")
     _, weights = nnx.split(kind(config, nnx.Rngs(key)), nnx.Param)
     return VAE(nnx.to_pure_dict(weights), jnp.log(jnp.asarray(sigma2, config.dtype)))
 
@@ -100,16 +138,22 @@ def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
 def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
     _checks.in_range("k", config.k, 1, config.n, "no more latents than dimensions")
     for name, values in widths.items():
+        if not isinstance(values, tuple):
+            _checks.fail(name, repr(values), "a tuple, which is hashable")
         for width in values:
             _checks.in_range(name, width, 1, 2**31 - 1, "widths of layers")
-    if config.activation not in ACTIVATIONS:
-        _checks.fail("activation", repr(config.activation), f"one of {tuple(ACTIVATIONS)}")
+    for name, known in _KNOWN.items():
+        if getattr(config, name) not in known:
+            _checks.fail(name, repr(getattr(config, name)), f"one of {known}")
 
 
-def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> np.ndarray:
-    """Columns of the head that belong to some latents: of the means, and of the log variances."""
+def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of some latents: of the decoder, and of the head, its log D included."""
+    for j in latents:
+        # beyond the end JAX would take the last one, silently
+        _checks.in_range("latents", j, 0, k - 1, "k latents, from 0")
     rows = np.array(latents, int)
-    return np.concatenate([rows, k + rows]) if log_d else rows
+    return rows, np.concatenate([rows, k + rows]) if log_d else rows
 
 
 class _LatentWeights:
@@ -118,28 +162,28 @@ class _LatentWeights:
     def latent_weights(self, params: VAE, latents: tuple[int, ...]) -> dict[str, Array]:
         """Weights of some latents: with all of them zero, they are collapsed."""
         w, (first, k, amortised) = params.weights, self._layout()
-        columns = _chosen(latents, k, amortised)
+        rows, columns = _chosen(latents, k, amortised)
         found = {
-            "decoder": w[first]["kernel"][np.array(latents)],
+            "decoder": w[first]["kernel"][rows],
             "encoder": w["head"]["kernel"][:, columns],
             "bias": w["head"]["bias"][columns],
         }
-        return found if amortised else found | {"log_d": w["log_d"][columns]}
+        return found if amortised else found | {"log_d": w["log_d"][rows]}
 
     def with_latent_weights(
         self, params: VAE, latents: tuple[int, ...], weights: dict[str, Array]
     ) -> VAE:
         """The same with these in their place."""
         w, (first, k, amortised) = dict(params.weights), self._layout()
-        columns = _chosen(latents, k, amortised)
-        kernel = w[first]["kernel"].at[np.array(latents)].set(weights["decoder"])
+        rows, columns = _chosen(latents, k, amortised)
+        kernel = w[first]["kernel"].at[rows].set(weights["decoder"])
         w[first] = w[first] | {"kernel": kernel}
         w["head"] = {
             "kernel": w["head"]["kernel"].at[:, columns].set(weights["encoder"]),
             "bias": w["head"]["bias"].at[columns].set(weights["bias"]),
         }
         if not amortised:
-            w["log_d"] = w["log_d"].at[columns].set(weights["log_d"])
+            w["log_d"] = w["log_d"].at[rows].set(weights["log_d"])
         return VAE(w, params.log_sigma2)
 
     def _layout(self) -> tuple[str, int, bool]:
@@ -161,7 +205,8 @@ class Mlp(_LatentWeights):
         precision: of the products; "highest" is all digits, "default" is TF32 on some devices.
 
     Raises:
-        ValueError: sizes below 1, k > n, an unknown activation.
+        ValueError: sizes below 1, k > n, an unknown activation, dtype or precision; from its
+            functions, data or weights of other shapes.
     """
 
     n: int = 784
@@ -183,7 +228,8 @@ class Mlp(_LatentWeights):
 
     def encode(self, params: VAE, x: Float[Array, "N n"]) -> Posterior:
         """q(z | x) of centred data."""
-        net, act = nnx.merge(_structure(_Mlp, self), params.weights), ACTIVATIONS[self.activation]
+        _checks.shape("x", x, ("N", self.n))
+        net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
         for i in range(len(self.encoder)):
             x = act(getattr(net, f"encoder{i}")(x))
         out = net.head(x)
@@ -193,7 +239,8 @@ class Mlp(_LatentWeights):
 
     def decode(self, params: VAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """E[x | z] − μ."""
-        net, act = nnx.merge(_structure(_Mlp, self), params.weights), ACTIVATIONS[self.activation]
+        _checks.shape("z", z, ("N", self.k))
+        net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
         for i in range(len(self.decoder)):
             z = act(getattr(net, f"decoder{i}")(z))
         return net.output(z)
@@ -272,8 +319,7 @@ class Conv(_LatentWeights):
         precision: as in `Mlp`.
 
     Raises:
-        ValueError: H or W not divisible by 2 for each layer, sizes below 1, k > n, an unknown
-            activation.
+        ValueError: H or W not divisible by 2 for each layer, or as in `Mlp`.
     """
 
     shape: tuple[int, ...] = (64, 64, 3)
@@ -307,19 +353,21 @@ class Conv(_LatentWeights):
 
     def encode(self, params: VAE, x: Float[Array, "N n"]) -> Posterior:
         """q(z | x) of centred data."""
-        net, act = nnx.merge(_structure(_Conv, self), params.weights), ACTIVATIONS[self.activation]
+        _checks.shape("x", x, ("N", self.n))
+        net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
         image = x.reshape(-1, *self.shape)
         for i in range(len(self.channels)):
-            image = act(getattr(net, f"encoder{i}")(patches(image)))
+            image = act(_pixelwise(getattr(net, f"encoder{i}"), patches(image)))
         out = net.head(image.reshape(x.shape[0], -1))
         return Posterior(out[:, : self.k], out[:, self.k :])
 
     def decode(self, params: VAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """E[x | z] − μ."""
-        net, act = nnx.merge(_structure(_Conv, self), params.weights), ACTIVATIONS[self.activation]
+        _checks.shape("z", z, ("N", self.k))
+        net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
         image = net.start(z).reshape(-1, *self.code)
         for i in range(len(self.channels)):
-            image = from_patches(getattr(net, f"decoder{i}")(act(image)))
+            image = from_patches(_pixelwise(getattr(net, f"decoder{i}"), act(image)))
             image = image + getattr(net, f"bias{i}")[...]
         return image.reshape(z.shape[0], -1)
 

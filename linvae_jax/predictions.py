@@ -6,8 +6,8 @@ component j, and reverse water-filling at the level βσ² says how much of it t
 >>> import jax.numpy as jnp
 >>> from linvae_jax import predictions
 >>> expected = predictions.predict(jnp.array([4.0, 1.0, 0.5]), k=2, sigma2=1.0)
->>> int(expected.collapsed), expected.kl.round(3).tolist()  # ½ log 4, and λ₂ = σ²
-(1, [0.693..., 0.0])
+>>> int(expected.collapsed), [f"{kl:.3f}" for kl in expected.kl]  # ½ log 4, and λ₂ = σ²
+(1, ['0.693', '0.000'])
 """
 
 from dataclasses import dataclass, field

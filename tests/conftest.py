@@ -5,6 +5,8 @@ import os
 import hypothesis
 import jax
 
+# a test compiles a program and runs it once: half the optimisation takes half of the time
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 jax.config.update("jax_enable_x64", True)
 
 # a new shape compiles for a quarter of a second, so no deadline; CI must not depend on luck

@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ def test_smoke_run_measures_everything(record):
         for m in entry["measurements"]:
             assert np.isfinite([m["value"], m["low"], m["high"], m["others"]]).all(), m
             assert m["low"] <= m["value"] <= m["high"], m
-            assert m["unit"] in {"ms", "s", "GB", "×", "1"}, m
+            assert m["unit"] in {"ms", "s", "GB", "samples/s", "×", "1"}, m
             assert m["met"] in (True, None), m  # the only bars at this size are on accuracy
 
 
@@ -43,6 +44,20 @@ def test_each_time_comes_with_the_accuracy_reached(record):
     ):
         times = [m for m in found[name]["measurements"] if m["unit"] != "×"]
         assert any(word in m["note"] for m in times), name
+
+
+def test_peers_train_the_same_network_or_are_said_to_be_missing(record):
+    for name in ("networks", "conv"):
+        measured = record["benchmarks"][name]["measurements"]
+        torch = "PyTorch" if find_spec("torch") else "no PyTorch"
+        assert any(torch in m["what"] + m["note"] for m in measured), name
+        # same weights, batch and noise: the rounding of float32, and some room
+        assert all(m["value"] < 1e-5 for m in measured if "same weights" in m["what"])
+        for m in measured:
+            if "over ours" in m["what"]:
+                assert "difference" in m["note"], m
+    dense = record["benchmarks"]["networks"]["measurements"]
+    assert any("Flax NNX's" in m["what"] for m in dense)
 
 
 def test_lanczos_from_one_vector_misses_copies_that_the_blocks_have():
@@ -104,6 +119,17 @@ def test_a_bar_that_is_not_met_makes_the_command_fail(record, monkeypatch, capsy
     assert run.main(run.Run(smoke=True, only=("size",))) == 1
     assert "bar not met: a slow thing" in capsys.readouterr().out
     assert records.cells(slow)[3] == "≤ 2 s: **not met**"
+
+
+def test_a_bar_can_be_a_lower_one_and_old_records_have_none():
+    good = records.plain("a ratio", 1.3, "×", at_least=1.2).as_dict()
+    assert good["met"] is True
+    assert records.cells(good)[3] == "≥ 1.2 ×: met"
+    assert records.plain("a ratio", 1.1, "×", at_least=1.2).met is False
+    assert records.plain("a ratio", np.nan, "×", at_least=1.2).met is False
+    old = records.plain("a time", 1.0, "s", bar=2.0).as_dict()
+    del old["at_least"]
+    assert records.cells(old)[3] == "≤ 2 s: met"
 
 
 def test_functions_take_turns_and_slow_ones_are_called_once():

@@ -35,7 +35,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     ) == 0  # fmt: skip
     trained = tables.to_linear(tables.load(out))
     np.testing.assert_allclose(trained.log_sigma2, exact.log_sigma2, atol=1e-5)
-    assert tables.load(tmp_path / "model_history.nc").gap[0, 0, -1] < 1e-5
+    assert tables.load(tmp_path / "model_history.nc").gap[0, 0, 0, -1] < 1e-5
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first.startswith("linvae fit {")
@@ -58,16 +58,34 @@ def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys)
     assert {p.suffix for p in tmp_path.glob("s.*")} == {".png", ".pdf", ".nc"}
     assert linvae("landscape", "--data", data, "--k", 4, "--out", tmp_path / "l") == 0
     assert len(list((tmp_path / "l").glob("*.png"))) == 3
-    out = tmp_path / "sweep.nc"
+    out = tmp_path / "sweep"
     assert linvae(
         "sweep", "--data", data, "--k", 2, "--sigma2", 1, 20, "--num-steps", 2000, "--out", out
     ) == 0  # fmt: skip
-    final = tables.load(out).isel(step=-1)
+    final = tables.load(out / "sweep.nc").isel(step=-1, learned=0)
     assert final.sizes == {"seed": 2, "sigma2_init": 2, "latent": 2}
     assert (final.collapsed.sel(sigma2_init=20) == 2).all()  # σ² above every eigenvalue
     printed = capsys.readouterr().out
     assert "critical σ²" in printed
     assert "saved" in printed
+
+
+def test_sweep_of_networks_compares_with_the_linear_vae_and_goes_on(data, tmp_path, capsys):
+    command = (
+        "sweep", "--data", data, "--network", "linear-encoder", "--k", 2, "--sigma2", 1,
+        "--num-steps", 1500, "--seeds", 1, "--out", tmp_path / "sweep", "--learned", True, False,
+    )  # fmt: skip
+    assert linvae(*command) == 0
+    printed = capsys.readouterr().out
+    assert "linear VAE: ELBO" in printed
+    table = tables.load(tmp_path / "sweep" / "sweep.nc").squeeze()
+    # 300 data of 8 dimensions: 0.5 nats is less than their own spread, a latent more is 0.5 to 2
+    assert (abs(table.final_elbo - table.final_linear_elbo) < 0.5).all()
+    assert linvae(*command) == 0  # finished runs are read, not trained again
+    assert capsys.readouterr().out.splitlines()[1:] == printed.splitlines()[1:]
+    changed = [20 if argument == 1500 else argument for argument in command]
+    assert linvae(*changed) == 2
+    assert "num_steps" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_exit_with_two(data, capsys):

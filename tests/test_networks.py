@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import EXACT
 
-from linvae_jax import linear, networks, vae
+from linvae_jax import gaussian, linear, networks, vae
 
 KEY = jax.random.key(0)
 SMALL = {
@@ -72,6 +72,49 @@ def test_from_patches_is_the_transpose_and_the_transposed_convolution():
     np.testing.assert_allclose(networks.from_patches(p), transposed, atol=EXACT)
 
 
+def xla_network(w, x, z):
+    """What `SMALL["conv"]` is, in XLA's own convolutions: head and decoded images."""
+    dims, stride = ("NHWC", "HWIO", "NHWC"), (2, 2)
+    for i, channels in enumerate((3, 4)):
+        k = kernel(w[f"encoder{i}"]["kernel"], channels)
+        x = jax.lax.conv_general_dilated(x, k, stride, ((1, 1), (1, 1)), dimension_numbers=dims)
+        x = jnp.maximum(x + w[f"encoder{i}"]["bias"], 0)
+    head = x.reshape(len(x), -1) @ w["head"]["kernel"] + w["head"]["bias"]
+    y = (z @ w["start"]["kernel"] + w["start"]["bias"]).reshape(-1, 2, 1, 4)
+    for i, channels in enumerate((4, 3)):
+        # the kernel of the convolution that it is the transpose of, out of `channels`
+        k = kernel(w[f"decoder{i}"]["kernel"].T, channels)
+        y = jax.lax.conv_transpose(
+            jnp.maximum(y, 0), k, stride, ((2, 2), (2, 2)), dimension_numbers=dims,
+            transpose_kernel=True,
+        )  # fmt: skip
+        y = y + w[f"bias{i}"]
+    return head, y.reshape(len(y), -1)
+
+
+def test_conv_is_the_network_of_xla_convolutions_and_so_is_its_gradient():
+    model = SMALL["conv"]
+    params, x, z = stirred(model), normal(5, 2, 8, 4, 2), normal(6, 2, 5)
+    weigh = normal(7, 2, 10), normal(8, 2, 64)
+
+    def ours(w, x, z):
+        p = vae.VAE(w, params.log_sigma2)
+        head = jnp.concatenate(model.encode(p, x.reshape(2, -1)), axis=1)
+        return head, model.decode(p, z)
+
+    def checked(function):
+        def scalar(*a):
+            outputs = function(*a)
+            return sum(map(jnp.vdot, weigh, outputs)), outputs
+
+        return jax.jit(jax.value_and_grad(scalar, (0, 1, 2), has_aux=True))(params.weights, x, z)
+
+    for a, b in zip(*map(jax.tree.leaves, (checked(ours), checked(xla_network))), strict=True):
+        np.testing.assert_allclose(a, b, atol=EXACT * max(1, float(jnp.abs(b).max())))
+    for a, b in zip(ours(params.weights, x, z), checked(ours)[0][1], strict=True):
+        np.testing.assert_allclose(a, b, atol=EXACT)  # without jit
+
+
 def test_parameters_are_as_many_as_the_layers_say():
     def count(model):
         shapes = jax.eval_shape(lambda: model.init(KEY, 1.0).weights)
@@ -97,15 +140,12 @@ def test_jit_vmap_dtype_and_finite_gradients(name):
     for dtype in (jnp.float32, jnp.float64):
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), stirred(model))  # noqa: B023
         x = normal(5, 4, model.n).astype(dtype)
-        value, gradient = jax.value_and_grad(objective)(params, x)
+        value, gradient = jax.jit(jax.value_and_grad(objective))(params, x)
         leaves = jax.tree.leaves((value, gradient))
         assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
         assert all(jnp.isfinite(leaf).all() for leaf in leaves)
-        # sums of some hundred terms in this dtype
-        tolerance = 1e3 * float(jnp.finfo(dtype).eps)
-        np.testing.assert_allclose(jax.jit(objective)(params, x), value, rtol=tolerance)
     pair = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, stirred(model, 50))
-    both = jax.vmap(objective, (0, None))(pair, x)
+    both = jax.jit(jax.vmap(objective, (0, None)))(pair, x)
     np.testing.assert_allclose(both[0], value, rtol=EXACT)
 
 
@@ -158,6 +198,33 @@ def test_a_latent_without_weights_is_collapsed_and_the_others_are_as_before(name
     np.testing.assert_array_equal(model.decode(bare, moved), model.decode(bare, passed.z))
 
 
+@pytest.mark.parametrize("name", ["mlp", "linear", "conv"])
+def test_collapsed_latents_are_stationary_in_their_own_weights(name):
+    """Averaged over z, by pairs of draws that differ in the sign of the collapsed latents only."""
+    model, latents = SMALL[name], (0, 2)
+    params, x, noise = stirred(model), normal(5, 4, model.n), normal(6, 4, model.k)
+    own = model.latent_weights(params, latents)
+    mirrored = noise.at[:, jnp.array(latents)].multiply(-1)
+
+    def elbo(weights, draws):
+        p = model.with_latent_weights(params, latents, weights)
+        mean, log_d = model.encode(p, x)
+        kl = gaussian.kl(mean**2, log_d).sum(axis=1)
+
+        def reconstruction(e):
+            error = jnp.sum((x - model.decode(p, mean + jnp.exp(log_d / 2) * e)) ** 2, axis=1)
+            return gaussian.log_density(error, model.n, p.log_sigma2)
+
+        return (sum(map(reconstruction, draws)) / len(draws) - kl).mean()
+
+    def largest(draws):
+        gradient = jax.jit(jax.grad(lambda w: elbo(w, draws)))(jax.tree.map(jnp.zeros_like, own))
+        return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+
+    assert largest((noise, mirrored)) < EXACT * largest((noise,))
+    assert largest((noise,)) > 0.1  # one draw pulls at them
+
+
 def test_starts_with_unit_variances_and_never_collapsed():
     for model in SMALL.values():
         params = model.init(KEY, 2.0)
@@ -176,8 +243,42 @@ def test_starts_with_unit_variances_and_never_collapsed():
         (lambda: networks.Conv((60, 64, 3)), r"shape: got \(60, 64, 3\).*divisible by 16"),
         (lambda: networks.with_linear_decoder("mlp", 3, 2), r"encoder: got 'mlp'"),
         (lambda: networks.Mlp(3, 2).init(KEY, -1.0), r"sigma2: got -1.0"),
+        (lambda: networks.Mlp(3, 2, [4]), r"encoder: got \[4\], expected a tuple"),
+        (lambda: networks.Mlp(dtype="bfloat16"), r"dtype: got 'bfloat16'"),
+        (lambda: networks.Conv(precision="best"), r"precision: got 'best'"),
     ],
 )
 def test_what_cannot_be_built_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_float64_needs_x64():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64 needs jax_enable_x64"):
+        networks.Mlp(3, 2, (), (), dtype="float64").init(KEY, 1.0)
+
+
+def test_data_and_weights_of_other_shapes_are_refused():
+    model, conv = SMALL["mlp"], SMALL["conv"]
+    params = model.init(KEY, 1.0)
+    x = jnp.ones((4, 6))
+    with pytest.raises(ValueError, match=r"x: got shape \(4, 5\), expected shape \(N, 6\)"):
+        model.encode(params, x[:, 1:])
+    with pytest.raises(ValueError, match=r"z: got shape \(4, 6\), expected shape \(N, 5\)"):
+        conv.decode(conv.init(KEY, 1.0), x)
+    others = {
+        r"\['decoder0'\]\['bias'\]: got shape \(5,\), expected nothing": networks.Mlp(
+            6, 3, (8, 7), ()
+        ),
+        r"\['encoder1'\]\['bias'\]: got shape \(7,\), expected shape \(9,\)": networks.Mlp(
+            6, 3, (8, 9), (5,)
+        ),
+    }
+    for message, other in others.items():
+        with pytest.raises(ValueError, match=message):
+            other.encode(params, x)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+    with pytest.raises(ValueError, match="several models, which is for vmap"):
+        model.encode(stacked, x)
+    with pytest.raises(ValueError, match=r"latents: got 3, expected 0 <= latents <= 2"):
+        model.latent_weights(params, (3,))

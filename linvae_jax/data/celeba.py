@@ -33,7 +33,7 @@ SHAPE = (64, 64, 3)
 _HEIGHT, _WIDTH, _CROP = 218, 178, 148
 _RECIPE = "centre 148 x 148, bilinear 64 x 64"  # part of the fingerprint: change it with the code
 _ROWS = 256  # decoded at once by one thread: 3 MB
-_THREADS = 8  # parsing the records holds the interpreter for a sixth of the time
+_THREADS = 8  # more would wait for the interpreter, which parsing holds a sixth of the time
 _ABANDONED = 3600.0  # seconds without a write, after which a temporary file has no process
 
 
