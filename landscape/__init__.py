@@ -24,6 +24,7 @@ Curvature:
 | `lobpcg` | its extreme eigenvalues, with every copy, and all ways to escape |
 | `matrix_free` | may these two be trusted with a function? |
 | `conditioning` | index, degenerate directions, condition number, escape rate and direction |
+| `trained` | curvature at trained VAEs, nonlinear ones too: could a collapsed latent come back? |
 | `escape` | steps of gradient descent to leave a collapsed point: predicted and simulated |
 
 Studies:

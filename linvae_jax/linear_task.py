@@ -96,7 +96,7 @@ class LinearTask:
     batch_size: int = 128
 
     # S Vᵀ of all runs is one large product (benchmarks/bench_sweep.py)
-    cpu: ClassVar[Literal["vmap"]] = "vmap"
+    cpu: ClassVar[Literal["vmap", "loop"]] = "vmap"
     unroll: ClassVar[int] = 1
     record_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(
         {

@@ -135,7 +135,7 @@ class NetworkTask:
     observed: int = 1000
 
     # matrices of one model fill a core already: side by side gains nothing (benchmarks)
-    cpu: ClassVar[Literal["loop"]] = "loop"
+    cpu: ClassVar[Literal["vmap", "loop"]] = "loop"
     unroll: ClassVar[int] = 2  # saves 5 % on a CPU (benchmarks)
     record_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(_COMMON)
     final_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(

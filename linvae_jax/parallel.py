@@ -309,10 +309,8 @@ class Executor:
 
     def shapes(self, data: Any, hyper: Any, keys: Any) -> tuple[Shape, Shape]:
         """Of the states and the records of runs."""
-        init, segment = (
-            jax.vmap(partial(function, *self.static), (None, 0, 0))
-            for function in (training.init, training.segment)
-        )
+        init: Any = jax.vmap(partial(training.init, *self.static), (None, 0, 0))
+        segment: Any = jax.vmap(partial(training.segment, *self.static), (None, 0, 0))
         states = shape_of(init, data, hyper, keys)
         records = shape_of(lambda d, h, k: segment(d, h, init(d, h, k))[1], data, hyper, keys)
         return states, records

@@ -42,9 +42,10 @@ def fingerprint(data: Any) -> str:
     """Tells data apart: shapes, dtypes and a checksum, of a part where they are very large."""
     parts = []
     for leaf in jax.tree.leaves(data):
-        array = np.asarray(leaf)
+        array: np.ndarray = np.asarray(leaf)
         stride = max(1, array.nbytes // _HASHED)
-        checksum = zlib.crc32(np.ascontiguousarray(array[::stride] if array.ndim else array))
+        part: Any = np.ascontiguousarray(array[::stride] if array.ndim else array)
+        checksum = zlib.crc32(part)
         parts.append(f"{array.dtype}{list(array.shape)}:{checksum:08x}")
     return " ".join(parts)
 
@@ -113,7 +114,7 @@ def train(
     return finished
 
 
-def load_params(folder: Path, run: int, task: training.Task, data: Any) -> Any:
+def load_params(folder: str | Path, run: int, task: training.Task, data: Any) -> Any:
     """Parameters of a finished run.
 
     Args:
@@ -126,7 +127,7 @@ def load_params(folder: Path, run: int, task: training.Task, data: Any) -> Any:
         ValueError: no such run, a damaged file, or parameters of another model.
     """
     shape = parallel.shape_of(task.init, data, jax.random.key(0), 1.0)
-    leaves = checkpoints.load_tree(_paths(folder, run)[1], shape.leaves)
+    leaves = checkpoints.load_tree(_paths(Path(folder), run)[1], shape.leaves)
     return jax.tree.unflatten(shape.structure, [jnp.asarray(leaves[name]) for name in shape.leaves])
 
 

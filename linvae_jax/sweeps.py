@@ -122,7 +122,7 @@ def run(
     data: Any,
     grid: Grid,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     checkpoint_seconds: float = 300.0,
     batching: str = "auto",
     chunk: int | None = None,
@@ -154,6 +154,7 @@ def run(
             sweep, checkpoints that cannot be read.
         sweep_folder.Stopped: by SIGTERM, after a checkpoint; only with a folder.
     """
+    folder = None if folder is None else Path(folder)
     for field in fields(grid):
         if not len(getattr(grid, field.name)):
             _checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
@@ -230,7 +231,7 @@ def _table(
                           label.unit, label.text + ", of the trained model on all data")
         for name, label in task.final_labels.items()
     }  # fmt: skip
-    ends = np.stack([r.final.get("elbo", r.history["elbo"][-1]) for r in results])
+    ends = np.stack([r.final["elbo"] if r.final else r.history["elbo"][-1] for r in results])
     variables["diverged"] = (
         dims, ~np.isfinite(ends).reshape(shape), "1", "run ended in NaN or Inf"
     )  # fmt: skip

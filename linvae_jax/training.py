@@ -20,7 +20,7 @@ True
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -55,18 +55,14 @@ class Task(Protocol):
         coordinates: of the dimensions in those labels: values, unit, description.
     """
 
+    cpu: ClassVar[Literal["vmap", "loop"]]
+    unroll: ClassVar[int]
+    record_labels: ClassVar[Mapping[str, Label]]
+    final_labels: ClassVar[Mapping[str, Label]]
+    coordinates: ClassVar[Mapping[str, tuple[Any, str, str]]]
+
     @property
-    def samples(self) -> int: ...  # noqa: D102  # in the class's docstring, as the next five
-    @property
-    def cpu(self) -> Literal["vmap", "loop"]: ...  # noqa: D102
-    @property
-    def unroll(self) -> int: ...  # noqa: D102
-    @property
-    def record_labels(self) -> Mapping[str, Label]: ...  # noqa: D102
-    @property
-    def final_labels(self) -> Mapping[str, Label]: ...  # noqa: D102
-    @property
-    def coordinates(self) -> Mapping[str, tuple[Any, str, str]]: ...  # noqa: D102
+    def samples(self) -> int: ...  # noqa: D102  # in the class's docstring
 
     def check(self, data: Any, hyper: "Hyperparameters") -> None:
         """Raise `ValueError` for what cannot run."""

@@ -32,7 +32,7 @@ def test_examples_in_docstrings(name):
 
 
 def test_python_example_of_the_readme_runs_and_prints_zeros():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     # in its own process: it sets float64 itself, as a reader's would
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, cwd=ROOT
@@ -42,6 +42,22 @@ def test_python_example_of_the_readme_runs_and_prints_zeros():
     assert abs(float(lemma)) < 1e-8  # rounding of about a thousand nats
     assert conditioning.startswith("Conditioning(index=")
     assert float(slope) == 0
+
+
+def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
+    _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for large, small in (
+        ("Mlp(k=50)", "Mlp(k=5, encoder=(8,), decoder=(8,))"),
+        ("num_steps=1000", "num_steps=50"),
+    ):
+        assert large in example
+        example = example.replace(large, small)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "final_linear_collapsed" in done.stdout
+    assert len(list((tmp_path / "results" / "mlp" / "runs").glob("*.nc"))) == 12
 
 
 def test_commands_and_links_of_the_readme_exist():
