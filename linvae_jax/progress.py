@@ -21,7 +21,7 @@ def bar(total: int, description: str, unit: str = "it", quiet: bool = False) -> 
         desc=description,
         unit=unit,
         disable=quiet,
-        mininterval=0.1 if terminal else 10.0,  # a log wants few lines
+        mininterval=0.1 if terminal else 60.0,  # a log wants few lines
         ascii=None if terminal else True,
         dynamic_ncols=terminal,
     )

@@ -1,12 +1,18 @@
 """Settings of every test: float64, and Hypothesis without deadlines or luck."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import jax
 
 # a test compiles a program and runs it once: half the optimisation takes half of the time
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# and the suite's processes, children included, compile what takes long once for all of them
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache/jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_enable_x64", True)
 
 # a new shape compiles for a quarter of a second, so no deadline; CI must not depend on luck
