@@ -22,6 +22,7 @@ NO_TORCH = "no PyTorch here to compare with: pip install 'linvae-jax[bench]'"
 LEAST = {"PyTorch": 1.2, "PyTorch, compiled": 1.2, "PyTorch, ensemble": 1.0}
 SHARE = 0.8  # of the peak of float32 matrix products
 CONVOLUTION = 0.5  # of PyTorch's speed
+MANY = 50  # from here on fewer peers: each holds 2 GB, and a loop is as fast as with 10 models
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,11 @@ def peers_of(case: Case, x: np.ndarray, weights: list[Weights]) -> dict[str, Tra
         from benchmarks import torch_peers  # an optional package
 
         peers["PyTorch"] = torch_peers.loop(problem)
-        peers["PyTorch, compiled"] = torch_peers.loop(problem, compiled=True)
+        if case.models < MANY:
+            peers["PyTorch, compiled"] = torch_peers.loop(problem, compiled=True)
         if is_dense and case.models > 1:
             peers["PyTorch, ensemble"] = torch_peers.ensemble(problem)
-    if is_dense:
+    if is_dense and case.models < MANY:
         peers["Flax NNX"] = network_peers.nnx_loop(problem)
     return peers
 
