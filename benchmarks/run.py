@@ -4,8 +4,6 @@ import os
 
 # before JAX starts: a GPU's memory is shared with the processes that measure memory
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# before PyTorch starts: its threads must not wait for work by spinning when JAX's turn has come
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -16,6 +16,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap  # pyrigh
 from benchmarks.network_peers import Layer, Problem, Train, Weights
 from benchmarks.timing import cores
 
+# As many threads as JAX has. They spin for a few ms when a call is over, which JAX in its next turn
+# does not feel (1 %); OMP_WAIT_POLICY=passive would end that, but slow PyTorch by 10 %.
 torch.set_num_threads(cores())
 
 

@@ -11,6 +11,9 @@ import pytest
 from benchmarks import figure, memory, peers, problems, records, run, timing
 from linvae_jax import tables
 
+# PyTorch, where it is installed, uses what it has deprecated itself
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+
 
 @pytest.fixture(scope="module")
 def record():
