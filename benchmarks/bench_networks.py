@@ -17,7 +17,7 @@ from linvae_jax import networks, parallel, sweeps, vae
 from linvae_jax.network_task import Data, NetworkTask
 from linvae_jax.training import TrainConfig
 
-NO_TORCH = "no PyTorch here to compare with: pip install 'linvae-jax[bench]'"
+NO_TORCH = "no PyTorch here to compare with: pip install '.[bench]'"
 # Bars for many models on a CPU: a peer takes at least so many times longer.
 LEAST = {"PyTorch": 1.2, "PyTorch, compiled": 1.2, "PyTorch, ensemble": 1.0}
 SHARE = 0.8  # of the peak of float32 matrix products

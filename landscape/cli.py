@@ -26,6 +26,7 @@ from linvae_jax import (
     linear_task,
     network_task,
     networks,
+    parallel,
     ppca,
     sweep_folder,
     sweeps,
@@ -42,8 +43,9 @@ class Data:
     """Which data, and how pixels become real numbers."""
 
     data: str = "digits"
-    """"digits" (5,000 real MNIST digits, shipped), "mnist" (60,000, by tensorflow-datasets), or
-    a .npy or .npz file holding an array (N, ...)."""
+    """"digits" (5,000 real MNIST digits, shipped), "photographs" (colour patches, shipped),
+    "mnist" (60,000) or "celeba" (162,770) by tensorflow-datasets, or a .npy or .npz file holding
+    an array (N, ...)."""
 
     preprocess: Literal["auto", "logit", "none"] = "auto"
     """"logit": uniform dequantisation, then the logit; "none": as they are. "auto" takes the
@@ -84,6 +86,14 @@ def _open(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
 def load(options: Data) -> Loaded:
     """Load and preprocess; (N, n) float64."""
     dataset, transform = _open(options)
+    needed, left = 8 * dataset.images.size, parallel.free_memory()
+    if 2 * needed > left:  # the data, and a copy on the way
+        _checks.fail(
+            "data",
+            f"{dataset.images.shape} numbers, {needed / 1e9:.0f} GB in double precision",
+            f"at most half of the {left / 1e9:.0f} GB that are free",
+            "Save a part of them as .npy; `linvae sweep --network` keeps pixels as bytes.",
+        )
     if transform is None:
         return Loaded(jnp.asarray(dataset.images, float), 0.0, dataset.source)
     x = transform(dataset.images, jax.random.key(options.data_seed), float)

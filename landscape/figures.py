@@ -295,5 +295,5 @@ def census_scatter(table: xr.Dataset) -> Figure:
     axis.set_xlabel("ELBO below the optimum (nats/datum)")
     axis.set_ylabel("index: escape directions")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper left")
     return figure

@@ -178,7 +178,9 @@ class LinearTask:
         # m² = v S vᵀ, read back from KL = ½ (D − 1 − log D + m²)
         mean_square = 2 * terms.kl - (jnp.expm1(params.log_d) - params.log_d)
         below = collapse.gaussian_probability_below(
-            jnp.maximum(mean_square, 0), params.log_d, jnp.asarray(0.01, mean_square.dtype)
+            jnp.maximum(mean_square, 0),
+            params.log_d,
+            jnp.asarray(collapse.TABLE_EPSILON, mean_square.dtype),
         )
         return Record(
             elbo=elbo,

@@ -134,9 +134,9 @@ class NetworkTask:
     transform: evaluation.Transform | None = None
     observed: int = 1000
 
-    # matrices of one model fill a core already: side by side gains nothing (benchmarks)
+    # matrices of one model fill a core already: side by side gains nothing
     cpu: ClassVar[Literal["vmap", "loop"]] = "loop"
-    unroll: ClassVar[int] = 2  # saves 5 % on a CPU (benchmarks)
+    unroll: ClassVar[int] = 2  # a few per cent faster on a CPU
     record_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(_COMMON)
     final_labels: ClassVar[Mapping[str, Label]] = MappingProxyType(
         _COMMON
