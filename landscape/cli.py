@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -60,6 +60,9 @@ class Data:
     manual_dir: Path | None = None
     """A folder with the original files, if you have downloaded them yourself."""
 
+    count: int | None = None
+    """Only so many, the first ones."""
+
     data_seed: int = 0
     """Of the dequantisation noise."""
 
@@ -75,6 +78,10 @@ class Loaded(NamedTuple):
 def _open(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
     """The data set, and the logit if its pixels are to be taken to the real line."""
     dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
+    if options.count is not None:
+        _checks.in_range("count", options.count, 1, len(dataset.images), "what there is")
+        labels = None if dataset.labels is None else dataset.labels[: options.count]
+        dataset = replace(dataset, images=dataset.images[: options.count], labels=labels)
     eight_bit = dataset.images.dtype == np.uint8
     if options.preprocess == "none" or (options.preprocess == "auto" and not eight_bit):
         return dataset, None

@@ -5,7 +5,9 @@ nested dictionaries as weights. Nothing else here imports Flax.
 
 Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in; biases at
 zero; and log D at zero whatever the data, as in the linear VAE, for a random log D of unscaled
-data would give variances of e^10.
+data would give variances of e^10. Posterior means start at a tenth of LeCun's scale: from a larger
+KL the first steps flee so fast that they kill all rectifiers of the encoder, and where no unit is
+left the collapse is none of the ELBO's doing.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import networks
@@ -46,12 +48,14 @@ _KNOWN = {
 }
 
 _lecun = nnx.initializers.lecun_normal()
+_MEANS = 0.1  # initial posterior means, in LeCun's scale
 
 
 def _head_init(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Array:
-    """Means as all other layers, log variances zero."""
+    """Means near zero, log variances at zero."""
     k = shape[1] // 2
-    return jnp.concatenate([_lecun(key, (shape[0], k), dtype), jnp.zeros((shape[0], k), dtype)], 1)
+    mean = _MEANS * _lecun(key, (shape[0], k), dtype)
+    return jnp.concatenate([mean, jnp.zeros((shape[0], k), dtype)], axis=1)
 
 
 class _Mlp(nnx.Module):
@@ -63,7 +67,8 @@ class _Mlp(nnx.Module):
         for i, (a, b) in enumerate(pairwise(widths)):
             setattr(self, f"encoder{i}", layer(a, b))
         if config.shared_variance:
-            self.head = layer(widths[-1], config.k)
+            means = nnx.initializers.variance_scaling(_MEANS**2, "fan_in", "truncated_normal")
+            self.head = layer(widths[-1], config.k, kernel_init=means)
             self.log_d = nnx.Param(jnp.zeros(config.k, config.dtype))
         else:
             self.head = layer(widths[-1], 2 * config.k, kernel_init=_head_init)
@@ -137,6 +142,7 @@ def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
 
 def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
     _checks.in_range("k", config.k, 1, config.n, "no more latents than dimensions")
+    _checks.positive("data_scale", config.data_scale)
     for name, values in widths.items():
         if not isinstance(values, tuple):
             _checks.fail(name, repr(values), "a tuple, which is hashable")
@@ -200,6 +206,7 @@ class Mlp(_LatentWeights):
         encoder: widths of its hidden layers; () is a linear encoder.
         decoder: likewise.
         activation: of the hidden layers; "identity" makes deep linear networks.
+        data_scale: the encoder sees the data divided by it; their standard deviation, say.
         shared_variance: one log D for all data, as in the linear VAE, instead of one for each.
         dtype: of the weights at the start; functions compute in that of the weights they get.
         precision: of the products; "highest" is all digits, "default" is TF32 on some devices.
@@ -214,6 +221,7 @@ class Mlp(_LatentWeights):
     encoder: tuple[int, ...] = (1024, 512)
     decoder: tuple[int, ...] = (512, 1024)
     activation: str = "relu"
+    data_scale: float = 1.0
     shared_variance: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["highest", "high", "default"] = "highest"
@@ -230,6 +238,7 @@ class Mlp(_LatentWeights):
         """q(z | x) of centred data."""
         _checks.shape("x", x, ("N", self.n))
         net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
+        x = x / self.data_scale
         for i in range(len(self.encoder)):
             x = act(getattr(net, f"encoder{i}")(x))
         out = net.head(x)
@@ -315,6 +324,7 @@ class Conv(_LatentWeights):
         k: latent dimension.
         channels: of the layers of the encoder; each halves H and W.
         activation: of the hidden layers.
+        data_scale: as in `Mlp`.
         dtype: as in `Mlp`.
         precision: as in `Mlp`.
 
@@ -326,6 +336,7 @@ class Conv(_LatentWeights):
     k: int = 500
     channels: tuple[int, ...] = (32, 64, 128, 256)
     activation: str = "relu"
+    data_scale: float = 1.0
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["highest", "high", "default"] = "highest"
 
@@ -355,7 +366,7 @@ class Conv(_LatentWeights):
         """q(z | x) of centred data."""
         _checks.shape("x", x, ("N", self.n))
         net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
-        image = x.reshape(-1, *self.shape)
+        image = x.reshape(-1, *self.shape) / self.data_scale
         for i in range(len(self.channels)):
             image = act(_pixelwise(getattr(net, f"encoder{i}"), patches(image)))
         out = net.head(image.reshape(x.shape[0], -1))

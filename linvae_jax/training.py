@@ -99,7 +99,10 @@ class TrainConfig:
         num_steps: optimiser steps.
         record_every: steps between records of the history; divides `num_steps`.
         optimizer: "adam" or "sgd", as in optax.
-        schedule: learning rate "constant", or "cosine" from its value down to zero.
+        schedule: learning rate "constant", "cosine" from its value down to zero, or "decay":
+            constant for four fifths of the steps, then linearly to zero. Adam moves log σ² by at
+            most about the sum of all learning rates, half as far with "cosine" as with "constant".
+        warmup: first steps, in which the learning rate rises linearly from zero.
         noise: how σ² is learned: log σ² by "gradient" with everything else, or set in each step
             to the mean square error of the batch, its maximiser in "closed_form" (Rybkin,
             Daniilidis and Levine, ICML 2021).
@@ -108,7 +111,8 @@ class TrainConfig:
     num_steps: int = 5000
     record_every: int = 50
     optimizer: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "decay"] = "cosine"
+    warmup: int = 0
     noise: Literal["gradient", "closed_form"] = "gradient"
 
     @property
@@ -181,6 +185,7 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
     """Raise `ValueError` for a configuration that cannot run."""
     _checks.in_range("num_steps", config.num_steps, 1, 2**31 - 1, "at least one")
     _checks.in_range("record_every", config.record_every, 1, config.num_steps, "num_steps")
+    _checks.in_range("warmup", config.warmup, 0, config.num_steps, "num_steps")
     if config.num_steps % config.record_every:
         _checks.fail("record_every", config.record_every, f"a divisor of {config.num_steps}")
     for name in ("learning_rate", "sigma2", "beta"):
@@ -189,7 +194,7 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
         _checks.nonnegative(f"annealing.{name}", getattr(hyper.annealing, name))
     for name, known in (
         ("optimizer", ("adam", "sgd")),
-        ("schedule", ("constant", "cosine")),
+        ("schedule", ("constant", "cosine", "decay")),
         ("noise", ("gradient", "closed_form")),
     ):
         if getattr(config, name) not in known:
@@ -232,9 +237,16 @@ def sampled_gradient(
 
 
 def _transformation(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
-    rate: Any = hyper.learning_rate
-    if config.schedule == "cosine":
-        rate = lambda t: hyper.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * t / config.num_steps))  # noqa: E731
+    def rate(t: Any) -> Any:
+        left = 1 - t / config.num_steps
+        risen = jnp.minimum((t + 1) / config.warmup, 1) if config.warmup else 1
+        share = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1 - jnp.cos(jnp.pi * left)),
+            "decay": jnp.minimum(left / 0.2, 1),
+        }[config.schedule]
+        return hyper.learning_rate * risen * share
+
     return {"adam": optax.adam, "sgd": optax.sgd}[config.optimizer](rate)
 
 
