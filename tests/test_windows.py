@@ -17,7 +17,7 @@ from tolerances import STANDARD_ERRORS
 from linvae_jax import moments
 from linvae_jax.data import preprocessing
 from linvae_jax.data.ahead import ahead
-from linvae_jax.data.windows import Windows, prefetch
+from linvae_jax.data.windows import Windows
 
 SECONDS = 20.0  # to wait for a thread before the test fails
 
@@ -81,7 +81,7 @@ def test_data_that_fit_are_one_window_and_not_copied():
         assert windows.resident
         assert np.shares_memory(windows.window(3), values)
         np.testing.assert_array_equal(windows.window(3), values)
-        with prefetch(windows, device=jax.devices()[0]) as stream:
+        with windows.prefetch(put=jnp.asarray) as stream:
             first, second = next(stream), next(stream)
             assert not threads()
         assert first is second  # put on the device once
@@ -104,7 +104,7 @@ def test_windows_of_a_mapped_file_are_plain_arrays_and_it_stays_unchanged(tmp_pa
         (lambda: Windows(numbered(3), 0, 0), "size: got 0, expected 1 <= size"),
         (lambda: Windows(numbered(3), 2, -1), "seed: got -1, expected 0 <= seed"),
         (lambda: Windows(numbered(3), 2, 0).window(-1), "t: got -1, expected 0 <= t"),
-        (lambda: prefetch(Windows(numbered(3), 2, 0), -2).__enter__(), "start: got -2, expected"),
+        (lambda: Windows(numbered(3), 2, 0).prefetch(-2).__enter__(), "start: got -2, expected"),
     ],
 )
 def test_bad_arguments_are_named(call, message):
@@ -115,13 +115,13 @@ def test_bad_arguments_are_named(call, message):
 # --------------------------------------------------------------- reading ahead
 
 
-@pytest.mark.parametrize("device", [None, jax.devices()[0]], ids=["host", "device"])
-def test_prefetched_windows_are_the_windows(device):
+@pytest.mark.parametrize("put", [None, jnp.asarray], ids=["host", "device"])
+def test_prefetched_windows_are_the_windows(put):
     windows = Windows(numbered(11).astype(np.float32), 4, seed=3)
-    with prefetch(windows, start=5, device=device) as stream:
+    with windows.prefetch(start=5, put=put) as stream:
         for t, window in zip(range(5, 12), stream, strict=False):
             np.testing.assert_array_equal(window, windows.window(t))
-            assert isinstance(window, np.ndarray if device is None else jax.Array)
+            assert isinstance(window, np.ndarray if put is None else jax.Array)
     assert not threads()
 
 
@@ -132,7 +132,7 @@ def test_the_next_window_is_read_while_this_one_is_in_use_and_no_further():
             return super().window(t)
 
     begun = [threading.Event() for _ in range(5)]
-    with prefetch(Watched(numbered(12), 4, 0)) as stream:
+    with Watched(numbered(12), 4, 0).prefetch() as stream:
         assert begun[0].wait(SECONDS)  # before it is asked for
         next(stream)
         assert begun[1].wait(SECONDS)
@@ -151,8 +151,23 @@ class Broken(Windows):
         return super().window(t)
 
 
+def test_prefetching_stops_where_it_is_told_to():
+    for size in (4, 11):  # windows, and all data as one
+        with Windows(numbered(11), size, 0).prefetch(2, 5) as stream:
+            assert len(list(stream)) == 3
+
+
+@pytest.mark.parametrize(("num", "size"), [(12, 4), (11, 4), (3, 4)])
+def test_pieces_are_all_rows_in_order(num, size):
+    with Windows(numbered(num), size, 0).pieces(jnp.asarray) as pieces:
+        firsts, rows = zip(*pieces, strict=True)
+    assert list(firsts) == list(range(0, num, size))
+    np.testing.assert_array_equal(np.concatenate(rows), numbered(num))
+    assert not threads()
+
+
 def test_an_error_in_the_thread_is_raised_where_the_window_is_asked_for():
-    with prefetch(Broken(numbered(12), 4, 0)) as stream:
+    with Broken(numbered(12), 4, 0).prefetch() as stream:
         next(stream)
         next(stream)
         with pytest.raises(OSError, match="a bad sector"):
@@ -162,13 +177,13 @@ def test_an_error_in_the_thread_is_raised_where_the_window_is_asked_for():
 
 def test_leaving_early_ends_the_thread():
     windows = Windows(numbered(12), 4, 0)
-    with prefetch(windows) as stream:
+    with windows.prefetch() as stream:
         next(stream)
     assert not threads()
-    with contextlib.suppress(KeyboardInterrupt), prefetch(windows):
+    with contextlib.suppress(KeyboardInterrupt), windows.prefetch():
         raise KeyboardInterrupt
     assert not threads()
-    with prefetch(Broken(numbered(12), 4, 0), start=2):
+    with Broken(numbered(12), 4, 0).prefetch(start=2):
         pass  # an error that nobody asks for is nobody's
     assert not threads()
 
@@ -209,7 +224,7 @@ def test_a_compiled_segment_trains_on_pixels_of_one_window_after_another():
         return jax.lax.scan(step, total, batches)[0]
 
     total, key = jnp.zeros(3, jnp.float32), jax.random.key(1)
-    with prefetch(Windows(pixels, 16, 0), device=jax.devices()[0]) as stream:
+    with Windows(pixels, 16, 0).prefetch(put=jnp.asarray) as stream:
         for t, window in enumerate(itertools.islice(stream, 8)):
             total = segment(total, window, jax.random.fold_in(key, t))
     found = total / (2 * len(pixels))

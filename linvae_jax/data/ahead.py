@@ -36,13 +36,13 @@ def ahead(
 
     def results() -> Iterator[Result]:
         while pending:
-            future = pending.popleft()
-            future.result()  # wait, so that no more than `depth` are ever under way
+            pending[0].result()  # wait, so that no more than `depth` are ever under way
             submit(1)
-            yield future.result()
+            yield pending.popleft().result()  # and keep no result, which may be large
 
     try:
         submit(depth)
         yield results()
     finally:
         pool.shutdown(cancel_futures=True)
+        pending.clear()

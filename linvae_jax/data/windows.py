@@ -5,11 +5,13 @@ that reading costs nothing unless it takes longer than the segment. The data sta
 typically in an array mapped from a file (`datasets.load("celeba")`, `np.load(mmap_mode="r")`).
 
 >>> import numpy as np
->>> from linvae_jax.data.windows import Windows, prefetch
+>>> from linvae_jax.data.windows import Windows
 >>> windows = Windows(np.arange(10).reshape(5, 2), size=2, seed=0)
->>> with prefetch(windows, start=3) as stream:  # a run that is resumed sees the same windows
+>>> with windows.prefetch(start=3) as stream:  # a run that is resumed sees the same windows
 ...     (next(stream) == windows.window(3)).all()
 np.True_
+
+`network_task.prepare` takes windows in place of an array, and `sweeps.run` trains on them.
 """
 
 import contextlib
@@ -20,10 +22,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Real
+from jaxtyping import Int, Real
 
 from linvae_jax import _checks
 from linvae_jax.data.ahead import ahead
+from linvae_jax.windowed import Put
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,16 @@ class Windows:
         _checks.shape("values", self.values, ("N", "n"))
         _checks.in_range("size", self.size, 1, 2**63 - 1, "a number of rows")
         _checks.in_range("seed", self.seed, 0, 2**63 - 1, "as NumPy's generators want it")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, n)."""
+        return self.values.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.values.dtype
 
     @property
     def resident(self) -> bool:
@@ -88,38 +101,59 @@ class Windows:
     def _shuffled(self, epoch: int) -> Int[np.ndarray, "N"]:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.values))
 
+    @contextlib.contextmanager
+    def prefetch(
+        self, start: int = 0, stop: int | None = None, put: Put | None = None
+    ) -> Iterator[Iterator[Any]]:
+        """Windows `start`, `start` + 1, …, each read by a thread while you use the last.
 
-@contextlib.contextmanager
-def prefetch(
-    windows: Windows, start: int = 0, device: Any = None
-) -> Iterator[Iterator[Real[np.ndarray, "size n"] | Array]]:
-    """Windows `start`, `start` + 1, … without end, each read by a thread while you use the last.
+        Two windows are held at a time, the one in use and the next, if you let go of the one
+        before you ask for the other. If the data are `resident`, it is the same array every time,
+        and there is no thread.
 
-    Two windows are held at a time, the one in use and the next. If the data are `resident`,
-    it is the same array every time, and there is no thread.
+        Args:
+            start: number of the first window.
+            stop: number after the last; by default there is no end.
+            put: called by the thread with each window, for instance `jnp.asarray` to put it on the
+                device; by default they are NumPy arrays.
 
-    Args:
-        windows: which.
-        start: number of the first window.
-        device: where the thread puts them, a JAX device or sharding; by default they are NumPy
-            arrays.
+        Yields:
+            An iterator of (size, n) arrays, valid inside the context. An error in reading is raised
+            where the window is asked for; leaving waits for a window that is half read.
 
-    Yields:
-        An iterator of (size, n) arrays, valid inside the context. An error in reading is raised
-        where the window is asked for; leaving waits for a window that is half read.
+        Raises:
+            ValueError: start < 0.
+        """
+        _checks.in_range("start", start, 0, 2**63 - 1, "a number of a window")
+        numbers = itertools.count(start) if stop is None else range(start, stop)
+        if self.resident:
+            whole = _placed(self.window(start), put)
+            yield (whole for _ in numbers)
+        else:
+            with ahead(lambda t: _placed(self.window(t), put), numbers) as stream:
+                yield stream
 
-    Raises:
-        ValueError: start < 0.
-    """
-    _checks.in_range("start", start, 0, 2**63 - 1, "a number of a window")
+    @contextlib.contextmanager
+    def pieces(self, put: Put | None = None) -> Iterator[Iterator[tuple[int, Any]]]:
+        """All rows once, in the order of the data, `size` at a time, each read ahead.
 
-    def fetch(t: int) -> Any:
-        window = windows.window(t)
-        # waited for, so that the copy too is over when the window is asked for
-        return window if device is None else jax.block_until_ready(jax.device_put(window, device))
+        Args:
+            put: as for `prefetch`.
 
-    if windows.resident:
-        yield itertools.repeat(fetch(start))
-    else:
-        with ahead(fetch, itertools.count(start)) as stream:
+        Yields:
+            An iterator of (index of the first row, (size, n) array), the last maybe shorter, valid
+            inside the context.
+        """
+
+        def fetch(first: int) -> tuple[int, Any]:
+            # a copy: of a mapped file a view would leave the reading to whoever looks at it
+            rows = np.array(self.values[first : first + self.size])
+            return first, _placed(rows, put)
+
+        with ahead(fetch, range(0, len(self.values), self.size)) as stream:
             yield stream
+
+
+def _placed(rows: np.ndarray, put: Put | None) -> Any:
+    # waited for, so that the copy too is over when the rows are asked for
+    return rows if put is None else jax.block_until_ready(put(rows))
