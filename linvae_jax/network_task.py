@@ -1,7 +1,8 @@
 """Training any `vae.Model` on data by minibatches: networks, or the linear VAE as a network.
 
 The data may stay pixels: a `transform` makes them real numbers batch by batch, with fresh
-dequantisation noise in each step (`data.preprocessing.Logit`).
+dequantisation noise in each step (`data.preprocessing.Logit`). They may also stay in a file, with
+a window of them on the device at a time (`data.windows.Windows`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
 
-from linvae_jax import _checks, collapse, evaluation, ppca, predictions, training, vae
+from linvae_jax import _checks, collapse, evaluation, ppca, predictions, training, vae, windowed
 from linvae_jax import moments as mom
 from linvae_jax.training import Label
 
@@ -26,15 +27,15 @@ _LARGE = 2048
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Data:
-    """A data set on the device.
+    """A data set on the device, or a window of it at a time.
 
     Attributes:
-        values: (N, n), real numbers, or pixels for a transform.
+        values: (N, n), real numbers, or pixels for a transform; an array, or `Windowed`.
         mean: (n,), μ of the real numbers, taken off before a model sees them.
         eigenvalues: (n,), λ of their covariance, for the linear VAE's prediction.
     """
 
-    values: Real[Array, "N n"]
+    values: Real[Any, "N n"]  # also shapes without numbers, as JAX traces them
     mean: Float[Array, "n"]
     eigenvalues: Float[Array, "n"]
 
@@ -43,7 +44,8 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     """`Data` of a set in memory: μ and λ of one pass through it.
 
     Args:
-        values: (N, n), real numbers, or pixels for `transform`.
+        values: (N, n), real numbers, or pixels for `transform`: an array, which is put on the
+            device, or `data.windows.Windows`, which are not.
         transform: as for `NetworkTask`.
         key: for its noise.
 
@@ -64,6 +66,8 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         x = rows if transform is None else transform(jnp.asarray(rows), jax.random.fold_in(key, i))
         return jnp.asarray(x, jnp.result_type(float))
 
+    windows = values if isinstance(values, windowed.Windowed) else None
+    values = values if windows is None else windows.values
     N, n = values.shape
     pieces = range(0, N, 4096)
     if n <= _LARGE:
@@ -74,7 +78,8 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         some = np.unique(np.linspace(0, N - 1, _LARGE).astype(int))
         lam = mom.thin_spectrum(real(values[some], N)).eigenvalues
     lam = jnp.pad(lam, (0, n - len(lam)))
-    return Data(jnp.asarray(values), *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
+    kept = jnp.asarray(values) if windows is None else windows
+    return Data(kept, *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -120,13 +125,14 @@ _LINEAR = {
 
 @dataclass(frozen=True)
 class NetworkTask:
-    """A VAE to be trained on `Data` with sampled gradients: a `training.Task`.
+    """A VAE to be trained on `Data` with sampled gradients: a `training.PiecewiseTask`.
 
     Attributes:
         model: the architecture.
-        batch_size: data per step, drawn with replacement.
+        batch_size: data per step, drawn with replacement, of the current window if there are some.
         transform: (values, key) → real numbers, a hashable function; None if they are already.
-        observed: how many data a record looks at, spread evenly over the set.
+        observed: how many data a record looks at, spread evenly over the set; over the window that
+            was just trained on if there are some, so others for each record.
     """
 
     model: vae.Model
@@ -166,12 +172,15 @@ class NetworkTask:
         """Raise `ValueError` for what cannot run."""
         _checks.shape("data.values", data.values, ("N", self.model.n))
         _checks.shape("data.mean", data.mean, (self.model.n,))
-        _checks.finite("data.values", data.values)
+        windows = data.values if isinstance(data.values, windowed.Windowed) else None
+        _checks.finite("data.values", data.values if windows is None else windows.values)
         _checks.finite("data.mean", data.mean)
         _checks.shape("data.eigenvalues", data.eigenvalues, (self.model.n,))
         _checks.eigenvalues("data.eigenvalues", data.eigenvalues)
         _checks.in_range("k", self.model.k, 1, self.model.n - 1, "k < n, to compare with pPCA")
         _checks.in_range("batch_size", self.batch_size, 1, 2**31 - 1, "at least one")
+        if windows is not None:
+            _checks.in_range("batch_size", self.batch_size, 1, windows.size, "rows of a window")
         _checks.in_range("observed", self.observed, 1, 2**31 - 1, "at least one")
         if self.transform is None and not jnp.issubdtype(data.values.dtype, jnp.floating):
             _checks.fail(
@@ -206,14 +215,34 @@ class NetworkTask:
         count = min(self.observed, total)
         # spread over the set, which may be sorted by class
         rows = (jnp.arange(count) * (total / count)).astype(jnp.int32)
-        found = self._evaluate(data.values[rows], data.mean, params, key)
+        found = evaluation.evaluate(
+            *(self.model, params, data.values[rows], data.mean, key), transform=self.transform
+        )
         return Record(*(getattr(found, name) for name in _COMMON))
 
     def finish(
         self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Measure on all data; with what the linear VAE predicts."""
-        found = self._evaluate(data.values, data.mean, params, key)
+        return self.conclude(data, params, hyper, self.tally(data, params, key, 0))
+
+    def tally(self, data: Data, params: Any, key: PRNGKeyArray, first: Any) -> evaluation.Totals:
+        """Totals of a piece of the data. The noise of a datum depends on its index among all."""
+        return evaluation.totals(
+            *(self.model, params, data.values, data.mean, key),
+            transform=self.transform,
+            first=first,
+        )
+
+    def merge(self, a: evaluation.Totals, b: evaluation.Totals) -> evaluation.Totals:
+        """Totals of two pieces together."""
+        return evaluation.merge(a, b)
+
+    def conclude(
+        self, data: Data, params: Any, hyper: training.Hyperparameters, total: evaluation.Totals
+    ) -> dict[str, Array]:
+        """As `finish`, from the totals of all data."""
+        found = evaluation.finish(total, self.model, params)
         same = predictions.predict(data.eigenvalues, self.model.k, found.sigma2, hyper.beta)
         own = ppca.optimal_sigma2(data.eigenvalues, self.model.k, hyper.beta)
         own = jnp.where(hyper.learned, own, found.sigma2)
@@ -226,8 +255,3 @@ class NetworkTask:
             "linear_sigma2": own,
             "linear_optimum": best.elbo,
         }
-
-    def _evaluate(
-        self, values: Array, mean: Array, params: Any, key: PRNGKeyArray
-    ) -> evaluation.Evaluation:
-        return evaluation.evaluate(self.model, params, values, mean, key, transform=self.transform)

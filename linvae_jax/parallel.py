@@ -26,7 +26,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from linvae_jax import _checks, training
+from linvae_jax import _checks, training, windowed
 
 Batching = Literal["vmap", "map", "loop"]
 BATCHINGS = ("auto", "vmap", "map", "loop")
@@ -83,7 +83,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def shape_of(function: Callable[..., Any], *args: Any) -> Shape:
-    """The `Shape` of `function(*args)`, which is traced and not run."""
+    """The `Shape` of `function(*args)`, which is traced and not run; of windows it sees one."""
     seen: list[tuple[list[str], Any]] = []
 
     def traced(*args: Any) -> list[Any]:
@@ -92,7 +92,7 @@ def shape_of(function: Callable[..., Any], *args: Any) -> Shape:
         seen.append((list(named), jax.tree.structure(tree)))
         return list(named.values())  # not the dictionary: JAX would sort it
 
-    shapes = jax.eval_shape(traced, *args)
+    shapes = jax.eval_shape(traced, *windowed.traceable(args))
     names, structure = seen[0]
     return Shape(dict(zip(names, shapes, strict=True)), structure)
 
@@ -105,17 +105,18 @@ def bytes_per_run(
     Args:
         task: what is trained.
         config: how.
-        data: as the task wants them.
+        data: as the task wants them; of windows one is counted.
         hyper: hyperparameters with a leading axis of runs.
         keys: likewise.
     """
+    init: Any = jax.vmap(partial(training.init, task, config), (None, 0, 0))
 
     def need(runs: int) -> int:
         rows = jnp.zeros(runs, int)
         some, some_keys = jax.tree.map(lambda leaf: leaf[rows], (hyper, keys))
-        states = shape_of(jax.vmap(partial(training.init, task, config, data)), some, some_keys)
+        states = shape_of(init, data, some, some_keys)
 
-        inputs, structure = jax.tree.flatten((data, some))
+        inputs, structure = jax.tree.flatten(windowed.traceable((data, some)))
 
         def segment(inputs: list[Any], leaves: list[Any]) -> Any:
             data, hyper = jax.tree.unflatten(structure, inputs)
@@ -190,14 +191,20 @@ def _most(
 ) -> int:  # fmt: skip
     """Runs side by side that fit on a device."""
     room = _FILL * (free_memory() if memory is None else memory)
+    if (windows := windowed.find(data)) is not None:
+        room -= 2 * _bytes(windowed.window_shape(windows))  # that in use and the next
     state = shape_of(
-        lambda *one: raw(flat(training.init(task, config, data, *one))),
-        jax.tree.map(lambda leaf: leaf[0], hyper), keys[0],
+        lambda *one: raw(flat(training.init(task, config, *one))),
+        data, jax.tree.map(lambda leaf: leaf[0], hyper), keys[0],
     )  # fmt: skip
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in state.leaves.values())
+    size = sum(map(_bytes, state.leaves.values()))
     if wanted * size < _SMALL * room:
         return wanted
     return max(1, int(room // max(bytes_per_run(task, config, data, hyper, keys), 1)))
+
+
+def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _raw(leaf: Any) -> Any:
@@ -337,6 +344,18 @@ class Executor:
         """What the task wants to know of trained models."""
         return self._call(_finish, None, data, hyper, states)
 
+    def tally(self, data: Any, first: int, states: Any) -> Any:
+        """What the task notes of a piece of the data that begins with row `first`."""
+        return self._call(_tally, None, (data, self.replicate(np.int32(first))), states)
+
+    def merge(self, a: Any, b: Any) -> Any:
+        """What the task notes of two pieces together."""
+        return self._call(_merge, None, (), a, b)
+
+    def conclude(self, data: Any, hyper: Any, states: Any, total: Any) -> Any:
+        """As `finish`, from what was noted of all pieces."""
+        return self._call(_conclude, None, data, hyper, states, total)
+
     def _call(self, function: Callable[..., Any], donate: int | None, data: Any, *rest: Any) -> Any:
         program = _program(function, self.static, self.layout, donate)
         if self.layout.batching != "loop":
@@ -354,3 +373,18 @@ def _finish(
     task: training.Task, config: training.TrainConfig, data: Any, hyper: Any, state: Any
 ) -> Any:
     return training.finish(task, data, hyper, state)
+
+
+def _tally(task: Any, config: training.TrainConfig, piece: Any, state: Any) -> Any:
+    data, first = piece
+    return training.tally(task, data, first, state)
+
+
+def _merge(task: Any, config: training.TrainConfig, _: Any, a: Any, b: Any) -> Any:
+    return task.merge(a, b)
+
+
+def _conclude(
+    task: Any, config: training.TrainConfig, data: Any, hyper: Any, state: Any, total: Any
+) -> Any:
+    return task.conclude(data, state.params, hyper, total)

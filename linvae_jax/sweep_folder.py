@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 
-from linvae_jax import checkpoints, parallel, tables, training
+from linvae_jax import checkpoints, parallel, tables, training, windowed
 from linvae_jax.trainer import Progress, Result, Trainer
 
 _HASHED = 2**30  # bytes of data that are read whole to know them again
@@ -39,9 +39,16 @@ class Stopped(Exception):
 
 
 def fingerprint(data: Any) -> str:
-    """Tells data apart: shapes, dtypes and a checksum, of a part where they are very large."""
+    """Tells data apart: shapes, dtypes and a checksum, of a part where they are very large.
+
+    How data are cut into windows is a part of what they are: it decides what a run sees.
+    """
     parts = []
     for leaf in jax.tree.leaves(data):
+        if isinstance(leaf, windowed.Windowed):
+            cut = f"in windows of {leaf.size} by seed {leaf.seed}"
+            parts.append(f"{fingerprint(leaf.values)} {cut}")
+            continue
         array: np.ndarray = np.asarray(leaf)
         stride = max(1, array.nbytes // _HASHED)
         part: Any = np.ascontiguousarray(array[::stride] if array.ndim else array)

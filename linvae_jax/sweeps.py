@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from linvae_jax import _checks, parallel, progress, sweep_folder, tables, training
+from linvae_jax import _checks, parallel, progress, sweep_folder, tables, training, windowed
 from linvae_jax.trainer import Look, Result, Trainer
 from linvae_jax.training import Annealing, Hyperparameters
 
@@ -135,7 +135,10 @@ def run(
     Args:
         task: what is trained.
         config: how; both are static.
-        data: as the task wants them.
+        data: as the task wants them. If they are in windows (`data.windows.Windows`), all runs
+            train on window t until record t + 1, while the next is read; at the end a run is
+            measured on all data. Windows, as many as records, that do not hold all rows: a
+            warning.
         grid: the runs.
         folder: where results and checkpoints go, and where a sweep that was stopped goes on;
             shared by all processes if there are several. None: nothing is written.
@@ -168,6 +171,8 @@ def run(
     facts = tables.provenance(
         {"task": task, "config": config, "grid": grid}, **asdict(layout)
     ) | dict(attrs or {})
+    if (windows := windowed.find(data)) is not None:
+        facts["windows"] = f"{windows.size} of {windows.shape[0]} rows, seed {windows.seed}"
     with progress.bar(grid.size * config.num_steps, f"{grid.size} runs", "step", quiet) as bar:
         trainer = Trainer(task, config, data, hyper, keys, layout, Look(bar, task.samples))
         if folder is None:

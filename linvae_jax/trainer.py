@@ -1,14 +1,18 @@
 """Training runs in chunks, and what a chunk under way consists of: the engine of `sweeps`."""
 
+import itertools
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from linvae_jax import parallel, training
+from linvae_jax import parallel, training, windowed
 
 
 class Result(NamedTuple):
@@ -63,7 +67,11 @@ class Progress:
 
 
 class Trainer:
-    """Trains chunks of runs whose hyperparameters and keys have a leading axis."""
+    """Trains chunks of runs whose hyperparameters and keys have a leading axis.
+
+    Data in windows: segment t of every chunk trains on window t, while the next is read and put on
+    the device.
+    """
 
     def __init__(
         self,
@@ -79,7 +87,42 @@ class Trainer:
         self.task, self.config, self.layout = task, config, layout
         self.hyper, self.keys, self.data = hyper, keys, data
         self.executor = parallel.Executor(task, config, layout)
-        self.placed = self.executor.replicate(data)
+        self.windows = windowed.find(data)
+        self.placed = windowed.resident(self.executor.replicate, data)
+        if self.windows is not None:
+            seen, rows = config.num_records * self.windows.size, self.windows.shape[0]
+            if seen < rows:
+                warnings.warn(
+                    f"trains on {seen:,} of {rows:,} rows: {config.num_records} windows of "
+                    f"{self.windows.size:,}, one for each record. For all rows, record more often "
+                    "or take larger windows.",
+                    stacklevel=3,
+                )
+
+    @contextmanager
+    def _stream(self, start: int, stop: int) -> Iterator[Iterator[Any]]:
+        """Data on the device for one segment after another."""
+        if self.windows is None:
+            yield itertools.repeat(self.placed)
+            return
+        with self.windows.prefetch(start, stop, self.executor.replicate) as stream:
+            # unlike a generator, `map` holds no window while the next is waited for
+            yield map(partial(windowed.fill, self.placed), stream)
+
+    def _finish(self, hyper: Any, states: Any) -> Any:
+        """What the task wants to know of trained models, from all data."""
+        if self.windows is None:
+            return self.executor.finish(self.placed, hyper, states)
+
+        def tally(piece: tuple[int, Any]) -> Any:
+            first, rows = piece
+            found = self.executor.tally(windowed.fill(self.placed, rows), first, states)
+            return jax.block_until_ready(found)  # done with these rows before the next come
+
+        with self.windows.pieces(self.executor.replicate) as pieces:
+            total = reduce(self.executor.merge, map(tally, pieces))
+        with self._stream(0, 1) as stream:
+            return self.executor.conclude(next(stream), hyper, states, total)
 
     def _padded(self, ids: list[int]) -> list[int]:
         """As many runs as there must be: the last once more where devices would idle."""
@@ -108,7 +151,8 @@ class Trainer:
         hyper, keys = map(self.executor.place, self._inputs(ids))
         _, history = self.shapes(len(ids))
         empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in history.items()}
-        return Progress(ids, 0, self.executor.init(self.placed, hyper, keys), empty)
+        with self._stream(0, 1) as stream:
+            return Progress(ids, 0, self.executor.init(next(stream), hyper, keys), empty)
 
     def gather(self, progress: Progress) -> dict[str, Any]:
         """All that is needed to go on: arrays whose leading axis is the chunk's runs."""
@@ -132,17 +176,20 @@ class Trainer:
         """To the end; `after` is called after each segment but the last."""
         config, count = self.config, len(progress.ids)
         hyper, _ = map(self.executor.place, self._inputs(progress.ids))
-        while progress.records < config.num_records:
-            progress.states, records = self.executor.segment(self.placed, hyper, progress.states)
-            for name, values in self.executor.host(records).items():
-                progress.history[name][:, progress.records] = values[:count]
-            self.look.segment(
-                count, config.record_every, progress.history["elbo"][:, progress.records]
-            )
-            progress.records += 1
-            if after is not None and progress.records < config.num_records:
-                after(progress)
-        final = self.executor.host(self.executor.finish(self.placed, hyper, progress.states))
+        with self._stream(progress.records, config.num_records) as stream:
+            while progress.records < config.num_records:
+                data = next(stream)
+                progress.states, records = self.executor.segment(data, hyper, progress.states)
+                for name, values in self.executor.host(records).items():
+                    progress.history[name][:, progress.records] = values[:count]
+                del data  # makes room for the window after the next
+                self.look.segment(
+                    count, config.record_every, progress.history["elbo"][:, progress.records]
+                )
+                progress.records += 1
+                if after is not None and progress.records < config.num_records:
+                    after(progress)
+        final = self.executor.host(self._finish(hyper, progress.states))
         params = self.executor.host(self.executor.params(progress.states))
 
         def of(row: int, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

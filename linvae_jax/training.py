@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from linvae_jax import _checks, vae
+from linvae_jax import _checks, vae, windowed
 
 Params = Any  # a pytree with an attribute `log_sigma2`
 
@@ -88,6 +88,26 @@ class Task(Protocol):
 
     def finish(self, data: Any, params: Params, hyper: "Hyperparameters", key: PRNGKeyArray) -> Any:
         """All that one wants to know of a trained model, a dataclass of arrays; or None."""
+        ...
+
+
+@runtime_checkable
+class PiecewiseTask(Task, Protocol):
+    """A task that can also `finish` piece by piece, as data in windows ask for.
+
+    `finish` is `conclude` of the `tally` of all data, up to rounding.
+    """
+
+    def tally(self, data: Any, params: Params, key: PRNGKeyArray, first: Any) -> Any:
+        """Numbers of the piece of the data that begins with row `first` of all."""
+        ...
+
+    def merge(self, a: Any, b: Any) -> Any:
+        """Those of two pieces together."""
+        ...
+
+    def conclude(self, data: Any, params: Params, hyper: "Hyperparameters", total: Any) -> Any:
+        """As `finish`, from the tally of all data; `data` hold one window."""
         ...
 
 
@@ -199,6 +219,8 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
     ):
         if getattr(config, name) not in known:
             _checks.fail(name, repr(getattr(config, name)), f"one of {known}")
+    if windowed.find(data) is not None and not isinstance(task, PiecewiseTask):
+        _checks.fail("data", "values in windows", f"arrays for a {type(task).__name__}")
     task.check(data, hyper)
 
 
@@ -296,6 +318,11 @@ def finish(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> 
     return task.finish(data, state.params, hyper, _measuring_key(state))
 
 
+def tally(task: PiecewiseTask, data: Any, first: Any, state: TrainState) -> Any:
+    """What the task notes of a piece of the data, with the noise of `finish`."""
+    return task.tally(data, state.params, _measuring_key(state), first)
+
+
 def segment(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
 ) -> tuple[TrainState, Any]:
@@ -338,7 +365,10 @@ def train(
         `config.num_records`. A run that diverges has NaN in both.
 
     Raises:
-        ValueError: steps that do not divide, σ² ≤ 0, …, and what the task cannot do.
+        ValueError: steps that do not divide, σ² ≤ 0, …, and what the task cannot do; data in
+            windows, which only `sweeps.run` exchanges.
     """
+    if windowed.find(data) is not None:
+        _checks.fail("data", "values in windows", "arrays", "Windows are for sweeps.run.")
     check(task, config, data, hyper)
     return _train(task, config, data, hyper, key)

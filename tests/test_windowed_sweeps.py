@@ -1,0 +1,190 @@
+"""Sweeps on data of which a window at a time is on the device."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import windowed_child as child
+
+from linvae_jax import (
+    evaluation,
+    linear_task,
+    network_task,
+    parallel,
+    sweep_folder,
+    sweeps,
+    tables,
+    training,
+    windowed,
+)
+from linvae_jax.data.windows import Windows
+
+WINDOWS = child.CONFIG.num_records  # of a run: with 70 rows each, more than all 500 once
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("windowed")
+
+
+@pytest.fixture(scope="module")
+def data(folder) -> network_task.Data:
+    return child.data(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(data) -> sweeps.Sweep:
+    """Uninterrupted, two chunks of two runs."""
+    return child.run(data, chunk=2)
+
+
+def assert_same_bits(a: sweeps.Sweep, b: sweeps.Sweep) -> None:
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert a.table.drop_attrs().identical(b.table.drop_attrs())
+
+
+def assert_close(a, b) -> None:
+    """Equal up to float32 rounding in sums of some hundred terms, amplified by 40 steps."""
+    for name in ("elbo", "sigma2", "final_elbo", "final_kl"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatch, data, whole):
+    seen, alive = [], []
+    segment, replicate = parallel.Executor.segment, parallel.Executor.replicate
+
+    def watched(self, window, *args):
+        seen.append(np.array(window.values))
+        return segment(self, window, *args)
+
+    def counted(self, leaf):
+        placed = replicate(self, leaf)
+        alive.append(sum(a.shape == (child.SIZE, 49) for a in jax.live_arrays()))
+        return placed
+
+    monkeypatch.setattr(parallel.Executor, "segment", watched)
+    monkeypatch.setattr(parallel.Executor, "replicate", counted)
+    assert_same_bits(child.run(data, chunk=2), whole)
+    assert len(seen) == 2 * WINDOWS
+    for t, window in enumerate(seen):
+        assert window.dtype == np.uint8
+        np.testing.assert_array_equal(window, data.values.window(t % WINDOWS))
+    rows = {row.tobytes() for window in seen[:WINDOWS] for row in window}
+    assert rows == {row.tobytes() for row in child.pixels()}
+    assert max(alive) == 2  # the window in use and the next; nothing else of the data
+    assert isinstance(data.values.values, np.memmap)
+
+
+def test_the_end_is_measured_on_all_data_with_the_noise_of_a_resident_evaluation(data, whole):
+    key = jax.random.split(jax.random.key(1))[1]  # of the run's noise, as in `training.init`
+    key = jax.random.fold_in(jax.random.fold_in(key, 2**31), child.CONFIG.num_steps)
+    params = jax.tree.map(lambda leaf: leaf[1, 0, 0], whole.params)  # seed 1, σ² = 0.5, learned
+    expected = jax.jit(evaluation.evaluate, static_argnums=0, static_argnames="transform")(
+        *(child.MODEL, params, child.pixels(), data.mean, key), transform=child.LOGIT
+    )
+    assert expected.count == 500
+    found = whole.table.isel(seed=1, sigma2_init=0, learned=0)
+    for name in ("below", "collapsed", "active_units"):  # counts: KL are not at an ε to rounding
+        np.testing.assert_array_equal(found[f"final_{name}"], getattr(expected, name))
+    for name in ("elbo", "elbo_error", "kl", "square_error", "sigma2_tuned", "mean_variance"):
+        # float32 sums of 500 terms in another order
+        np.testing.assert_allclose(found[f"final_{name}"], getattr(expected, name), rtol=2e-5)
+    assert (expected.below > 0).any()
+    assert (expected.below < 1).any()
+
+
+def test_one_window_of_all_data_trains_as_data_on_the_device_do(folder):
+    one = child.run(child.data(folder, size=500), chunk=4)
+    other = child.run(child.data(folder, size=None), chunk=4)
+    for name in child.TASK.record_labels:
+        np.testing.assert_array_equal(one.table[name], other.table[name])
+    for x, y in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert_close(one.table, other.table)
+    assert one.table.attrs["windows"] == "500 of 500 rows, seed 0"
+    assert "windows" not in other.table.attrs
+
+
+@pytest.mark.parametrize(("batching", "chunk"), [("loop", 2), ("map", 4)])
+def test_layouts_agree(data, whole, batching, chunk):
+    assert_close(child.run(data, batching=batching, chunk=chunk).table, whole.table)
+
+
+def test_stopped_in_either_chunk_it_goes_on_to_the_bit(data, whole, tmp_path, monkeypatch):
+    for calls, finished in ((5, 0), (9, 2)):  # two questions for each of 7 records of a chunk
+        asked = []
+
+        def stop(flag, asked=asked, calls=calls):
+            asked.append(flag)
+            return len(asked) > calls
+
+        monkeypatch.setattr(sweep_folder, "_any", stop)
+        with pytest.raises(sweep_folder.Stopped, match=f"after {finished} of 4 runs"):
+            child.run(data, tmp_path, chunk=2, checkpoint_seconds=1e9)
+    monkeypatch.undo()
+    assert_same_bits(child.run(data, tmp_path, chunk=2), whole)
+
+
+def test_other_windows_are_another_sweep(folder, tmp_path):
+    done = child.run(child.data(folder), tmp_path, chunk=2)
+    for other in (child.data(folder, 80), child.data(folder, seed=1), child.data(folder, None)):
+        with pytest.raises(ValueError, match="data"):
+            child.run(other, tmp_path, chunk=2)
+    params = sweep_folder.load_params(tmp_path, 3, child.TASK, child.data(folder))
+    np.testing.assert_array_equal(params.W, done.params.W[1, 1, 0])
+
+
+def test_two_processes_of_two_devices_share_a_sweep(whole, folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, child.__file__, str(folder)]
+    children = [subprocess.Popen([*command, str(i), "2", port], env=environment) for i in range(2)]
+    assert [process.wait(timeout=180) for process in children] == [0, 0]
+    table = tables.load(folder / "sweep" / "sweep.nc")
+    assert table.attrs["devices"] == "4"
+    assert_close(table, whole.table)
+
+
+def test_memory_is_planned_for_two_windows_and_not_for_all_data(data, monkeypatch):
+    args = (child.TASK, child.CONFIG, data, child.GRID.hyperparameters("f4"), child.GRID.keys())
+    each, windows = parallel.bytes_per_run(*args), 2 * child.SIZE * 49
+    assert each >= 3 * 4 * (2 * 49 * 3 + 3 + 1)  # parameters and two moments of Adam
+    monkeypatch.setattr(parallel, "bytes_per_run", lambda *args: each)
+    for room, chunk in ((4 * each, 4), (3 * each, 2)):  # 2 and 2 rather than 3 and 1
+        for spare, expected in ((9, chunk), (-9, 2)):
+            memory = round((room + windows + spare) / 0.8)
+            assert parallel.plan(*args, batching="vmap", memory=memory).chunk == expected
+
+
+def test_what_cannot_run_is_told():
+    windows = Windows(np.ones((40, 49), np.float32), 20, 0)
+    data = network_task.Data(windows, jnp.zeros(49, "f4"), jnp.ones(49, "f4"))
+    task, config = network_task.NetworkTask(child.MODEL, 16), training.TrainConfig(2, 1)
+    hyper = training.Hyperparameters()
+    pixels, broken = Windows(child.pixels(), 20, 0), windows.values.copy()
+    broken[3, 4] = np.nan
+    with pytest.raises(ValueError, match="batch_size: got 32, expected 1 <= batch_size <= 20"):
+        training.check(replace(task, batch_size=32), config, data, hyper)
+    with pytest.raises(ValueError, match=r"data\.values: got dtype uint8 without a transform"):
+        training.check(task, config, replace(data, values=pixels), hyper)
+    with pytest.raises(ValueError, match=r"data\.values: got 1 NaN or Inf among 1960 values"):
+        training.check(task, config, replace(data, values=Windows(broken, 20, 0)), hyper)
+    with pytest.raises(ValueError, match="data: got values in windows, expected arrays for a Lin"):
+        training.check(linear_task.LinearTask(2), config, data, hyper)
+    with pytest.raises(ValueError, match=r"data: got 2 arrays in windows, expected at most one"):
+        windowed.find((windows, windows))
+    with pytest.raises(ValueError, match="data: got values in windows, expected arrays"):
+        training.train(task, config, data, hyper, jax.random.key(0))
+    with pytest.warns(UserWarning, match=r"trains on 20 of 40 rows: 1 windows of 20"):
+        sweeps.run(task, training.TrainConfig(1, 1), data, sweeps.Grid(), quiet=True)
