@@ -4,11 +4,8 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +27,6 @@ from linvae_jax import (
 from linvae_jax import moments as mom
 from linvae_jax.training import Annealing
 
-CHILD = str(Path(__file__).parent / "sweep_child.py")
-
 
 def leaves(tree: object) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
@@ -52,11 +47,6 @@ def assert_close(a: xr.Dataset, b: xr.Dataset) -> None:
 def whole() -> sweeps.Sweep:
     """The uninterrupted sweep on the layout of the child."""
     return sweep_child.run(None, batching="vmap", chunk=4)
-
-
-def environment(devices: int = 1) -> dict[str, str]:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def test_table_is_labelled_and_holds_what_single_runs_give(whole):
@@ -117,18 +107,16 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path
     folders = [tmp_path / "0"]
     kills = 0
     while kills < 10:
-        child = subprocess.Popen(
-            [sys.executable, CHILD, folders[-1]], stdout=subprocess.PIPE, env=environment()
-        )
-        assert child.stdout is not None
-        child.stdout.readline()  # imports are done
-        time.sleep(moments.uniform(0.2, 2.5))
+        # every other one among its saves, however slow the machine is to get to them
+        segments = moments.randint(1, 6) if kills % 2 else 0
+        child = sweep_child.start(folders[-1], segments=segments)
+        time.sleep(moments.uniform(0.0, 0.3) if segments else moments.uniform(0.2, 2.5))
         child.kill()
-        child.stdout.close()
-        if child.wait() == -signal.SIGKILL:
+        child.join()
+        if child.exitcode == -signal.SIGKILL:
             kills += 1
         else:  # it was faster than the kill, which does not count: begin a new sweep
-            assert child.returncode == 0
+            assert child.exitcode == 0
             folders.append(tmp_path / str(len(folders)))
     for folder in folders:
         assert same_bits(sweep_child.run(folder, batching="vmap", chunk=4), whole), folder
@@ -137,10 +125,12 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path
 def test_goes_on_with_four_devices_where_one_has_stopped(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_folder, "_any", _after(5))
     with pytest.raises(sweep_folder.Stopped):
-        sweep_child.run(tmp_path, batching="vmap", chunk=3)  # 3 runs: one device of 4 is idle
+        # 3 runs: one device of 4 is idle; a loop over them is a program that others compile too
+        sweep_child.run(tmp_path, batching="loop", chunk=3)
     monkeypatch.undo()
-    done = subprocess.run([sys.executable, CHILD, tmp_path], env=environment(4), timeout=120)
-    assert done.returncode == 0
+    child = sweep_child.start(tmp_path, devices=4)
+    child.join(timeout=120)
+    assert child.exitcode == 0
     table = tables.load(tmp_path / "sweep.nc")
     assert table.attrs["devices"] == "4"
     assert_close(table, whole.table)
@@ -159,12 +149,11 @@ def _after(calls: int):
 def test_two_processes_share_a_sweep(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, CHILD, str(tmp_path)]
-    children = [
-        subprocess.Popen([*command, str(i), "2", port], env=environment()) for i in range(2)
-    ]
-    assert [child.wait(timeout=180) for child in children] == [0, 0]
+        port = free.getsockname()[1]
+    children = [sweep_child.start(tmp_path, place=(i, 2, port)) for i in range(2)]
+    for child in children:
+        child.join(timeout=180)
+    assert [child.exitcode for child in children] == [0, 0]
     table = tables.load(tmp_path / "sweep.nc")
     assert table.attrs["devices"] == "2"
     assert_close(table, whole.table)
