@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 # a test compiles a program and runs it once: half the optimisation takes half of the time
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
@@ -19,3 +20,23 @@ jax.config.update("jax_enable_x64", True)
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# CPU seconds of the files that take longest. A file stays in one of two processes, for there its
+# tests share fixtures and compiled programs; the longest start first, so that both end together.
+SLOW = {
+    "test_sweeps.py": 150,
+    "test_blocks.py": 95,
+    "test_lanczos.py": 90,
+    "test_cli.py": 80,
+    "test_benchmarks.py": 75,
+    "test_trained.py": 45,
+    "test_census.py": 45,
+    "test_study.py": 30,
+    "test_data.py": 25,
+    "test_networks.py": 25,
+    "test_landscape.py": 20,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: -SLOW.get(item.path.name, 0))
