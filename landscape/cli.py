@@ -19,7 +19,16 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from landscape import block_summaries, figures, ledger, reproduce, stationary, surface
+from landscape import (
+    block_summaries,
+    figures,
+    ledger,
+    nonlinear,
+    report,
+    reproduce,
+    stationary,
+    surface,
+)
 from linvae_jax import (
     _checks,
     linear,
@@ -129,15 +138,17 @@ def load_for_networks(options: Data) -> ForNetworks:
     return ForNetworks(data, transform, constant, dataset.source, dataset.image_shape)
 
 
-def network(name: str, n: int, k: int, image_shape: tuple[int, ...] | None) -> vae.Model:
-    """The architecture of a name, for data of n dimensions."""
+def network(name: str, images: ForNetworks, k: int) -> vae.Model:
+    """The architecture of a name, for these data."""
+    n, image_shape = images.data.values.shape[1], images.image_shape
+    scale = network_task.data_scale(images.data)
     if name == "conv":
         if image_shape is None or len(image_shape) != 3:
             _checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
-        return networks.Conv(image_shape, k)
+        return networks.Conv(image_shape, k, data_scale=scale)
     if name == "mlp":
-        return networks.Mlp(n, k)
-    return networks.with_linear_decoder(name, n, k)
+        return networks.Mlp(n, k, data_scale=scale)
+    return replace(networks.with_linear_decoder(name, n, k), data_scale=scale)
 
 
 @dataclass(frozen=True)
@@ -331,9 +342,10 @@ class Sweep:
             task = linear_task.LinearTask(self.k, self.gradients, self.batch_size)
             data = linear_task.problem(mom.from_data(x), x)
         else:
-            data, transform, constant, source, shape = load_for_networks(self.data)
-            model = network(self.network, data.values.shape[1], self.k, shape)
-            task = network_task.NetworkTask(model, self.batch_size, transform)
+            images = load_for_networks(self.data)
+            data, constant, source = images.data, images.constant, images.source
+            model = network(self.network, images, self.k)
+            task = network_task.NetworkTask(model, self.batch_size, images.transform)
         attrs = _attrs(self, source) | {"pixel_constant": str(constant)}
         table = sweeps.run(
             task, config, data, grid, folder=self.out, batching=self.batching, attrs=attrs,
@@ -397,30 +409,92 @@ class Landscape:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Measure the paper's claims on linear VAEs: figures, tables and a ledger."""
+    """Measure the paper's claims, on linear and nonlinear VAEs: figures, tables, ledger, report.
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    Killed or stopped, the same command goes on: finished sweeps of networks are not trained again.
+    """
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=lambda: Data(data="auto"))
     settings: Annotated[reproduce.Settings, tyro.conf.arg(name="")] = field(
         default_factory=reproduce.Settings
     )
+    full: bool = False
+    """The paper's table: large networks on all of MNIST, or of CelebA with `--data celeba`. For a
+    GPU; "auto" data are then MNIST, else the digits."""
     smoke: bool = False
-    """A quick pass through every stage with little training: C7 may fail, the others may not."""
+    """A quick pass through every stage with little training: the claims that need some, C7 to C10,
+    may then fail."""
+    epochs: int | None = None
+    """Of the networks, instead of the preset's."""
+    network_batch: int | None = None
+    """Data per step of the networks, instead of the preset's."""
+    network_seeds: int | None = None
+    """Of each row of the table, instead of the preset's."""
+    other_seeds: int | None = None
+    """Of the curves, annealing and figure 4, instead of the preset's."""
     out: Path = Path("results")
     """Folder for everything."""
 
+    def networks(self) -> nonlinear.Settings:
+        """Which networks are trained, and for how long."""
+        if self.full and self.smoke:
+            _checks.fail("smoke", "with --full", "one of them")
+        preset = nonlinear.SMOKE if self.smoke else nonlinear.QUICK
+        if self.full:
+            preset = nonlinear.CELEBA if self.data.data == "celeba" else nonlinear.MNIST
+        chosen = {
+            "epochs": self.epochs, "batch_size": self.network_batch, "seeds": self.network_seeds,
+            "other_seeds": self.other_seeds,
+        }  # fmt: skip
+        for name, value in chosen.items():
+            if value is not None:
+                _checks.in_range(name, value, 1, 2**31 - 1, "at least one")
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        settings = replace(preset, **chosen)
+        return replace(settings, other_seeds=min(settings.other_seeds, settings.seeds))
+
     def run(self) -> int:
         """Run all stages; exit with 1 if a claim does not hold."""
-        x, constant, source = load(self.data)
-        settings = reproduce.smoke(self.settings) if self.smoke else self.settings
-        result = reproduce.run(settings, x, self.out, constant=constant, attrs=_attrs(self, source))
-        print("\n" + ledger.text(result))
-        print(f"\nfigures, tables and the ledger are in {self.out}/")
-        failed = [claim.id for claim in result if not claim.holds]
-        if failed:
-            print(f"DOES NOT HOLD: {', '.join(failed)}", file=sys.stderr)
-        if self.smoke:
-            failed = [name for name in failed if name != "C7"]
-        return int(bool(failed))
+        options, networks = self.data, self.networks()
+        if options.data == "auto":
+            options = replace(options, data="mnist" if self.full else "digits")
+        if networks.network == "mlp":  # colour images are too large for the exact part
+            x, constant, source = load(options)
+            settings = reproduce.smoke(self.settings) if self.smoke else self.settings
+            attrs = _attrs(self, source)
+            reproduce.run(settings, x, self.out, constant=constant, attrs=attrs)
+            del x
+        images = load_for_networks(options)
+        nonlinear.train(
+            networks, images.data, images.transform, self.out, image_shape=images.image_shape,
+            constant=images.constant, attrs=_attrs(self, images.source),
+        )  # fmt: skip
+        return _report(self.out, self.smoke)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a folder of results anew, from what is saved there: no training."""
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("results")
+    """Where `linvae reproduce` wrote."""
+
+    def run(self) -> int:
+        """Judge C8 to C10, draw their figures, write; exit with 1 if a claim does not hold."""
+        return _report(self.folder)
+
+
+def _report(folder: Path, smoke: bool = False) -> int:
+    """Write it, print the ledger; 1 if a claim does not hold that should."""
+    claims = report.write(folder)
+    print("\n" + ledger.text(claims))
+    print(f"\nreport.html, report.md, figures, tables and the ledger are in {folder}/")
+    failed = [claim.id for claim in claims if not claim.holds]
+    if failed:
+        print(f"DOES NOT HOLD: {', '.join(failed)}", file=sys.stderr)
+    if smoke:
+        failed = [name for name in failed if name not in {"C7", "C8", "C9", "C10"}]
+    return int(bool(failed))
 
 
 def _shown(command: Any) -> str:
@@ -468,6 +542,7 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 

@@ -37,7 +37,9 @@ _STYLE: Any = {
 }
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the style of this module."""
+
     def wrapper(*args: Any, **kwargs: Any) -> Figure:
         with mpl.rc_context(_STYLE):
             return draw(*args, **kwargs)
@@ -58,7 +60,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return written
 
 
-@_styled
+@styled
 def stationary_surface(table: xr.Dataset) -> Figure:
     """Figure 1: the likelihood as a collapsed latent's column moves along two directions.
 
@@ -128,7 +130,7 @@ def _curve(axis: Axes, data: xr.DataArray, color: str, label: str, style: str = 
     axis.fill_between(data.step, data.min("seed"), data.max("seed"), color=color, alpha=0.2, lw=0)
 
 
-@_styled
+@styled
 def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> Figure:
     """Figure 2: the ELBO during training against the pPCA optimum; and what is still missing.
 
@@ -157,7 +159,7 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
     return figure
 
 
-@_styled
+@styled
 def likelihood_by_latents(table: xr.Dataset) -> Figure:
     """Figure 3: pPCA log-likelihood against the number of latents, and trained linear VAEs."""
     figure = Figure(figsize=(4.6, 3.2))
@@ -185,7 +187,7 @@ def likelihood_by_latents(table: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def convergence(table: xr.Dataset) -> Figure:
     """A well-separated spectrum: gap and angle to zero, from every seed and initial σ²."""
     figure = Figure(figsize=(7.2, 2.8))
@@ -207,7 +209,7 @@ def convergence(table: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
     """Collapsed points over σ²: how many ways out, how fast, and at what conditioning.
 
@@ -246,7 +248,7 @@ def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def hessian_spectra(table: xr.Dataset) -> Figure:
     """All Hessian eigenvalues at several points: stable ones up, escape directions down.
 
@@ -272,7 +274,7 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def census_scatter(table: xr.Dataset) -> Figure:
     """Every stationary point of a small problem: index against the ELBO that it lacks.
 

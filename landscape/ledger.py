@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+from linvae_jax import _checks
 
 _RELATIONS = {"<=": "≤", ">=": "≥", "==": "="}
 
@@ -45,7 +47,7 @@ class Claim:
     """A claim of the paper and the checks that it stands on.
 
     Attributes:
-        id: "C1" to "C7".
+        id: "C1" to "C10".
         statement: the claim in one sentence.
         checks: all must hold.
         note: what a reader should know beside the numbers.
@@ -66,6 +68,11 @@ def _number(x: float) -> str:
     return f"{int(x):,}" if float(x).is_integer() and abs(x) < 1e7 else f"{x:.3g}"
 
 
+def _cell(text: str) -> str:
+    """A bar would end the cell."""
+    return text.replace("|", "\\|")
+
+
 def markdown(claims: Sequence[Claim]) -> str:
     """The ledger as a Markdown document: one table, one row per check, notes below."""
     lines = [
@@ -76,8 +83,8 @@ def markdown(claims: Sequence[Claim]) -> str:
         verdict = "**holds**" if claim.holds else "**DOES NOT HOLD**"
         lines.append(f"| **{claim.id}** {claim.statement} | | | | | {verdict} |")
         lines.extend(
-            f"| | {c.quantity} | {_number(c.value)} | {_RELATIONS[c.relation]} {_number(c.bound)} "
-            f"| {c.why} | {'yes' if c.holds else '**no**'} |"
+            f"| | {_cell(c.quantity)} | {_number(c.value)} | {_RELATIONS[c.relation]} "
+            f"{_number(c.bound)} | {_cell(c.why)} | {'yes' if c.holds else '**no**'} |"
             for c in claim.checks
         )
     notes = [f"- **{claim.id}**: {claim.note}" for claim in claims if claim.note]
@@ -109,3 +116,28 @@ def save(claims: Sequence[Claim], folder: Path) -> None:
     ]
     document = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
     (folder / "ledger.json").write_text(document, encoding="utf-8")
+
+
+def load(folder: Path) -> list[Claim]:
+    """The claims that `save` wrote.
+
+    Raises:
+        ValueError: no ledger there, or not one of ours.
+    """
+    path = folder / "ledger.json"
+    if not path.is_file():
+        _checks.fail("folder", f"{folder}, without ledger.json", "what `linvae reproduce` wrote")
+    try:
+        return [
+            Claim(
+                claim["id"],
+                claim["statement"],
+                tuple(Check(**{f.name: c[f.name] for f in fields(Check)}) for c in claim["checks"]),
+                claim["note"],
+            )
+            for claim in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"folder: {path} is no ledger of linvae ({type(error).__name__}: {error})"
+        ) from error

@@ -143,20 +143,20 @@ def study_landscape(
     """
     _checks.in_range("k", k, 3, len(eigenvalues) - 1, "three components to follow")
     grid = study.default_sigma2(eigenvalues, k)
-    path = keep("figure4_conditioning", study.conditioning_path(eigenvalues, k, grid))
+    path = keep("landscape_conditioning", study.conditioning_path(eigenvalues, k, grid))
     followed = (0, max(k // 5, 1), k - 1)
-    escapes = keep("figure4_escapes", study.escapes(eigenvalues, followed, grid))
+    escapes = keep("landscape_escapes", study.escapes(eigenvalues, followed, grid))
     drawn = figures.escape_and_conditioning(path, escapes)
-    figures.save(drawn, folder / "figure4_conditioning")
+    figures.save(drawn, folder / "landscape_conditioning")
     points = {"optimum": np.arange(k), **study.patterns(k)}
     # at a σ² of the user's, latents on components below it are collapsed
     alive = np.asarray(eigenvalues) > sigma2
     points = {name: np.where((a >= 0) & alive[a], a, -1) for name, a in points.items()}
-    table = keep("figure5_spectra", study.spectrum_histogram(eigenvalues, points, sigma2))
-    figures.save(figures.hessian_spectra(table), folder / "figure5_spectra")
+    table = keep("landscape_spectra", study.spectrum_histogram(eigenvalues, points, sigma2))
+    figures.save(figures.hessian_spectra(table), folder / "landscape_spectra")
     leading = eigenvalues[: min(6, len(eigenvalues))]
-    census = keep("figure6_census", study.census_table(leading, 3, 0.6 * float(leading[-1])))
-    figures.save(figures.census_scatter(census), folder / "figure6_census")
+    census = keep("landscape_census", study.census_table(leading, 3, 0.6 * float(leading[-1])))
+    figures.save(figures.census_scatter(census), folder / "landscape_census")
     return path, escapes, census
 
 

@@ -82,6 +82,14 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     return Data(kept, *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
 
 
+def data_scale(data: Data) -> float:
+    """Standard deviation of a dimension, √(Σλ/n), for `networks`: to two digits.
+
+    More digits would make the architecture another one with every draw of the noise.
+    """
+    return float(f"{float(np.sqrt(np.mean(data.eigenvalues))):.2g}")
+
+
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Record:

@@ -1,0 +1,125 @@
+"""Figures of nonlinear VAEs from the tables of `nonlinear`; in the style of `figures`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.figures import BLACK, BLUE, GREEN, ORANGE, RED, styled
+from landscape.nonlinear import ENCODERS
+from landscape.nonlinear_claims import Held
+
+
+def _shades(count: int) -> list[Any]:
+    """Of σ², from small (dark) to large (light)."""
+    return [mpl.colormaps["viridis"](x) for x in np.linspace(0, 0.92, count)]
+
+
+def _range(axis: Axes, x: Any, values: xr.DataArray, color: Any, label: str, style="-") -> None:
+    """Mean over seeds, with their range."""
+    axis.plot(x, values.mean("seed"), color=color, label=label, ls=style)
+    axis.fill_between(x, values.min("seed"), values.max("seed"), color=color, alpha=0.2, lw=0)
+
+
+@styled
+def encoders(tables: Mapping[str, xr.Dataset]) -> Figure:
+    """Figure 4: a linear decoder with three encoders, against the pPCA maximum likelihood."""
+    figure = Figure(figsize=(4.6, 3.2))
+    axis = figure.subplots()
+    best = nothing = np.nan
+    for color, name in zip((BLUE, ORANGE, GREEN), ENCODERS, strict=True):
+        table = tables[name].squeeze(("sigma2_init", "learned"))
+        constant = float(table.attrs["pixel_constant"])
+        label = name.replace("-", " ").replace("mlp", "MLP")
+        _range(axis, table.step, table.elbo + constant, color, label)
+        best = float(table.final_linear_optimum.mean()) + constant
+        nothing = np.nanmin([nothing, float(table.elbo.isel(step=0).min()) + constant])
+    axis.axhline(best, color=BLACK, ls=":", label="pPCA maximum likelihood")
+    if nothing < best:
+        axis.set_ylim(nothing, best + 0.15 * (best - nothing))
+    axis.set_xlim(0, None)
+    axis.set_xlabel("optimiser steps")
+    axis.set_ylabel("ELBO (nats/datum, pixel scale)")
+    axis.legend(loc="lower right")
+    return figure
+
+
+@styled
+def collapse_curves(runs: Held) -> Figure:
+    """Figure 5: share of collapsed latents against ε for each σ² held, beside the prediction."""
+    figure = Figure(figsize=(7.2, 3.4))
+    left, middle, right = figure.subplots(1, 3, sharey=True)
+    for color, s, ours, linear in zip(
+        _shades(len(runs.sigma2)), runs.sigma2, runs.curves, runs.predicted_curves, strict=True
+    ):
+        left.plot(runs.epsilon, ours, color=color, label=f"σ² = {s:g}")
+        middle.plot(runs.epsilon, linear, color=color)
+    left.set_title("nonlinear VAE")
+    middle.set_title("linear VAE, predicted")
+    for axis in (left, middle):
+        axis.set_xlabel("ε (nats)")
+        axis.set_xlim(0, 2)
+    left.set_ylabel("share of (ε, 0.01)-collapsed latents")
+    right.plot(runs.sigma2, runs.collapsed, "o", color=BLACK, ls="none", label="measured")
+    right.plot(runs.sigma2, runs.predicted, color=RED, label="linear VAE")
+    right.set_xscale("log")
+    right.set_xlabel("σ² held (data unit²)")
+    right.set_title("ε = 0.01")
+    right.legend(loc="upper left")
+    right.set_ylim(-0.02, 1.02)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure
+
+
+@styled
+def training(table: xr.Dataset) -> Figure:
+    """Figure 6: the ELBO during training for each initial σ², held and learned."""
+    figure = Figure(figsize=(7.2, 3.2))
+    panels = figure.subplots(1, 2, sharey=True)
+    constant = float(table.attrs["pixel_constant"])
+    for axis, learned in zip(panels, (False, True), strict=True):
+        colors = _shades(table.sizes["sigma2_init"])
+        for color, s in zip(colors, np.sort(table.sigma2_init.values), strict=True):
+            at = table.sel(learned=learned, sigma2_init=s)
+            _range(axis, at.step, -(at.elbo + constant), color, f"σ² = {s:g}")
+        axis.set_title("σ² learned, from" if learned else "σ² held at")
+        axis.set_xlabel("optimiser steps")
+        axis.set_xlim(0, None)
+        axis.set_yscale("log")
+        axis.locator_params(axis="x", nbins=5)
+    panels[0].invert_yaxis()  # shared: better is up
+    panels[0].set_ylabel("−ELBO (nats/datum, pixel scale)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+@styled
+def annealing(tables: Mapping[str, xr.Dataset]) -> Figure:
+    """Collapsed latents during training, with KL annealing and without, for each σ² held."""
+    annealed = tables["annealing"].squeeze("learned")
+    plain = tables["table"].sel(learned=False, seed=annealed.seed)
+    k = annealed.sizes["latent"]
+    figure = Figure(figsize=(7.2, 2.9))
+    panels: Sequence[Axes] = figure.subplots(
+        1, annealed.sizes["sigma2_init"], sharey=True, squeeze=False
+    )[0]
+    for axis, s in zip(panels, annealed.sigma2_init.values, strict=True):
+        at = plain.sel(sigma2_init=s)
+        _range(axis, at.step, at.collapsed / k, BLACK, "plain")
+        for color, name in zip((ORANGE, BLUE), annealed.annealing.values, strict=True):
+            one = annealed.sel(sigma2_init=s, annealing=name)
+            label = "linear annealing" if str(name).startswith("linear") else "cyclical annealing"
+            _range(axis, one.step, one.collapsed / k, color, label)
+        axis.axvline(float(annealed.step[-1]) / 2, color=BLACK, ls=":", label="annealing ends")
+        axis.set_title(f"σ² = {s:g}, held")
+        axis.set_xlabel("optimiser steps")
+        axis.set_xlim(0, None)
+        axis.set_ylim(-0.02, 1.02)
+        axis.locator_params(axis="x", nbins=5)
+    panels[0].set_ylabel("share of collapsed latents")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure

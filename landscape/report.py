@@ -1,0 +1,194 @@
+"""A report of everything that a folder of results holds, as Markdown and as one HTML page.
+
+Made from saved tables and figures alone: nothing is trained. Every number comes from a table that
+is named beside it, whose attributes have the command, the versions and the device.
+"""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import xarray as xr
+from markdown_it import MarkdownIt
+
+from landscape import (
+    figures,
+    ledger,
+    nonlinear,
+    nonlinear_claims,
+    nonlinear_figures,
+    paper_table,
+)
+from linvae_jax import _checks, tables
+
+# file without suffix → caption; in this order
+FIGURES = {
+    "figure1_surface": "Figure 1. The likelihood around a collapsed latent of a linear VAE, as its "
+    "column moves along two principal directions, at three σ².",
+    "figure2_training": "Figure 2. The linear VAE's ELBO during training, by exact and by sampled "
+    "gradients, against the pPCA maximum likelihood.",
+    "figure3_latents": "Figure 3. pPCA log-likelihood against the number of latents, and trained "
+    "linear VAEs.",
+    "figure4_encoders": "Figure 4. A linear decoder with a linear, a deep linear and a nonlinear "
+    "encoder, against the pPCA maximum likelihood.",
+    "figure5_collapse": "Figure 5. Share of collapsed latents against ε for each σ² held: "
+    "nonlinear VAE (left), what the linear VAE predicts (middle), both at ε = 0.01 (right).",
+    "figure6_training": "Figure 6. The nonlinear VAE's ELBO during training for each initial σ², "
+    "held and learned. Bands are the range of the seeds.",
+    "annealing": "KL annealing against plain training: share of collapsed latents.",
+    "landscape_conditioning": "Collapsed points of the linear VAE over σ²: ways out, escape rate, "
+    "conditioning.",
+    "landscape_spectra": "All Hessian eigenvalues of the linear VAE at the optimum and at three "
+    "collapsed points.",
+    "landscape_census": "Every stationary point of a small linear VAE.",
+    "convergence_separated": "Training on a well-separated spectrum, where it can converge.",
+}
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff }
+table { border-collapse: collapse; font-size: 0.8rem; margin: 1rem 0; display: block;
+        overflow-x: auto }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; vertical-align: top }
+img { max-width: 100%; display: block; margin: 1.5rem auto 0.2rem }
+code { font-size: 0.85em; overflow-wrap: anywhere }
+"""
+
+
+def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
+    """Figures 4 to 6 and of annealing from the tables of `nonlinear.train`; those they allow."""
+    made = {}
+    if set(nonlinear.ENCODERS) <= set(found):
+        made["figure4_encoders"] = nonlinear_figures.encoders(found)
+    if "table" in found:
+        made["figure5_collapse"] = nonlinear_figures.collapse_curves(nonlinear_claims.held(found))
+        made["figure6_training"] = nonlinear_figures.training(found["table"])
+    if "table" in found and "annealing" in found:
+        made["annealing"] = nonlinear_figures.annealing(found)
+    for name, figure in made.items():
+        figures.save(figure, folder / name)
+
+
+def write(folder: Path) -> list[ledger.Claim]:
+    """Judge C8 to C10, draw their figures, write `ledger.*`, `report.md` and `report.html`.
+
+    Args:
+        folder: with what `linvae reproduce` has left there, whole or a part.
+
+    Returns:
+        All claims, those of the ledger there and C8 to C10 anew.
+
+    Raises:
+        ValueError: no results there, or some that cannot be read.
+    """
+    found = nonlinear.load(folder)
+    linear = []
+    if (folder / "ledger.json").exists():
+        linear = [c for c in ledger.load(folder) if c.id not in {"C8", "C9", "C10"}]
+    if not found and not linear:
+        _checks.fail("folder", f"{folder}, without results", "what `linvae reproduce` wrote")
+    whole = {"table", "annealing"} <= set(found)
+    claims = [*linear, *(nonlinear_claims.judge(found) if whole else [])]
+    if claims:
+        ledger.save(claims, folder)
+    draw(found, folder)
+    text = markdown(found, claims, folder)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page(text, folder), encoding="utf-8")
+    return claims
+
+
+def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], folder: Path) -> str:
+    """The report, with figures as links to files beside it."""
+    parts = ["# Posterior collapse in linear and nonlinear VAEs: results", ""]
+    if claims:
+        failed = [claim.id for claim in claims if not claim.holds]
+        verdict = f"**{', '.join(failed)} do not hold.**" if failed else "All claims hold."
+        parts += [f"{len(claims)} claims of the paper were measured. {verdict}", ""]
+    if "table" in found:
+        parts += ["## Nonlinear VAEs: the table", "", *_table(found["table"])]
+    if claims:
+        parts += [
+            "## Claims",
+            "",
+            "Numbers and bounds: `ledger.json`.",
+            "",
+            ledger.markdown(claims),
+        ]
+    there = [name for name in FIGURES if (folder / f"{name}.png").exists()]
+    if there:
+        parts += ["## Figures", ""]
+        for name in there:
+            parts += [f"![{FIGURES[name]}]({name}.png)", "", f"*{FIGURES[name]}*", ""]
+    parts += ["## Where the numbers come from", "", *_origins(folder)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _table(table: xr.Dataset) -> list[str]:
+    """Ours beside the paper's where the paper has such data, ours alone elsewhere."""
+    source = table.attrs.get("source", "")
+    data = next((name for name in ("mnist", "celeba") if source.startswith(name)), "")
+    compared = paper_table.compare(table, data)
+    lines = [_caption(table), ""]
+    if compared:
+        agree = sum(not c.differs for c in compared)
+        lines += [
+            f"{agree} of {len(compared)} rows agree with the paper. {paper_table.RULE} Cells in "
+            "bold differ; ± is the standard deviation over seeds.", "",
+            paper_table.markdown(compared),
+        ]  # fmt: skip
+    else:
+        lines += [paper_table.alone(table)]
+    diverged = int(table.diverged.sum())
+    if diverged:
+        lines += [f"{diverged} of {table.diverged.size} runs diverged.", ""]
+    return lines
+
+
+def _caption(table: xr.Dataset) -> str:
+    """What was trained, as far as the table knows."""
+    config = json.loads(table.attrs["config"])
+    task, how, grid = config["task"], config["config"], config["grid"]
+    network = {k: v for k, v in task["model"].items() if k in ("kind", "encoder", "channels", "k")}
+    count = int(table.attrs["count"])
+    epochs = how["num_steps"] * task["batch_size"] / count
+    return (
+        f"`nonlinear_table.nc`: {table.attrs.get('source', 'data')}; {count:,} images, "
+        f"{table.sizes['seed']} seeds, {network}, {epochs:.0f} epochs of batches of "
+        f"{task['batch_size']} ({how['num_steps']:,} steps), {how['optimizer']} at "
+        f"{grid['learning_rate'][0]:g}; ELBOs in nats per image on the pixel scale (constant "
+        f"{float(table.attrs['pixel_constant']):.2f} included), on the training images."
+    )
+
+
+def _origins(folder: Path) -> list[str]:
+    """A line for each table: device, versions, time; then the commands that made them."""
+    lines = ["| table | device | versions | time | command |", "| --- | --- | --- | ---: | ---: |"]
+    commands: dict[str, int] = {}
+    for path in sorted(folder.glob("*.nc")):
+        facts = tables.load(path).attrs
+        number = commands.setdefault(facts.get("command", "not recorded"), len(commands) + 1)
+        versions = f"linvae-jax {facts.get('linvae_jax')}, jax {facts.get('jax')}"
+        took = f"{float(facts['seconds']) / 60:.1f} min" if "seconds" in facts else ""
+        device = f"{facts.get('device')}, {facts.get('float')}"
+        lines.append(f"| `{path.name}` | {device} | {versions} | {took} | {number} |")
+    return [*lines, "", *(f"{i}. `{command}`" for command, i in commands.items())]
+
+
+def page(text: str, folder: Path) -> str:
+    """The same as one self-contained HTML page: figures are in it."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+
+    def inline(match: re.Match[str]) -> str:
+        data = (folder / html.unescape(match[1])).read_bytes()
+        return f'src="data:image/png;base64,{base64.b64encode(data).decode()}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', inline, body)
+    title = html.escape(text.splitlines()[0].lstrip("# "))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}'
+        f"</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )
