@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help reproduce test lint smoke bench clean
+.PHONY: help reproduce reproduce-full test lint smoke bench clean
 
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # one environment for everything: made once, remade when what it is made from changes
 .venv/done: pyproject.toml .ci/constraints.txt
@@ -18,8 +18,11 @@ help:            ## this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[test,lint]'
 	touch $@
 
-reproduce: .venv/done  ## measure the paper's claims on real digits; writes results/
+reproduce: .venv/done  ## measure the paper's claims on real digits; writes results/report.html
 	$(BIN)/linvae reproduce
+
+reproduce-full: .venv/done  ## the paper's table on all of MNIST, for a GPU; ARGS="--manual-dir DIR"
+	$(BIN)/linvae reproduce --full --out results/full $(ARGS)
 
 test: .venv/test       ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2

@@ -37,6 +37,11 @@ Studies:
 | `claims` | the paper's claims, measured: holds or does not hold |
 | `figures` | labelled data in, figures out |
 | `reproduce` | everything above on one data set |
+| `nonlinear` | sweeps of nonlinear VAEs on one data set |
+| `paper_table` | the paper's table of 20 rows, and ours beside it |
+| `nonlinear_claims` | the claims on nonlinear VAEs, measured |
+| `nonlinear_figures` | their figures |
+| `report` | all results of a folder as one page |
 | `cli` | the command `linvae` |
 
 Builds on `linvae_jax`; nothing there knows of this package. The mathematics is in README.md here.

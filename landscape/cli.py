@@ -44,7 +44,7 @@ from linvae_jax import (
     vae,
 )
 from linvae_jax import moments as mom
-from linvae_jax.data import datasets, preprocessing
+from linvae_jax.data import datasets, preprocessing, windows
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,12 @@ class Data:
     count: int | None = None
     """Only so many, the first ones."""
 
+    window: int | None = None
+    """Only so many rows on the device at a time, the next ones read meanwhile; for networks, where
+    all do not fit."""
+
     data_seed: int = 0
-    """Of the dequantisation noise."""
+    """Of the dequantisation noise, and of the order of windows."""
 
 
 class Loaded(NamedTuple):
@@ -134,6 +138,8 @@ def load_for_networks(options: Data) -> ForNetworks:
         values = values.astype(np.float32)
     else:
         constant = transform.constant(values)
+    if options.window is not None:
+        values = windows.Windows(values, options.window, options.data_seed)
     data = network_task.prepare(values, transform, jax.random.key(options.data_seed))
     return ForNetworks(data, transform, constant, dataset.source, dataset.image_shape)
 
@@ -419,10 +425,10 @@ class Reproduce:
         default_factory=reproduce.Settings
     )
     full: bool = False
-    """The paper's table: large networks on all of MNIST, or of CelebA with `--data celeba`. For a
-    GPU; "auto" data are then MNIST, else the digits."""
+    """The paper's table: large networks on all of MNIST, or convolutional ones on colour images
+    with `--data celeba` or `photographs`. For a GPU. "auto" data are then MNIST, else digits."""
     smoke: bool = False
-    """A quick pass through every stage with little training: the claims that need some, C7 to C10,
+    """A quick pass through every stage with little training: claims that need some, C7 to C10,
     may then fail."""
     epochs: int | None = None
     """Of the networks, instead of the preset's."""
@@ -441,7 +447,8 @@ class Reproduce:
             _checks.fail("smoke", "with --full", "one of them")
         preset = nonlinear.SMOKE if self.smoke else nonlinear.QUICK
         if self.full:
-            preset = nonlinear.CELEBA if self.data.data == "celeba" else nonlinear.MNIST
+            colour = self.data.data in ("celeba", "photographs")
+            preset = nonlinear.CELEBA if colour else nonlinear.MNIST
         chosen = {
             "epochs": self.epochs, "batch_size": self.network_batch, "seeds": self.network_seeds,
             "other_seeds": self.other_seeds,

@@ -68,14 +68,14 @@ CELEBA = replace(
 )  # fmt: skip
 # a few minutes on two cores
 QUICK = replace(
-    MNIST, k=100, widths=(256, 128), sigma2=(10.0, 1.0, 0.1), seeds=2,
-    curve_sigma2=(100.0, 30.0, 3.0, 0.3), annealed_sigma2=(10.0,), other_seeds=1, epochs=20,
+    MNIST, k=100, widths=(256, 128), sigma2=(30.0, 1.0, 0.1), seeds=2,
+    curve_sigma2=(100.0, 10.0, 3.0, 0.3), annealed_sigma2=(30.0,), other_seeds=1, epochs=20,
     batch_size=32, warmup=200, linear_k=50,
 )  # fmt: skip
 # every sweep, hardly any training
 SMOKE = replace(
-    QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=1, warmup=2,
-    linear_k=3,
+    QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
+    annealed_sigma2=(10.0,), linear_k=3,
 )  # fmt: skip
 
 

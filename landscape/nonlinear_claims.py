@@ -63,7 +63,8 @@ def held(tables: Mapping[str, xr.Dataset]) -> Held:
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's; NaN if either is constant."""
-    return float(stats.spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else float("nan")
+    varies = np.ptp(x) and np.ptp(y)
+    return float(np.asarray(stats.spearmanr(x, y))[0]) if varies else float("nan")
 
 
 def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
@@ -81,13 +82,13 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
         "ELBO with less collapse.",
         (
             Check(
-                "rank correlation of held σ² and share of collapsed latents",
-                _rank_correlation(runs.sigma2, runs.collapsed), ">=", 0.8,
-                "1 if monotone; where nothing is collapsed there are ties",
+                "rank correlation of held σ² and collapse (mean share over ε)",
+                _rank_correlation(runs.sigma2, runs.curves.mean(axis=1)), ">=", 0.9,
+                "1 if monotone; at one ε there are ties, where nothing is collapsed",
             ),
             Check(
                 "rank correlation of held σ² and KL",
-                _rank_correlation(runs.sigma2, runs.kl), "<=", -0.8, "−1 if monotone",
+                _rank_correlation(runs.sigma2, runs.kl), "<=", -0.9, "−1 if monotone",
             ),
             Check(
                 "best ELBO with σ² learned above the best with σ² held (nats/datum)",
@@ -115,9 +116,9 @@ def linear_predicts(tables: Mapping[str, xr.Dataset]) -> Claim:
         "The linear VAE is largely predictive of collapse in nonlinear VAEs.",
         (
             Check(
-                "rank correlation over held σ² of collapse, predicted and measured",
-                _rank_correlation(runs.predicted, runs.collapsed), ">=", 0.8,
-                "1 if in the same order; where nothing is collapsed there are ties",
+                "rank correlation of collapse over held σ², predicted and measured",
+                _rank_correlation(runs.predicted_curves.mean(axis=1), runs.curves.mean(axis=1)),
+                ">=", 0.9, "1 if in the same order; each is the mean share over ε",
             ),
             Check(
                 "share collapsed, |measured − predicted|, mean over σ²",
@@ -139,37 +140,45 @@ def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
     annealed = tables["annealing"].squeeze("learned")
     k, last = annealed.sizes["latent"], annealed.step[-1]
     plain = tables["table"].sel(learned=False, sigma2_init=annealed.sigma2_init, seed=annealed.seed)
-    end = annealed.final_collapsed / k
-    less = (plain.final_collapsed / k - end).mean("seed")
-    during = (annealed.collapsed / k).where(annealed.step <= last / 2)
-    back = (end - during.min("step")).mean("seed")
-    # the most collapse there is, since without any nothing can come back
-    most = float(annealed.sigma2_init.max())
+
+    def share(table: xr.Dataset) -> xr.DataArray:
+        return (table.final_collapsed / k).mean("seed")
+
+    def kl(table: xr.Dataset) -> xr.DataArray:
+        return table.final_kl.sum("latent").mean("seed")
+
+    during = annealed.where(annealed.step <= last / 2)
+    peak = during.kl.max("step").mean("seed")
+    least = (during.collapsed / k).min("step").mean("seed")
+    less = share(plain) - share(annealed)
+    lost = ((peak - kl(annealed)) / (peak - kl(plain))).where(peak > kl(plain))
+    notes = [
+        f"σ² = {s:g}, {name}: KL {float(peak.sel(at)):.0f} nats at the most while annealed, "
+        f"{float(kl(annealed).sel(at)):.1f} at the end, {float(kl(plain).sel(sigma2_init=s)):.1f} "
+        f"without; collapsed {100 * float(least.sel(at)):.0f} % at the least while annealed, "
+        f"{100 * float(share(annealed).sel(at)):.0f} % at the end, "
+        f"{100 * float(share(plain).sel(sigma2_init=s)):.0f} % without"
+        for s in annealed.sigma2_init.values
+        for name in annealed.annealing.values
+        for at in [{"sigma2_init": s, "annealing": name}]
+    ]
     return Claim(
         "C10",
         "KL annealing does not prevent collapse: it comes back when the plain ELBO resumes.",
         (
             Check(
                 "share collapsed at the end, plain minus annealed, worst case",
-                float(less.max()), "<=", 0.1,
+                float(less.max(skipna=False)), "<=", 0.1,
                 "ours: a tenth of the latents saved would be prevention",
             ),
             Check(
-                f"share that collapsed again after annealing, σ² = {most:g}, least case",
-                float(back.sel(sigma2_init=most).min()), ">=", 0.0,
-                "during annealing there is less collapse than at the end",
+                "share of the KL gained while annealed that is lost at the end, least case",
+                float(lost.min(skipna=False)), ">=", 0.9,
+                "ours, of the peak above what plain training ends with; 1 if nothing is kept",
             ),
         ),
-        "; ".join(
-            f"σ² = {float(s):g}, {a}: {100 * float(during.min('step').mean('seed').sel(at)):.0f} % "
-            f"at the least while annealed, {100 * float(end.mean('seed').sel(at)):.0f} % at the "
-            f"end, {100 * float((plain.final_collapsed / k).mean('seed').sel(sigma2_init=s)):.0f} "
-            "% without"
-            for s in annealed.sigma2_init.values
-            for a in annealed.annealing.values
-            for at in [{"sigma2_init": s, "annealing": a}]
-        )
-        + ".",
+        "; ".join(notes) + ". Latents fall below ε = 0.01 only as the learning rate does, with "
+        "annealing or without: until then the steps' noise keeps them above it.",
     )  # fmt: skip
 
 

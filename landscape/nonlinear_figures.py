@@ -37,7 +37,8 @@ def encoders(tables: Mapping[str, xr.Dataset]) -> Figure:
         label = name.replace("-", " ").replace("mlp", "MLP")
         _range(axis, table.step, table.elbo + constant, color, label)
         best = float(table.final_linear_optimum.mean()) + constant
-        nothing = np.nanmin([nothing, float(table.elbo.isel(step=0).min()) + constant])
+        early = table.elbo.isel(step=table.sizes["step"] // 15)
+        nothing = np.nanmin([nothing, float(early.min()) + constant])
     axis.axhline(best, color=BLACK, ls=":", label="pPCA maximum likelihood")
     if nothing < best:
         axis.set_ylim(nothing, best + 0.15 * (best - nothing))

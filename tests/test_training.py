@@ -40,6 +40,32 @@ def test_training_reaches_the_ppca_optimum(sigma2):
     np.testing.assert_allclose(np.sort(jnp.sum(params.W**2, 0)), np.sort(LAM[:3] - best), rtol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("constant", [1] * 10),
+        ("cosine", [(1 + np.cos(np.pi * t / 10)) / 2 for t in range(10)]),
+        ("decay", [*[1] * 9, 0.5]),  # linear in the last fifth: after step 8, at its middle
+    ],
+)
+def test_each_step_is_as_long_as_the_schedule_says(problem, schedule, shares):
+    """Plain ascent moves by rate × gradient, so the steps taken tell the rates."""
+    config = training.TrainConfig(10, 1, optimizer="sgd", schedule=schedule, warmup=4)
+    hyper = training.Hyperparameters(1e-3)
+    step = jax.jit(lambda s: training.step(TASK, config, problem, hyper, s))
+    state = training.init(TASK, config, problem, hyper, jax.random.key(0))
+    rates = []
+    for _ in range(10):
+        up = linear.gradient(state.params, problem.moments)
+        new = step(state)
+        moved = new.params.W - state.params.W
+        rates.append(float(jnp.vdot(moved, up.W) / jnp.vdot(up.W, up.W)))
+        state = new
+    rising = np.minimum(np.arange(1, 11) / 4, 1)
+    # optax counts steps, and so rates, in float32
+    np.testing.assert_allclose(rates, 1e-3 * rising * shares, rtol=1e-6)
+
+
 def test_held_noise_stays_and_collapses_what_it_should():
     """σ² = 3 lies between λ₂ and λ₃: of four latents two stay in use, two collapse."""
     problem = linear_task.problem(mom.from_covariance(LAM))
