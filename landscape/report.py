@@ -135,8 +135,11 @@ def _table(table: xr.Dataset) -> list[str]:
     lines = [_caption(table), ""]
     if compared:
         agree = sum(not c.differs for c in compared)
+        judged = [cell.agrees for c in compared for cell in c.cells.values()]
+        judged = [agrees for agrees in judged if agrees is not None]
         lines += [
-            f"{agree} of {len(compared)} rows agree with the paper. {paper_table.RULE} Cells in "
+            f"{agree} of {len(compared)} rows agree with the paper, {sum(judged)} of "
+            f"{len(judged)} cells. {paper_table.RULE} Cells in "
             "bold differ; ± is the standard deviation over seeds.", "",
             paper_table.markdown(compared),
         ]  # fmt: skip

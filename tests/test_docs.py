@@ -12,6 +12,7 @@ import pytest
 
 import landscape
 import linvae_jax
+from landscape import nonlinear, paper_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +43,14 @@ def test_python_example_of_the_readme_runs_and_prints_zeros():
     assert abs(float(lemma)) < 1e-8  # rounding of about a thousand nats
     assert conditioning.startswith("Conditioning(index=")
     assert float(slope) == 0
+
+
+def test_table_of_the_readme_is_that_of_the_saved_results():
+    folder = ROOT / "benchmarks" / "results" / "mnist"
+    shown = README.split("tests/test_docs.py -->\n")[1].split("<!-- end of table -->")[0].strip()
+    found = paper_table.compare(nonlinear.load(folder)["table"], "mnist")
+    assert shown == paper_table.markdown(found).strip()
+    assert shown in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
