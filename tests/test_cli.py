@@ -2,13 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from landscape import cli
-from linvae_jax import tables
+from landscape import cli, nonlinear
+from linvae_jax import network_task, networks, tables
+from linvae_jax.data import windows
 
 
 @pytest.fixture
@@ -108,12 +110,46 @@ def test_help_teaches(command, capsys, monkeypatch):
     assert "usage: linvae" in printed
 
 
-def test_reproduce_smoke_writes_figures_tables_and_ledger(data, tmp_path, capsys):
+def test_reproduce_smoke_writes_figures_tables_ledger_and_report(data, tmp_path, capsys):
     assert linvae("reproduce", "--smoke", "--k", 4, "--data", data, "--out", tmp_path / "r") == 0
     written = {p.name for p in (tmp_path / "r").iterdir()}
     assert {"ledger.md", "ledger.json", "figure1_surface.pdf", "figure2_training.png"} <= written
+    assert {f"figure{i}" for i in range(1, 7)} <= {name.split("_")[0] for name in written}
     ledger = json.loads((tmp_path / "r" / "ledger.json").read_text())
-    assert [c["id"] for c in ledger] == [f"C{i}" for i in range(1, 8)]
+    assert [c["id"] for c in ledger] == [f"C{i}" for i in range(1, 11)]
     # all that needs no training must hold even in a smoke run
     assert all(c["holds"] for c in ledger if c["id"] in {"C1", "C2", "C3", "C4", "C5", "C6"})
-    assert "figures, tables and the ledger" in capsys.readouterr().out
+    assert "report.html, report.md, figures, tables and the ledger" in capsys.readouterr().out
+    page = (tmp_path / "r" / "report.html").read_bytes()
+    (tmp_path / "r" / "report.html").unlink()
+    linvae("report", tmp_path / "r")  # C7 to C10 may fail after so little training
+    assert (tmp_path / "r" / "report.html").read_bytes() == page
+    assert "C10" in capsys.readouterr().out
+
+
+def test_presets_and_what_replaces_their_numbers():
+    full = cli.Reproduce(full=True, epochs=3, network_batch=16, network_seeds=2)
+    assert full.networks() == replace(
+        nonlinear.MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2
+    )
+    colour = cli.Reproduce(full=True, data=cli.Data(data="celeba"))
+    assert colour.networks() == nonlinear.CELEBA
+    assert cli.Reproduce().networks() == nonlinear.QUICK
+    with pytest.raises(ValueError, match="smoke: got with --full"):
+        cli.Reproduce(full=True, smoke=True).networks()
+    with pytest.raises(ValueError, match="epochs: got 0"):
+        cli.Reproduce(epochs=0).networks()
+
+
+def test_colour_images_make_convolutions_and_come_by_windows_and_in_part():
+    options = cli.Data(data="photographs", count=40, window=16)
+    images = cli.load_for_networks(options)
+    assert isinstance(images.data.values, windows.Windows)
+    assert images.data.values.shape == (40, 64 * 64 * 3)
+    scale = network_task.data_scale(images.data)
+    model = nonlinear.model(nonlinear.CELEBA, 64 * 64 * 3, images.image_shape, scale)
+    assert model == networks.Conv((64, 64, 3), 500, (32, 64, 128, 256), data_scale=scale)
+    with pytest.raises(ValueError, match="colour images"):
+        nonlinear.model(nonlinear.CELEBA, 784, (28, 28), 1.0)
+    with pytest.raises(ValueError, match="count: got 5000"):
+        cli.load_for_networks(cli.Data(data="photographs", count=5000))
