@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -198,7 +199,7 @@ def summary(table: xr.Dataset, eigenvalues: np.ndarray) -> xr.Dataset:
         the share of collapsed latents at each ε, `final_collapse` (…, epsilon), δ = 0.01.
     """
     below = table.final_below.transpose(..., "latent")
-    share = np.asarray(collapse.is_collapsed(below.values)).mean(axis=-1)
+    share = np.asarray(collapse.is_collapsed(jnp.asarray(below.values))).mean(axis=-1)
     small = table.drop_vars(["final_below", "final_mean_variance", "final_linear_kl"])
     small["kl"] = small.kl.sum("latent").assign_attrs(
         units="nats/datum", long_name="KL, all latents"

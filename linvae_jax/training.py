@@ -260,6 +260,7 @@ def sampled_gradient(
 
 def _transformation(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
     def rate(t: Any) -> Any:
+        t = 1.0 * t  # else the quotient of two integers of 32 bits is a float of 32
         left = 1 - t / config.num_steps
         risen = jnp.minimum((t + 1) / config.warmup, 1) if config.warmup else 1
         share = {
