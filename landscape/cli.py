@@ -41,7 +41,6 @@ from linvae_jax import (
     sweeps,
     tables,
     training,
-    vae,
 )
 from linvae_jax import moments as mom
 from linvae_jax.data import datasets, preprocessing, windows
@@ -142,19 +141,6 @@ def load_for_networks(options: Data) -> ForNetworks:
         values = windows.Windows(values, options.window, options.data_seed)
     data = network_task.prepare(values, transform, jax.random.key(options.data_seed))
     return ForNetworks(data, transform, constant, dataset.source, dataset.image_shape)
-
-
-def network(name: str, images: ForNetworks, k: int) -> vae.Model:
-    """The architecture of a name, for these data."""
-    n, image_shape = images.data.values.shape[1], images.image_shape
-    scale = network_task.data_scale(images.data)
-    if name == "conv":
-        if image_shape is None or len(image_shape) != 3:
-            _checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
-        return networks.Conv(image_shape, k, data_scale=scale)
-    if name == "mlp":
-        return networks.Mlp(n, k, data_scale=scale)
-    return replace(networks.with_linear_decoder(name, n, k), data_scale=scale)
 
 
 @dataclass(frozen=True)
@@ -350,7 +336,10 @@ class Sweep:
         else:
             images = load_for_networks(self.data)
             data, constant, source = images.data, images.constant, images.source
-            model = network(self.network, images, self.k)
+            model = networks.named(
+                self.network, data.values.shape[1], self.k, image_shape=images.image_shape,
+                data_scale=network_task.data_scale(data),
+            )  # fmt: skip
             task = network_task.NetworkTask(model, self.batch_size, images.transform)
         attrs = _attrs(self, source) | {"pixel_constant": str(constant)}
         table = sweeps.run(
@@ -462,18 +451,18 @@ class Reproduce:
 
     def run(self) -> int:
         """Run all stages; exit with 1 if a claim does not hold."""
-        options, networks = self.data, self.networks()
+        options, settings = self.data, self.networks()
         if options.data == "auto":
             options = replace(options, data="mnist" if self.full else "digits")
-        if networks.network == "mlp":  # colour images are too large for the exact part
+        if settings.network == "mlp":  # colour images are too large for the exact part
             x, constant, source = load(options)
-            settings = reproduce.smoke(self.settings) if self.smoke else self.settings
+            linear = reproduce.smoke(self.settings) if self.smoke else self.settings
             attrs = _attrs(self, source)
-            reproduce.run(settings, x, self.out, constant=constant, attrs=attrs)
-            del x
+            reproduce.run(linear, x, self.out, constant=constant, attrs=attrs)
+            del x  # 0.4 GB of MNIST
         images = load_for_networks(options)
         nonlinear.train(
-            networks, images.data, images.transform, self.out, image_shape=images.image_shape,
+            settings, images.data, images.transform, self.out, image_shape=images.image_shape,
             constant=images.constant, attrs=_attrs(self, images.source),
         )  # fmt: skip
         return _report(self.out, self.smoke)

@@ -123,8 +123,8 @@ def stationary_surface(table: xr.Dataset) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, data: xr.DataArray, color: str, label: str, style: str = "-") -> None:
-    """Mean over seeds with the range of the seeds."""
+def curve(axis: Axes, data: xr.DataArray, color: Any, label: str, style: str = "-") -> None:
+    """Over steps: mean over seeds, with their range."""
     mean = data.mean("seed")
     axis.plot(data.step, mean, color=color, label=label, ls=style)
     axis.fill_between(data.step, data.min("seed"), data.max("seed"), color=color, alpha=0.2, lw=0)
@@ -143,9 +143,9 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
     figure = Figure(figsize=(7.2, 3.1))
     left, right = figure.subplots(1, 2)
     for table, color, label in runs:
-        _curve(left, table.elbo, color, label)
-        _curve(right, table.gap, color, "")
-        _curve(right, table.likelihood_gap, color, f"its likelihood: {label}", "--")
+        curve(left, table.elbo, color, label)
+        curve(right, table.gap, color, "")
+        curve(right, table.likelihood_gap, color, f"its likelihood: {label}", "--")
     left.axhline(optimum, color=BLACK, ls=":", label="pPCA maximum likelihood")
     left.set_ylim(optimum - 0.3 * abs(optimum), optimum + 0.03 * abs(optimum))
     left.set_ylabel("ELBO (nats/datum)")
@@ -196,8 +196,8 @@ def convergence(table: xr.Dataset) -> Figure:
     for color, (sigma2, at) in zip(colors, table.groupby("sigma2_init"), strict=False):
         at = at.squeeze(("sigma2_init", "learned"))
         # rounding makes a converged gap slightly negative now and then: show its size
-        _curve(left, np.abs(at.gap) + 1e-15, color, f"initial σ² = {sigma2:g}")
-        _curve(right, at.angle.max("latent") + 1e-9, color, f"initial σ² = {sigma2:g}")
+        curve(left, np.abs(at.gap) + 1e-15, color, f"initial σ² = {sigma2:g}")
+        curve(right, at.angle.max("latent") + 1e-9, color, f"initial σ² = {sigma2:g}")
     left.axhline(1e-6, color=BLACK, ls=":", label="10⁻⁶ nats")
     left.set_ylabel("|ELBO − pPCA optimum| (nats/datum)")
     right.set_ylabel("largest angle to a\nprincipal direction (degrees)")
@@ -270,7 +270,7 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
         axis.set_xlabel("|eigenvalue| (nats)")
     panels[0].set_ylabel("eigenvalues per bin\n(escape directions below 0)")
     panels[0].legend(loc="upper right")
-    panels[0].set_ylim(top=1e8)
+    panels[0].set_ylim(top=1e7)
     return figure
 
 

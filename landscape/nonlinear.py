@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from linvae_jax import _checks, collapse, network_task, networks, sweeps, tables, training
+from linvae_jax import collapse, network_task, networks, sweeps, tables, training
 from linvae_jax.evaluation import Transform
 
 ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
@@ -87,23 +87,7 @@ def _config(settings: Settings, count: int) -> training.TrainConfig:
     return training.TrainConfig(total, steps, schedule="decay", warmup=min(settings.warmup, total))
 
 
-def model(
-    settings: Settings, n: int, image_shape: tuple[int, ...] | None, data_scale: float
-) -> networks.Mlp | networks.Conv:
-    """The network of the table's rows.
-
-    Raises:
-        ValueError: "conv" for data that are no colour images.
-    """
-    if settings.network == "mlp":
-        widths = settings.widths
-        return networks.Mlp(n, settings.k, widths, widths[::-1], data_scale=data_scale)
-    if image_shape is None or len(image_shape) != 3:
-        _checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
-    return networks.Conv(image_shape, settings.k, settings.widths, data_scale=data_scale)
-
-
-def annealings(num_steps: int) -> tuple[training.Annealing, ...]:
+def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
     """Linear and cyclical annealing over the first half of a run; the plain ELBO after it."""
     half = num_steps // 2
     return training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
@@ -136,23 +120,24 @@ def train(
     """
     count, n = data.values.shape
     scale = network_task.data_scale(data)
-    network = model(settings, n, image_shape, scale)
+    own = networks.named(
+        settings.network, n, settings.k, image_shape=image_shape, widths=settings.widths,
+        data_scale=scale,
+    )  # fmt: skip
     config = _config(settings, count)
     seeds, others = tuple(range(settings.seeds)), tuple(range(settings.other_seeds))
     rate = (settings.learning_rate,)
-    half = config.num_steps // 2  # the other half has the plain ELBO
-    annealings = (training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5))
+    annealed = sweeps.Grid(
+        others, settings.annealed_sigma2, (False,), rate, annealing=_annealings(config.num_steps)
+    )
     jobs: dict[str, tuple[networks.Mlp | networks.Conv, sweeps.Grid]] = {
-        "table": (network, sweeps.Grid(seeds, settings.sigma2, (False, True), rate)),
-        "curves": (network, sweeps.Grid(others, settings.curve_sigma2, (False,), rate)),
-        "annealing": (
-            network,
-            sweeps.Grid(others, settings.annealed_sigma2, (False,), rate, annealing=annealings),
-        ),
+        "table": (own, sweeps.Grid(seeds, settings.sigma2, (False, True), rate)),
+        "curves": (own, sweeps.Grid(others, settings.curve_sigma2, (False,), rate)),
+        "annealing": (own, annealed),
     }
     for name in ENCODERS:
-        linear = networks.with_linear_decoder(name, n, settings.linear_k)
-        jobs[name] = (replace(linear, data_scale=scale), sweeps.Grid(others, (1.0,), (True,), rate))
+        network = networks.named(name, n, settings.linear_k, data_scale=scale)
+        jobs[name] = (network, sweeps.Grid(others, (1.0,), (True,), rate))
     facts = dict(attrs or {}) | {"pixel_constant": str(constant), "count": str(count)}
     found = {}
     for name, (network, grid) in jobs.items():

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.figures import BLACK, BLUE, GREEN, ORANGE, RED, styled
+from landscape.figures import BLACK, BLUE, GREEN, ORANGE, RED, curve, styled
 from landscape.nonlinear import ENCODERS
 from landscape.nonlinear_claims import Held
 
@@ -17,12 +17,6 @@ from landscape.nonlinear_claims import Held
 def _shades(count: int) -> list[Any]:
     """Of σ², from small (dark) to large (light)."""
     return [mpl.colormaps["viridis"](x) for x in np.linspace(0, 0.92, count)]
-
-
-def _range(axis: Axes, x: Any, values: xr.DataArray, color: Any, label: str, style="-") -> None:
-    """Mean over seeds, with their range."""
-    axis.plot(x, values.mean("seed"), color=color, label=label, ls=style)
-    axis.fill_between(x, values.min("seed"), values.max("seed"), color=color, alpha=0.2, lw=0)
 
 
 @styled
@@ -35,7 +29,7 @@ def encoders(tables: Mapping[str, xr.Dataset]) -> Figure:
         table = tables[name].squeeze(("sigma2_init", "learned"))
         constant = float(table.attrs["pixel_constant"])
         label = name.replace("-", " ").replace("mlp", "MLP")
-        _range(axis, table.step, table.elbo + constant, color, label)
+        curve(axis, table.elbo + constant, color, label)
         best = float(table.final_linear_optimum.mean()) + constant
         early = table.elbo.isel(step=table.sizes["step"] // 15)
         nothing = np.nanmin([nothing, float(early.min()) + constant])
@@ -71,8 +65,9 @@ def collapse_curves(runs: Held) -> Figure:
     right.set_xlabel("σ² held (data unit²)")
     right.set_title("ε = 0.01")
     right.legend(loc="upper left")
-    right.set_ylim(-0.02, 1.02)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    right.set_ylim(-0.02, 1.04)
+    columns = -(-len(runs.sigma2) // -(-len(runs.sigma2) // 6))  # rows of at most 6, all alike
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -86,7 +81,7 @@ def training(table: xr.Dataset) -> Figure:
         colors = _shades(table.sizes["sigma2_init"])
         for color, s in zip(colors, np.sort(table.sigma2_init.values), strict=True):
             at = table.sel(learned=learned, sigma2_init=s)
-            _range(axis, at.step, -(at.elbo + constant), color, f"σ² = {s:g}")
+            curve(axis, -(at.elbo + constant), color, f"σ² = {s:g}")
         axis.set_title("σ² learned, from" if learned else "σ² held at")
         axis.set_xlabel("optimiser steps")
         axis.set_xlim(0, None)
@@ -110,11 +105,11 @@ def annealing(tables: Mapping[str, xr.Dataset]) -> Figure:
     )[0]
     for axis, s in zip(panels, annealed.sigma2_init.values, strict=True):
         at = plain.sel(sigma2_init=s)
-        _range(axis, at.step, at.collapsed / k, BLACK, "plain")
+        curve(axis, at.collapsed / k, BLACK, "plain")
         for color, name in zip((ORANGE, BLUE), annealed.annealing.values, strict=True):
             one = annealed.sel(sigma2_init=s, annealing=name)
             label = "linear annealing" if str(name).startswith("linear") else "cyclical annealing"
-            _range(axis, one.step, one.collapsed / k, color, label)
+            curve(axis, one.collapsed / k, color, label)
         axis.axvline(float(annealed.step[-1]) / 2, color=BLACK, ls=":", label="annealing ends")
         axis.set_title(f"σ² = {s:g}, held")
         axis.set_xlabel("optimiser steps")

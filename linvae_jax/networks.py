@@ -19,7 +19,7 @@ to every one; and that collapse is none of the ELBO's doing.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -258,28 +258,6 @@ class Mlp(_LatentWeights):
         return ("decoder0" if self.decoder else "output"), self.k, not self.shared_variance
 
 
-def with_linear_decoder(encoder: str, n: int, k: int) -> Mlp:
-    """A linear decoder with one of three encoders, to compare with pPCA.
-
-    Args:
-        encoder: "linear-encoder" (the linear VAE as a network), "deep-linear-encoder", or
-            "mlp-encoder".
-        n: data dimension.
-        k: latent dimension.
-
-    Raises:
-        ValueError: another name.
-    """
-    known = {
-        "linear-encoder": Mlp(n, k, (), (), shared_variance=True),
-        "deep-linear-encoder": Mlp(n, k, (256, 256), (), "identity", shared_variance=True),
-        "mlp-encoder": Mlp(n, k, (1024, 512), ()),
-    }
-    if encoder not in known:
-        _checks.fail("encoder", repr(encoder), f"one of {tuple(known)}")
-    return known[encoder]
-
-
 def patches(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
     """The 4 × 4 surroundings of each 2 × 2 block of pixels, zeros beyond the edge.
 
@@ -384,3 +362,44 @@ class Conv(_LatentWeights):
 
     def _layout(self) -> tuple[str, int, bool]:
         return "start", self.k, True
+
+
+def named(
+    name: str,
+    n: int,
+    k: int,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    widths: tuple[int, ...] | None = None,
+    data_scale: float = 1.0,
+) -> Mlp | Conv:
+    """The architecture of a name.
+
+    Args:
+        name: "mlp"; "conv"; or, with a linear decoder to compare with pPCA, "linear-encoder" (the
+            linear VAE as a network), "deep-linear-encoder", "mlp-encoder".
+        n: data dimension.
+        k: latent dimension.
+        image_shape: (H, W, C), for "conv".
+        widths: hidden layers of "mlp"'s encoder, which the decoder mirrors, or channels of "conv";
+            those of the classes by default.
+        data_scale: as in `Mlp`.
+
+    Raises:
+        ValueError: another name; "conv" for data that are no colour images; sizes that do not fit.
+    """
+    if name == "conv":
+        if image_shape is None or len(image_shape) != 3:
+            _checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
+        channels = Conv.channels if widths is None else widths
+        return Conv(image_shape, k, channels, data_scale=data_scale)
+    widths = Mlp.encoder if widths is None else widths
+    known = {
+        "mlp": Mlp(n, k, widths, widths[::-1]),
+        "linear-encoder": Mlp(n, k, (), (), shared_variance=True),
+        "deep-linear-encoder": Mlp(n, k, (256, 256), (), "identity", shared_variance=True),
+        "mlp-encoder": Mlp(n, k, Mlp.encoder, ()),
+    }
+    if name not in known:
+        _checks.fail("network", repr(name), f"one of {('conv', *known)}")
+    return replace(known[name], data_scale=data_scale)

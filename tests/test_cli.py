@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from landscape import cli, nonlinear
-from linvae_jax import network_task, networks, tables
+from linvae_jax import tables
 from linvae_jax.data import windows
 
 
@@ -141,15 +141,11 @@ def test_presets_and_what_replaces_their_numbers():
         cli.Reproduce(epochs=0).networks()
 
 
-def test_colour_images_make_convolutions_and_come_by_windows_and_in_part():
+def test_images_come_by_windows_and_in_part():
     options = cli.Data(data="photographs", count=40, window=16)
     images = cli.load_for_networks(options)
     assert isinstance(images.data.values, windows.Windows)
     assert images.data.values.shape == (40, 64 * 64 * 3)
-    scale = network_task.data_scale(images.data)
-    model = nonlinear.model(nonlinear.CELEBA, 64 * 64 * 3, images.image_shape, scale)
-    assert model == networks.Conv((64, 64, 3), 500, (32, 64, 128, 256), data_scale=scale)
-    with pytest.raises(ValueError, match="colour images"):
-        nonlinear.model(nonlinear.CELEBA, 784, (28, 28), 1.0)
+    assert images.image_shape == (64, 64, 3)
     with pytest.raises(ValueError, match="count: got 5000"):
         cli.load_for_networks(cli.Data(data="photographs", count=5000))

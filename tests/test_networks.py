@@ -232,24 +232,23 @@ def test_collapsed_latents_are_stationary_in_their_own_weights(name):
     assert largest(np.stack([noise, mirrored])) < EXACT * one_draw
 
 
-def test_first_steps_keep_latents_and_rectifiers_where_the_noise_is_large():
-    """From a posterior far from the prior, Adam's first steps collapse all: 0.01 nats are left."""
+@pytest.mark.parametrize(("means", "record"), [(0.1, (5.0, 100.0)), (1.0, (0.0, 0.1))])
+def test_first_steps_keep_latents_where_the_noise_is_large(means, record, monkeypatch):
+    """From posteriors far from the prior Adam's first steps collapse all: why means start small."""
+    monkeypatch.setattr(networks, "_MEANS", means)
     pixels = datasets.load("digits").images[::10]
     logit = preprocessing.Logit(1e-6)
     data = network_task.prepare(pixels, logit, KEY)
     scale = network_task.data_scale(data)
     assert 2.5 < scale < 3.5  # √9.08 on all of MNIST
     model = networks.Mlp(784, 100, (256, 128), (128, 256), data_scale=scale)
-    task = network_task.NetworkTask(model, 32, logit, observed=100)
+    # another `observed` is another program, which does not remember the other start
+    task = network_task.NetworkTask(model, 32, logit, observed=100 + int(means))
     config = training.TrainConfig(150, 150, schedule="constant")
     hyper = training.Hyperparameters(1e-3, 10.0, learned=False)
-    params, history = training.train(task, config, data, hyper, KEY)
-    assert history.kl[-1].sum() > 5  # nats; 12.3 when this was written
-    x = (logit(pixels, KEY) - data.mean) / scale
-    for layer in ("encoder0", "encoder1"):
-        weights = params.weights[layer]
-        x = jax.nn.relu(x @ weights["kernel"] + weights["bias"])
-        assert (x > 0).any(axis=0).mean() > 0.75  # 0.89; from far away 0.61
+    _, history = training.train(task, config, data, hyper, KEY)
+    low, high = record
+    assert low <= history.kl[-1].sum() <= high  # nats: 12.3, and 0.01
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -274,7 +273,7 @@ def test_starts_with_unit_variances_and_never_collapsed(name):
         (lambda: networks.Mlp(3, 2, (0,)), r"encoder: got 0"),
         (lambda: networks.Mlp(activation="swish"), r"activation: got 'swish', expected one of"),
         (lambda: networks.Conv((60, 64, 3)), r"shape: got \(60, 64, 3\).*divisible by 16"),
-        (lambda: networks.with_linear_decoder("mlp", 3, 2), r"encoder: got 'mlp'"),
+        (lambda: networks.named("cnn", 3, 2), r"network: got 'cnn', expected one of \('conv', "),
         (lambda: networks.Mlp(3, 2).init(KEY, -1.0), r"sigma2: got -1.0"),
         (lambda: networks.Mlp(3, 2, [4]), r"encoder: got \[4\], expected a tuple"),
         (lambda: networks.Mlp(dtype="bfloat16"), r"dtype: got 'bfloat16'"),
@@ -289,6 +288,20 @@ def test_what_cannot_be_built_is_refused(build, message):
             build()
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_architectures_by_name():
+    named = networks.named
+    assert named("mlp", 784, 200) == networks.Mlp()
+    assert named("mlp", 9, 3, widths=(8, 4)) == networks.Mlp(9, 3, (8, 4), (4, 8))
+    colour = (64, 64, 3)
+    assert named("conv", 12_288, 500, image_shape=colour) == networks.Conv()
+    small = named("conv", 12_288, 5, image_shape=colour, widths=(4,), data_scale=2.0)
+    assert small == networks.Conv(colour, 5, (4,), data_scale=2.0)
+    linear = named("linear-encoder", 9, 3, data_scale=2.0)
+    assert linear == networks.Mlp(9, 3, (), (), data_scale=2.0, shared_variance=True)
+    with pytest.raises(ValueError, match=r"'conv' for data of shape \(28, 28\)"):
+        named("conv", 784, 5, image_shape=(28, 28))
 
 
 def test_float64_needs_x64():

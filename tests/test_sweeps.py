@@ -3,16 +3,16 @@
 import os
 import random
 import signal
-import socket
 import time
 from dataclasses import replace
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sweep_child
-import xarray as xr
+from agreement import assert_close, leaves, same_bits, stop_after
 
 from linvae_jax import (
     linear,
@@ -28,25 +28,10 @@ from linvae_jax import moments as mom
 from linvae_jax.training import Annealing
 
 
-def leaves(tree: object) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def same_bits(a: sweeps.Sweep, b: sweeps.Sweep) -> bool:
-    equal = map(np.array_equal, leaves(a.params), leaves(b.params))
-    return all(equal) and a.table.drop_attrs().identical(b.table.drop_attrs())
-
-
-def assert_close(a: xr.Dataset, b: xr.Dataset) -> None:
-    """Equal up to float32 rounding in sums of some hundred terms, amplified by 60 steps."""
-    for name in ("final_elbo", "final_kl", "elbo", "sigma2"):
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=name)
-
-
 @pytest.fixture(scope="module")
 def whole() -> sweeps.Sweep:
     """The uninterrupted sweep on the layout of the child."""
-    return sweep_child.run(None, batching="vmap", chunk=4)
+    return sweep_child.run(None)
 
 
 def test_table_is_labelled_and_holds_what_single_runs_give(whole):
@@ -90,10 +75,10 @@ def test_stopped_by_sigterm_it_saves_and_goes_on_to_the_bit(whole, tmp_path, mon
     before = signal.getsignal(signal.SIGTERM)
     for stops in ("after 0 of 8 runs, with 4 more at step 20 ", "after 4 of 8 runs"):
         with pytest.raises(sweep_folder.Stopped, match=stops):
-            sweep_child.run(tmp_path, batching="vmap", chunk=4, checkpoint_seconds=1e9)
+            sweep_child.run(tmp_path, checkpoint_seconds=1e9)
         assert signal.getsignal(signal.SIGTERM) is before
     assert len(list((tmp_path / "runs").glob("*.nc"))) == 4  # finished runs are there already
-    resumed = sweep_child.run(tmp_path, batching="vmap", chunk=4)
+    resumed = sweep_child.run(tmp_path)
     assert same_bits(resumed, whole)
     assert len(looks) == 24  # nothing was trained twice
     assert tables.load(tmp_path / "sweep.nc").drop_attrs().identical(whole.table.drop_attrs())
@@ -109,7 +94,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path
     while kills < 10:
         # every other one among its saves, however slow the machine is to get to them
         segments = moments.randint(1, 6) if kills % 2 else 0
-        child = sweep_child.start(folders[-1], segments=segments)
+        child = children.start(sweep_child.run, folders[-1], segments=segments)
         time.sleep(moments.uniform(0.0, 0.3) if segments else moments.uniform(0.2, 2.5))
         child.kill()
         child.join()
@@ -119,16 +104,16 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path
             assert child.exitcode == 0
             folders.append(tmp_path / str(len(folders)))
     for folder in folders:
-        assert same_bits(sweep_child.run(folder, batching="vmap", chunk=4), whole), folder
+        assert same_bits(sweep_child.run(folder), whole), folder
 
 
 def test_goes_on_with_four_devices_where_one_has_stopped(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_folder, "_any", _after(5))
+    monkeypatch.setattr(sweep_folder, "_any", stop_after(5))
     with pytest.raises(sweep_folder.Stopped):
         # 3 runs: one device of 4 is idle; a loop over them is a program that others compile too
         sweep_child.run(tmp_path, batching="loop", chunk=3)
     monkeypatch.undo()
-    child = sweep_child.start(tmp_path, devices=4)
+    child = children.start(sweep_child.run, tmp_path, devices=4)
     child.join(timeout=120)
     assert child.exitcode == 0
     table = tables.load(tmp_path / "sweep.nc")
@@ -136,24 +121,8 @@ def test_goes_on_with_four_devices_where_one_has_stopped(whole, tmp_path, monkey
     assert_close(table, whole.table)
 
 
-def _after(calls: int):
-    count = []
-
-    def stop(flag: bool) -> bool:
-        count.append(flag)
-        return len(count) > calls
-
-    return stop
-
-
 def test_two_processes_share_a_sweep(whole, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [sweep_child.start(tmp_path, place=(i, 2, port)) for i in range(2)]
-    for child in children:
-        child.join(timeout=180)
-    assert [child.exitcode for child in children] == [0, 0]
+    children.share(sweep_child.run, tmp_path, 2)
     table = tables.load(tmp_path / "sweep.nc")
     assert table.attrs["devices"] == "2"
     assert_close(table, whole.table)

@@ -1,17 +1,15 @@
 """Sweeps on data of which a window at a time is on the device."""
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import windowed_child as child
+from agreement import assert_close, same_bits, stop_after
 
 from linvae_jax import (
     evaluation,
@@ -45,18 +43,6 @@ def whole(data) -> sweeps.Sweep:
     return child.run(data, chunk=2)
 
 
-def assert_same_bits(a: sweeps.Sweep, b: sweeps.Sweep) -> None:
-    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
-        np.testing.assert_array_equal(x, y)
-    assert a.table.drop_attrs().identical(b.table.drop_attrs())
-
-
-def assert_close(a, b) -> None:
-    """Equal up to float32 rounding in sums of some hundred terms, amplified by 40 steps."""
-    for name in ("elbo", "sigma2", "final_elbo", "final_kl"):
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=name)
-
-
 def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatch, data, whole):
     seen, alive = [], []
     segment, replicate = parallel.Executor.segment, parallel.Executor.replicate
@@ -72,7 +58,7 @@ def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatc
 
     monkeypatch.setattr(parallel.Executor, "segment", watched)
     monkeypatch.setattr(parallel.Executor, "replicate", counted)
-    assert_same_bits(child.run(data, chunk=2), whole)
+    assert same_bits(child.run(data, chunk=2), whole)
     assert len(seen) == 2 * WINDOWS
     for t, window in enumerate(seen):
         assert window.dtype == np.uint8
@@ -120,17 +106,11 @@ def test_layouts_agree(data, whole, batching, chunk):
 
 def test_stopped_in_either_chunk_it_goes_on_to_the_bit(data, whole, tmp_path, monkeypatch):
     for calls, finished in ((5, 0), (9, 2)):  # two questions for each of 7 records of a chunk
-        asked = []
-
-        def stop(flag, asked=asked, calls=calls):
-            asked.append(flag)
-            return len(asked) > calls
-
-        monkeypatch.setattr(sweep_folder, "_any", stop)
+        monkeypatch.setattr(sweep_folder, "_any", stop_after(calls))
         with pytest.raises(sweep_folder.Stopped, match=f"after {finished} of 4 runs"):
             child.run(data, tmp_path, chunk=2, checkpoint_seconds=1e9)
     monkeypatch.undo()
-    assert_same_bits(child.run(data, tmp_path, chunk=2), whole)
+    assert same_bits(child.run(data, tmp_path, chunk=2), whole)
 
 
 def test_other_windows_are_another_sweep(folder, tmp_path):
@@ -143,14 +123,7 @@ def test_other_windows_are_another_sweep(folder, tmp_path):
 
 
 def test_two_processes_of_two_devices_share_a_sweep(whole, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, child.__file__, str(folder)]
-    children = [subprocess.Popen([*command, str(i), "2", port], env=environment) for i in range(2)]
-    assert [process.wait(timeout=180) for process in children] == [0, 0]
+    children.share(child.run_all_in, folder, 2, devices=2)
     table = tables.load(folder / "sweep" / "sweep.nc")
     assert table.attrs["devices"] == "4"
     assert_close(table, whole.table)

@@ -1,9 +1,5 @@
-"""A small sweep on windows of mapped pixels; in a process of its own, on several devices.
+"""A small sweep on windows of mapped pixels, also run by processes of their own (`children`)."""
 
-python tests/windowed_child.py FOLDER PROCESS PROCESSES PORT
-"""
-
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -45,10 +41,6 @@ def run(values: network_task.Data, folder: Path | None = None, **options: object
     return sweeps.run(TASK, CONFIG, values, GRID, folder=folder, **options)
 
 
-if __name__ == "__main__":
-    jax.config.update("jax_enable_x64", True)
-    folder, process, processes, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    if processes > 1:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+def run_all_in(folder: Path) -> None:
+    """All four runs together, data and sweep in one folder."""
     run(data(folder), folder / "sweep", chunk=4)
