@@ -72,7 +72,7 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
     runs, table = held(tables), tables["table"]
     elbo = table.final_elbo.mean("seed")
     best = table.final_elbo.sel(learned=True, sigma2_init=elbo.sel(learned=True).idxmax())
-    spread = float(best.std("seed"))
+    spread = float(best.std("seed", ddof=1)) if best.sizes["seed"] > 1 else 0.0
     gain = float(best.mean() - elbo.sel(learned=False).max())
     largest = table.sigma2_init.max()
     at = table.final_collapsed.sel(sigma2_init=largest).mean("seed") / table.sizes["latent"]
@@ -97,8 +97,8 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
             ),
             Check(
                 "share collapsed at the largest σ²: held minus learned from there",
-                float(at.sel(learned=False) - at.sel(learned=True)), ">=", 0.0,
-                "learning takes σ² down from there, and latents come back",
+                float(at.sel(learned=False) - at.sel(learned=True)), ">=", 0.05,
+                "ours: learning takes σ² down from there, and latents come back",
             ),
         ),
         f"Held σ² from {runs.sigma2[0]:g} to {runs.sigma2[-1]:g}: {100 * runs.collapsed[0]:.0f} to "
@@ -177,8 +177,7 @@ def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
                 "ours, of the peak above what plain training ends with; 1 if nothing is kept",
             ),
         ),
-        "; ".join(notes) + ". Latents fall below ε = 0.01 only as the learning rate does, with "
-        "annealing or without: until then the steps' noise keeps them above it.",
+        "; ".join(notes) + ".",
     )  # fmt: skip
 
 

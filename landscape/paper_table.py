@@ -4,7 +4,6 @@ Source: the poster of Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019, read by OCR:
 arithmetic does not close are marked as doubtful.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -92,35 +91,27 @@ ROWS = (
 )  # fmt: skip
 
 RULE = (
-    "ELBO: within 1.5 % of the paper's where σ² is learned, within 2 % or two spreads (root of the "
-    "sum of both squared) where it is held; final σ²: within 5 %; collapse: within 15 points; KL: "
-    "within 15 % or two spreads. σ²-tuned: ours is the closed form σ² = mean squared error, the "
-    "paper's was tuned by gradient and not converged where it starts tiny, so ours may be higher, "
-    "and must not be more than 2 % lower. A row agrees if all its cells do; cells marked ? are not "
-    "judged."
+    "ELBO: within 1.5 % of the paper's where σ² is learned, within 2 % or two of the paper's "
+    "spreads where it is held; final σ²: within 5 %; collapse: within 15 points; KL: within 15 % "
+    "or two of the paper's spreads. σ²-tuned ELBO: ours is the closed form σ² = mean squared "
+    "error, the paper's was tuned by gradient and not converged where it starts tiny, so ours may "
+    "be higher, and must not be more than 2 % lower. The tuned σ² itself follows from the trained "
+    "networks and is not judged, nor are cells marked ?. A row agrees if all cells judged do."
 )
 
 
 class Comparison(NamedTuple):
-    """A cell of ours beside the paper's.
+    """A cell of ours, mean and spread over seeds, beside the paper's.
 
     Attributes:
-        name: what it is, a field of `Row`.
-        ours: mean over seeds.
-        spread: standard deviation over seeds; NaN of one.
+        ours: NaN if a seed diverged.
         paper: theirs.
-        agrees: by `RULE`; None where the paper's number is doubtful.
+        agrees: by `RULE`; None where it does not judge.
     """
 
-    name: str
-    ours: float
-    spread: float
+    ours: Cell
     paper: Cell
     agrees: bool | None
-
-    def __str__(self) -> str:
-        spread = f" ± {_shown(self.spread)}" if np.isfinite(self.spread) else ""
-        return f"{_shown(self.ours)}{spread}"
 
 
 class Compared(NamedTuple):
@@ -133,6 +124,11 @@ class Compared(NamedTuple):
     def differs(self) -> list[str]:
         """Names of the cells that do not agree."""
         return [name for name, cell in self.cells.items() if cell.agrees is False]
+
+    @property
+    def judged(self) -> int:
+        """Number of cells that `RULE` judges."""
+        return sum(cell.agrees is not None for cell in self.cells.values())
 
 
 # name of a cell → heading, and the variable of the sweep's table
@@ -162,44 +158,45 @@ def compare(table: xr.Dataset, data: str) -> list[Compared]:
             continue
         at = table.sel(sigma2_init=row.sigma2_init, learned=row.learned)
         cells = {}
-        for name, (_, variable) in COLUMNS.items():
-            cell = getattr(row, name)
-            if cell is not None:
-                values = _values(at, name, variable)
-                mean = float(values.mean())
-                spread = float(values.std(ddof=1)) if len(values) > 1 else np.nan
-                agrees = None if cell.doubt else bool(_agrees(name, mean, spread, cell, row))
-                cells[name] = Comparison(name, mean, spread, cell, agrees)
+        for name in COLUMNS:
+            paper = getattr(row, name)
+            if paper is not None:
+                ours = _ours(at, name)
+                judged = not paper.doubt and name != "sigma2_tuned"
+                agrees = _agrees(name, ours.value, paper, row.learned) if judged else None
+                cells[name] = Comparison(ours, paper, agrees)
         found.append(Compared(row, cells))
     return found
 
 
-def _values(at: xr.Dataset, name: str, variable: str) -> np.ndarray:
-    values = at[variable]
+def _ours(at: xr.Dataset, name: str) -> Cell:
+    """A cell of one row of a sweep: mean and standard deviation over seeds."""
+    values = at[COLUMNS[name][1]]
     if "latent" in values.dims:
         values = values.sum("latent")
     if name in ("elbo", "elbo_tuned"):
         values = values + float(at.attrs["pixel_constant"])
     if name == "collapsed":
         values = 100 * values / at.sizes["latent"]
-    return np.asarray(values.values, float).reshape(-1)
+    return _cell(values)
 
 
-def _agrees(name: str, ours: float, spread: float, paper: Cell, row: Row) -> bool:
+def _cell(values: xr.DataArray) -> Cell:
+    spread = float(values.std("seed", ddof=1)) if values.sizes["seed"] > 1 else None
+    # skipna=False: a diverged seed is no reason to leave it out
+    return Cell(float(values.mean("seed", skipna=False)), spread)
+
+
+def _agrees(name: str, ours: float, paper: Cell, learned: bool) -> bool:
     """By `RULE`; NaN never does."""
-    off, size = abs(ours - paper.value), abs(paper.value)
-    two = 2 * math.hypot(spread if math.isfinite(spread) else 0.0, paper.spread or 0.0)
+    off, size, two = abs(ours - paper.value), abs(paper.value), 2 * (paper.spread or 0.0)
     if name == "elbo":
-        return off <= 0.015 * size if row.learned else off <= max(0.02 * size, two)
-    if name == "sigma2":
-        return off <= 0.05 * size
-    if name == "collapsed":
-        return off <= 15
-    if name == "kl":
-        return off <= max(0.15 * size, two)
+        return off <= 0.015 * size if learned else off <= max(0.02 * size, two)
     if name == "elbo_tuned":
         return ours >= paper.value - 0.02 * size
-    return math.isfinite(ours)  # which σ² is best follows from the trained networks
+    if name == "kl":
+        return off <= max(0.15 * size, two)
+    return off <= {"sigma2": 0.05 * size, "collapsed": 15.0}[name]
 
 
 def _shown(x: float) -> str:
@@ -215,44 +212,47 @@ def markdown(compared: Sequence[Compared]) -> str:
         "| # | σ² | start | | " + " | ".join(headings) + " | verdict |",
         "| ---: | --- | ---: | --- | " + "---: | " * len(headings) + "--- |",
     ]
-    for row, cells in compared:
-        compared_row = Compared(row, cells)
-        differs = [COLUMNS[name][0] for name in compared_row.differs]
+    for one in compared:
+        row, cells = one.row, one.cells
+        differs = [COLUMNS[name][0] for name in one.differs]
         verdict = f"differs: {', '.join(differs)}" if differs else "**agrees**"
-        ours = [_bold(cells.get(name)) for name in COLUMNS]
+        ours = [
+            f"**{cells[name].ours}**" if name in one.differs
+            else str(cells[name].ours) if name in cells else ""
+            for name in COLUMNS
+        ]  # fmt: skip
         paper = [str(cells[name].paper) if name in cells else "" for name in COLUMNS]
-        held = "learned" if row.learned else "held"
-        lines.append(
-            f"| {row.number} | {held} | {row.sigma2_init:g} | ours | {' | '.join(ours)} | "
-            f"{verdict} |"
-        )
+        start = f"{row.number} | {_mode(row.learned)} | {row.sigma2_init:g}"
+        lines.append(f"| {start} | ours | {' | '.join(ours)} | {verdict} |")
         lines.append(f"| | | | paper | {' | '.join(paper)} | |")
     return "\n".join(lines) + "\n"
 
 
+def doubts(compared: Sequence[Compared]) -> str:
+    """What is doubtful of the paper's numbers in these rows, in words; "" if nothing is."""
+    return "; ".join(
+        f"row {one.row.number}, {COLUMNS[name][0]}: {cell.paper.doubt}"
+        for one in compared
+        for name, cell in one.cells.items()
+        if cell.paper.doubt
+    )
+
+
 def alone(table: xr.Dataset) -> str:
-    """The same columns for data that the paper does not have."""
+    """The same columns for data that the paper does not have, with the linear VAE's collapse."""
     headings = [heading for heading, _ in COLUMNS.values()]
     lines = [
         "| σ² | start | " + " | ".join(headings) + " | collapsed %, linear VAE |",
         "| --- | ---: | " + "---: | " * len(headings) + "---: |",
     ]
-    for learned in table.learned.values:
+    for learned in table.learned.values.tolist():
         for start in table.sigma2_init.values:
             at = table.sel(learned=learned, sigma2_init=start)
-            cells = [_mean(_values(at, name, var)) for name, (_, var) in COLUMNS.items()]
-            linear = 100 * at.final_linear_collapsed.values / at.sizes["latent"]
-            held = "learned" if learned else "held"
-            lines.append(f"| {held} | {start:g} | {' | '.join(cells)} | {_mean(linear)} |")
+            linear = _cell(100 * at.final_linear_collapsed / at.sizes["latent"])
+            cells = [str(cell) for cell in (*(_ours(at, name) for name in COLUMNS), linear)]
+            lines.append(f"| {_mode(learned)} | {start:g} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _mean(values: np.ndarray) -> str:
-    mean = float(values.mean())
-    return str(Cell(mean, float(values.std(ddof=1)) if len(values) > 1 else None))
-
-
-def _bold(cell: Comparison | None) -> str:
-    if cell is None:
-        return ""
-    return f"**{cell}**" if cell.agrees is False else str(cell)
+def _mode(learned: bool) -> str:
+    return "learned" if learned else "held"

@@ -134,15 +134,14 @@ def _table(table: xr.Dataset) -> list[str]:
     compared = paper_table.compare(table, data)
     lines = [_caption(table), ""]
     if compared:
-        agree = sum(not c.differs for c in compared)
-        judged = [cell.agrees for c in compared for cell in c.cells.values()]
-        judged = [agrees for agrees in judged if agrees is not None]
+        rows, judged = sum(not c.differs for c in compared), sum(c.judged for c in compared)
+        cells, doubts = judged - sum(len(c.differs) for c in compared), paper_table.doubts(compared)
         lines += [
-            f"{agree} of {len(compared)} rows agree with the paper, {sum(judged)} of "
-            f"{len(judged)} cells. {paper_table.RULE} Cells in "
-            "bold differ; ± is the standard deviation over seeds.", "",
+            f"{rows} of {len(compared)} rows agree with the paper, {cells} of {judged} cells. "
+            f"{paper_table.RULE} Cells in bold differ; ± is the standard deviation over seeds.", "",
             paper_table.markdown(compared),
         ]  # fmt: skip
+        lines += [f"Doubtful (?): {doubts}.", ""] if doubts else []
     else:
         lines += [paper_table.alone(table)]
     diverged = int(table.diverged.sum())
@@ -155,13 +154,15 @@ def _caption(table: xr.Dataset) -> str:
     """What was trained, as far as the table knows."""
     config = json.loads(table.attrs["config"])
     task, how, grid = config["task"], config["config"], config["grid"]
-    network = {k: v for k, v in task["model"].items() if k in ("kind", "encoder", "channels", "k")}
+    network = task["model"]
+    widths = ", ".join(map(str, network.get("encoder") or network["channels"]))
     count = int(table.attrs["count"])
     epochs = how["num_steps"] * task["batch_size"] / count
     return (
         f"`nonlinear_table.nc`: {table.attrs.get('source', 'data')}; {count:,} images, "
-        f"{table.sizes['seed']} seeds, {network}, {epochs:.0f} epochs of batches of "
-        f"{task['batch_size']} ({how['num_steps']:,} steps), {how['optimizer']} at "
+        f"{table.sizes['seed']} seeds, {network['kind']} of {widths} and mirrored with "
+        f"{network['k']} latents, {epochs:.0f} epochs of batches of {task['batch_size']} "
+        f"({how['num_steps']:,} steps), {how['optimizer']} at "
         f"{grid['learning_rate'][0]:g}; ELBOs in nats per image on the pixel scale (constant "
         f"{float(table.attrs['pixel_constant']):.2f} included), on the training images."
     )
@@ -176,8 +177,7 @@ def _origins(folder: Path) -> list[str]:
         number = commands.setdefault(facts.get("command", "not recorded"), len(commands) + 1)
         versions = f"linvae-jax {facts.get('linvae_jax')}, jax {facts.get('jax')}"
         took = f"{float(facts['seconds']) / 60:.1f} min" if "seconds" in facts else ""
-        device = f"{facts.get('device')}, {facts.get('float')}"
-        lines.append(f"| `{path.name}` | {device} | {versions} | {took} | {number} |")
+        lines.append(f"| `{path.name}` | {facts['device']} | {versions} | {took} | {number} |")
     return [*lines, "", *(f"{i}. `{command}`" for command, i in commands.items())]
 
 

@@ -13,6 +13,7 @@ import pytest
 import landscape
 import linvae_jax
 from landscape import nonlinear, paper_table
+from linvae_jax import tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,6 +52,19 @@ def test_table_of_the_readme_is_that_of_the_saved_results():
     found = paper_table.compare(nonlinear.load(folder)["table"], "mnist")
     assert shown == paper_table.markdown(found).strip()
     assert shown in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_training_length_in_the_readme_is_that_of_the_saved_sweep():
+    table = tables.load(ROOT / "benchmarks" / "results" / "mnist" / "training_length.nc").squeeze()
+    elbo = table.final_elbo + float(table.attrs["pixel_constant"])
+    held, learned = elbo.sel(learned=False), elbo.sel(learned=True)
+    assert f"held, −1,110 becomes −{-float(held):,.0f} (paper" in README
+    assert f"−1,082 becomes −{-float(learned):,.0f} (paper" in README
+    assert f"1.57 to {float(table.final_sigma2.sel(learned=True)):.2f} (paper" in README
+    percent = table.final_collapsed / 2  # of 200
+    assert f"rises to {int(percent[0])} and {int(percent[1])} %" in README
+    assert table.step[-1] == 24_000
+    assert table.attrs["command"].startswith("linvae sweep {")
 
 
 def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):

@@ -1,6 +1,8 @@
 """The paper's table, claims C8 to C10, the report: on tables made by hand, nothing is trained."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +84,8 @@ def test_the_papers_own_numbers_agree_and_others_do_not():
     assert [row.number for row, _ in compared] == list(range(1, 11))
     assert [c.differs for c in compared] == [[]] * 10
     assert compared[3].cells["elbo_tuned"].agrees is None  # doubtful
+    assert paper_table.doubts(compared) == "row 4, σ²-tuned ELBO: as read by OCR"
+    assert [c.judged for c in compared] == [4, 4, 4, 3, 4, *[5] * 5]  # tuned σ² never is
     assert "**agrees**" in paper_table.markdown(compared)
     for name, factor, row in (
         ("final_elbo", 1.03, 7), ("final_sigma2", 1.06, 9), ("final_collapsed", 0.7, 1),
@@ -90,7 +94,13 @@ def test_the_papers_own_numbers_agree_and_others_do_not():
         changed = paper_table.compare(table.assign({name: table[name] * factor}), "mnist")
         field = {v: k for k, (_, v) in paper_table.COLUMNS.items()}[name]
         assert changed[row - 1].differs == [field]
-    broken = table.assign(final_elbo=table.final_elbo * np.nan)
+    # seeds that scatter do not agree the better for it
+    wild = table.final_kl * xr.DataArray([0.1, 5.0], dims="seed")
+    assert all(
+        c.differs == ["kl"] for c in paper_table.compare(table.assign(final_kl=wild), "mnist")
+    )
+    # one seed that diverged is enough
+    broken = table.assign(final_elbo=table.final_elbo.where(table.seed > 0))
     differs = [c.differs for c in paper_table.compare(broken, "mnist")]
     assert differs == [["elbo"]] * 10
     assert paper_table.compare(table, "digits") == []
@@ -239,10 +249,19 @@ def test_report_on_the_papers_data_has_the_papers_rows(found, tmp_path):
     table["diverged"] = table.final_elbo > 0
     table["diverged"][0, 0, 0] = True
     text = report.markdown({"table": table}, [], tmp_path)
-    assert "10 of 10 rows agree with the paper" in text
+    assert "10 of 10 rows agree with the paper, 44 of 44 cells" in text
+    assert "Doubtful (?): row 4, σ²-tuned ELBO: as read by OCR." in text
     assert "1 of 20 runs diverged" in text
     assert "| 7 | learned | 1 | ours | 1.18 ± 0 | -1,011.1 ± 1.91 |" in text
     assert "-2,090.8 ± 975.1 ?" in text
+
+
+def test_saved_report_is_what_its_saved_tables_give(tmp_path):
+    saved = Path(__file__).parent.parent / "benchmarks" / "results" / "mnist"
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    report.write(tmp_path)
+    for name in ("report.md", "ledger.md"):
+        assert (tmp_path / name).read_text("utf-8") == (saved / name).read_text("utf-8")
 
 
 def test_folders_without_results_or_with_broken_ones_are_refused(tmp_path):
