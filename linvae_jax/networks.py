@@ -6,8 +6,8 @@ nested dictionaries as weights. Nothing else here imports Flax.
 Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in; biases at
 zero; and log D at zero whatever the data, as in the linear VAE, for a random log D of unscaled
 data would give variances of e^10. Posterior means start at a tenth of LeCun's scale: from a larger
-KL Adam's first steps flee so fast that all latents collapse and rectifiers of the encoder die, up
-to every one; and that collapse is none of the ELBO's doing.
+KL Adam's first steps flee so fast that where σ² is large all latents collapse, which is none of the
+ELBO's doing.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import networks
