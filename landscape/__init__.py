@@ -24,7 +24,7 @@ Curvature:
 | `lobpcg` | its extreme eigenvalues, with every copy, and all ways to escape |
 | `matrix_free` | may these two be trusted with a function? |
 | `conditioning` | index, degenerate directions, condition number, escape rate and direction |
-| `trained` | curvature at trained VAEs, nonlinear ones too: could a collapsed latent come back? |
+| `latent_blocks` | could a collapsed latent of any VAE come back? its Hessian in closed form |
 | `escape` | steps of gradient descent to leave a collapsed point: predicted and simulated |
 
 Studies:
@@ -32,6 +32,7 @@ Studies:
 | module | question it answers |
 | --- | --- |
 | `surface` | the objective along two principal directions |
+| `trained` | curvature at trained VAEs, nonlinear ones too, over σ² |
 | `study` | the above as labelled tables, over σ² and patterns of collapse |
 | `ledger` | a claim, its checks, and how they are written down |
 | `claims` | the paper's claims, measured: holds or does not hold |

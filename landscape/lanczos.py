@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matfree import decomp, stochtrace
 
-from landscape.matrix_free import Function, PyTree, check, operator
+from landscape.matrix_free import Function, PyTree, argument, check, operator
 from linvae_jax import _checks
 
 # β_j below this many ε of the spectrum's size: what is left of the vector is rounding
@@ -117,9 +118,9 @@ def truncate(
     return diagonal, jnp.where(kept, offdiagonal, 0), taken
 
 
-@partial(jax.jit, static_argnames=("function", "probes", "steps", "batch_size"))
+@partial(jax.jit, static_argnames=("probes", "steps", "batch_size"))
 def tridiagonal(
-    function: Function, point: PyTree, key: Array, probes: int, steps: int, batch_size: int
+    function: Partial, point: PyTree, key: Array, probes: int, steps: int, batch_size: int
 ) -> tuple[Array, Array]:
     """Lanczos' α (probes, steps) and β likewise, from random signs, before `truncate`."""
     flat, _ = ravel_pytree(point)
@@ -172,7 +173,7 @@ def quadrature(
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
     key_check, key = jax.random.split(key)
     check(function, point, key_check)
-    found = tridiagonal(function, point, key, probes, steps, min(batch_size, probes))
+    found = tridiagonal(argument(function), point, key, probes, steps, min(batch_size, probes))
     diagonal, offdiagonal, taken = truncate(*found)
     _checks.finite("Hessian of function", diagonal)
     return Quadrature(diagonal, offdiagonal, taken, p)

@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse.linalg import lobpcg_standard
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from landscape import lanczos
-from landscape.matrix_free import Function, PyTree, check, operator
+from landscape.matrix_free import Function, PyTree, argument, check, operator
 from linvae_jax import _checks
 
 # The polynomial raises the largest eigenvalue to at most this: LOBPCG knows its values to ε of
@@ -84,9 +85,9 @@ def _matmat(function: Function, point: PyTree, sign: int, batch_size: int) -> An
     return apply
 
 
-@partial(jax.jit, static_argnames=("function", "sign", "sweeps", "batch_size"))
+@partial(jax.jit, static_argnames=("sign", "sweeps", "batch_size"))
 def _round(
-    function: Function,
+    function: Partial,
     point: PyTree,
     start: Array,
     low: Array,
@@ -142,7 +143,7 @@ def _bounds(function: Function, point: PyTree, key: Array, sign: int) -> _Bounds
     p = ravel_pytree(point)[0].size
     steps = min(30, p)
     diagonal, offdiagonal, _ = lanczos.truncate(
-        *lanczos.tridiagonal(function, point, key, 2, steps, 2)
+        *lanczos.tridiagonal(argument(function), point, key, 2, steps, 2)
     )
     nodes = sign * np.asarray(lanczos.gauss_rule(diagonal, offdiagonal[:, :-1])[0])
     _checks.finite("Hessian of function", nodes)
@@ -205,7 +206,9 @@ def _search(
     rounds = 0
     while True:
         rounds += 1
-        found = _round(function, point, vectors, bounds.low, cut, degree, sign, SWEEPS, batch_size)
+        found = _round(
+            argument(function), point, vectors, bounds.low, cut, degree, sign, SWEEPS, batch_size
+        )
         b = vectors.shape[1]
         # LOBPCG applies its operator to the block and its three bases at each iteration
         products += b * (degree * (4 * SWEEPS + 1) + 1)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from landscape import hessian
@@ -18,6 +19,15 @@ from linvae_jax import _checks
 
 PyTree = Any
 Function = Callable[[PyTree], Float[Array, ""]]
+
+
+def argument(function: Function) -> Partial:
+    """The function as an argument of a program that jit compiles once.
+
+    A `jax.tree_util.Partial` is taken apart: functions that differ in its arrays alone, data, noise
+    or σ², share the program.
+    """
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 def operator(function: Function, point: PyTree) -> Callable[[Array], Array]:

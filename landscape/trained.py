@@ -1,61 +1,202 @@
-"""Curvature at trained VAEs, linear or not: where training ended, and where a latent has collapsed.
+"""Curvature at trained VAEs, linear or not, as labelled tables over σ².
 
-At any VAE whose decoder ignores latent j and whose encoder gives it the prior, all derivatives in
-that latent's own weights vanish: such a point is stationary in them wherever the other weights
-are. Its Hessian in those weights says whether the latent could come back, how fast, at which σ².
-For the linear VAE that is the collapsed latent of `conditioning.escape_rate`.
-
-The ELBO is a mean over data and noise. Both are held fixed here, so that it is a function of the
-weights; and each draw of the noise comes with its mirror image in the latents looked at, which
-makes those derivatives vanish exactly and not just on average.
+`escape_path` and `of_sweep` ask of a collapsed latent whether it could come back, by
+`latent_blocks`. `spectra` are of the Hessian in all weights, without its matrix: there the ELBO is
+a mean over data and noise that are both held fixed, so that it is a function of the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from landscape import conditioning, hessian, lanczos, lobpcg
+from landscape import conditioning, lanczos, latent_blocks, lobpcg
 from landscape.objectives import Objective
-from linvae_jax import _checks, gaussian, progress, tables, vae
+from linvae_jax import _checks, gaussian, network_task, progress, sweeps, tables, vae
 
 
-def in_float64(params: Any) -> Any:
-    """Parameters in double precision: small eigenvalues drown in the rounding of large ones.
-
-    Raises:
-        ValueError: jax_enable_x64 is off.
-    """
-    if jnp.result_type(float) != jnp.float64:
-        _checks.fail("jax_enable_x64", False, "True", "Curvature needs double precision.")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-
-
-def collapsed(model: Any, params: Any, latents: Sequence[int]) -> Any:
-    """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
+def escape_path(
+    model: Any,
+    params: Any,
+    x: Float[Array, "N n"],
+    key: PRNGKeyArray,
+    sigma2: Sequence[float],
+    *,
+    latent: int | None = None,
+    beta: float = 1.0,
+    second: int = 1000,
+) -> xr.Dataset:
+    """Can a collapsed latent come back, and how fast? Over σ², the other weights as they are.
 
     Args:
-        model: a `vae.Model` with `latent_weights` and `with_latent_weights`.
-        params: its parameters.
-        latents: which, from 0.
+        model: as for `latent_blocks.at`, like the arguments not listed here.
+        params: a trained one.
+        x: (N, n), centred data.
+        key: for the noise.
+        sigma2: at which noise.
+        latent: which is made to collapse; that with the least KL on average when None.
+        beta: weight of the KL.
+        second: how many of the data A is a mean over.
+
+    Returns:
+        Labelled over sigma2: index, escape_rate, stiffness; and of the latent its number, its KL
+        in the trained model, and critical_sigma2.
 
     Raises:
-        ValueError: a latent that there is not.
+        ValueError: as `latent_blocks.at`; σ² ≤ 0.
     """
-    chosen = _chosen(model, latents)
-    nothing = jax.tree.map(jnp.zeros_like, model.latent_weights(params, chosen))
-    return model.with_latent_weights(params, chosen, nothing)
+    for s in sigma2:
+        _checks.positive("sigma2", s)
+    _checks.data_matrix("x", x, model.n)
+    params = latent_blocks.in_float64(params)
+    posterior = model.encode(params, jnp.asarray(x, jnp.float64))
+    kl = gaussian.kl(posterior.mean**2, posterior.log_d).mean(axis=0)
+    latent = int(jnp.argmin(kl)) if latent is None else latent
+    blocks = latent_blocks.at(model, params, x, key, latent, second=second)
+    found = [conditioning.summarise(jnp.linalg.eigvalsh(blocks.hessian(s, beta))) for s in sigma2]
+    text = "largest σ² at which the latent can come back"
+    return tables.dataset(
+        {
+            "index": ("sigma2", [int(f.index) for f in found], "1", "ways for it to come back"),
+            "escape_rate": (
+                "sigma2", [float(f.escape_rate) for f in found], "nats",
+                "largest eigenvalue if positive",
+            ),
+            "stiffness": (
+                "sigma2", [float(f.stiffness) for f in found], "nats",
+                "largest |μ| of the negative ones",
+            ),
+            "critical_sigma2": ((), float(blocks.critical_sigma2(beta)), "data unit²", text),
+            "latent": ((), latent, "1", "the latent that is made to collapse"),
+            "latent_kl": ((), float(kl[latent]), "nats/datum", "its KL in the trained model"),
+        },
+        coords={"sigma2": (list(sigma2), "data unit²", "observation noise σ²")},
+        attrs=tables.provenance({"model": model}, data=len(x), second=second),
+    )  # fmt: skip
 
 
-def _chosen(model: Any, latents: Sequence[int]) -> tuple[int, ...]:
-    for j in latents:
-        _checks.in_range("latents", j, 0, model.k - 1, "k latents, from 0")
-    return tuple(int(j) for j in latents)
+def of_sweep(
+    task: network_task.NetworkTask,
+    data: network_task.Data,
+    sweep: sweeps.Sweep,
+    key: PRNGKeyArray,
+    sigma2: Sequence[float],
+    *,
+    count: int = 10_000,
+    draws: int = 4,
+    second: int = 1000,
+    quiet: bool = False,
+) -> xr.Dataset:
+    """`escape_path` at the networks of a sweep's first seed, beside the linear VAE's threshold.
+
+    Args:
+        task: what was trained.
+        data: on which.
+        sweep: its result.
+        key: for noise.
+        sigma2: at which noise.
+        count: data looked at, spread over all.
+        draws: how often, with noise of their own each time; count × draws should be many times the
+            width of the encoder's last layer.
+        second: as for `latent_blocks.at`.
+        quiet: no progress bar.
+
+    Returns:
+        Labelled over the sweep's dimensions but for seed and step, with those of `escape_path`;
+        own_sigma2, where training ended; and linear_critical_sigma2, of a linear VAE at its
+        optimum at that σ². NaN, and integers −1, where a run diverged.
+
+    Raises:
+        ValueError: all runs diverged; as `escape_path`.
+    """
+    keys = jax.random.split(jax.random.fold_in(key, 0), draws)
+    x = jnp.concatenate([network_task.centred(data, task.transform, k, count) for k in keys])
+    lam = np.sort(np.asarray(data.eigenvalues, float))[::-1]
+
+    def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
+        own, beta = float(run.final_sigma2), float(run.beta)
+        found = escape_path(task.model, params, x, key, sigma2, beta=beta, second=second)
+        linear = _linear_critical_sigma2(lam, task.model.k, own, beta)
+        of_linear = "critical σ² of the linear VAE at its optimum at own_sigma2"
+        return found.assign(
+            own_sigma2=((), own, _told("data unit²", "σ² when training ended")),
+            linear_critical_sigma2=((), linear, _told("data unit²", of_linear)),
+        )
+
+    return _at_networks(sweep, at_network, quiet)
+
+
+def _at_networks(
+    sweep: sweeps.Sweep, at_network: Callable[[Any, xr.Dataset], xr.Dataset], quiet: bool
+) -> xr.Dataset:
+    """A table of each network of the first seed, as one over the sweep's dimensions."""
+    first = sweep.table.isel(seed=0)
+    dims, shape = first.diverged.dims, first.diverged.shape
+    if bool(first.diverged.all()):
+        _checks.fail("sweep", "a first seed that diverged everywhere", "a trained network")
+    rows: list[dict[Any, np.ndarray]] = []
+    found = xr.Dataset()
+    with progress.bar(first.diverged.size, "curvature", "network", quiet) as bar:
+        for place in np.ndindex(*shape):
+            run = first.isel(dict(zip(dims, place, strict=True)))
+            row: dict[Any, np.ndarray] = {}
+            if not bool(run.diverged):
+                params = jax.tree.map(lambda leaf, i=place: leaf[(0, *i)], sweep.params)
+                found = at_network(params, run)
+                row = {name: values.values for name, values in found.items()}
+            rows.append(row)
+            bar.update()
+    whole = {}
+    for name, like in found.items():
+        nothing = np.full_like(like.values, -1 if like.dtype.kind == "i" else np.nan)
+        stacked = np.stack([row.get(name, nothing) for row in rows])
+        whole[name] = ((*dims, *like.dims), stacked.reshape(*shape, *like.shape), like.attrs)
+    coords = {name: first[name] for name in dims} | dict(found.coords)
+    return xr.Dataset(whole, coords, found.attrs)
+
+
+def _linear_critical_sigma2(lam: np.ndarray, k: int, sigma2: float, beta: float) -> float:
+    """Critical σ² of a linear VAE at its optimum at σ², when its least latent collapses.
+
+    It can go to the first component not in use, which is its own if all are, γ = λ; or, where σ²
+    falls below the τ = βσ² that the model was trained at, to one that is, γ = τ²/λ: what is left.
+    """
+    tau = beta * sigma2
+    used = min(int((lam > tau).sum()), k - 1)
+    shared = tau**2 / lam[used - 1] if used else 0.0
+    return max(float(lam[used]), shared) / beta
+
+
+def _told(unit: str, text: str) -> dict[str, str]:
+    return {"units": unit, "long_name": text}
+
+
+@lru_cache(maxsize=64)
+def _elbo(model: Any, structure: Any, fixed: int) -> Callable[..., Float[Array, ""]]:
+    """The β-ELBO of the weights but for leaf number `fixed`, log σ²; compiled once for all data."""
+
+    def of_weights(
+        data: Array, noise: Array, log_sigma2: Array, beta: Array, weights: dict[str, Array]
+    ) -> Float[Array, ""]:
+        places = range(structure.num_leaves)
+        leaves = [log_sigma2 if i == fixed else weights[str(i)] for i in places]
+        point = structure.unflatten(leaves)
+
+        def of_draw(eps: Array) -> Array:
+            passed = vae.with_noise(model, point, data, eps)
+            rec = gaussian.log_density(passed.square_error, model.n, log_sigma2)
+            return (rec - beta * passed.kl.sum(axis=-1)).mean()
+
+        return jax.lax.map(of_draw, noise).mean()
+
+    return of_weights
 
 
 def objective(
@@ -64,118 +205,44 @@ def objective(
     x: Float[Array, "N n"],
     key: PRNGKeyArray,
     *,
-    latents: Sequence[int] | None = None,
     draws: int = 1,
     sigma2: float | Float[Array, ""] | None = None,
     beta: float = 1.0,
 ) -> Objective:
-    """The β-ELBO of a VAE as a function of its weights, or of those of some latents.
+    """The β-ELBO of a VAE as a function of all its weights, with data and noise held fixed.
 
     Args:
         model: a `vae.Model`.
         params: the point.
         x: (N, n), centred data.
         key: for the noise.
-        latents: the variables are the weights of these; None: all weights.
-        draws: of z for each datum; each is used twice, mirrored in `latents` (in all).
+        draws: of z for each datum; each is used twice, mirrored, so that where all latents are
+            collapsed derivatives vanish exactly and not just on average.
         sigma2: noise variance; that of the parameters when None. Held fixed.
         beta: weight of the KL.
 
     Returns:
-        `Objective` of float64 variables, nats per datum.
+        `Objective` of float64 variables, nats per datum. What takes it compiles once for one model
+        and shape of data, whatever σ², β and the data are.
 
     Raises:
-        ValueError: data of another n, NaN or Inf, no latent of that number, σ² ≤ 0.
+        ValueError: data of another n, NaN or Inf, σ² ≤ 0.
     """
     _checks.data_matrix("x", x, model.n)
     _checks.in_range("draws", draws, 1, 2**31 - 1, "at least one")
-    params = in_float64(params)
+    params = latent_blocks.in_float64(params)
     if sigma2 is not None:
         _checks.positive("sigma2", sigma2)
         params = replace(params, log_sigma2=jnp.log(jnp.asarray(sigma2, jnp.float64)))
-    chosen = _chosen(model, range(model.k) if latents is None else latents)
     noise = jax.random.normal(key, (draws, x.shape[0], model.k), jnp.float64)
-    mirror = jnp.ones(model.k).at[np.array(chosen)].set(-1)
-    noise = jnp.concatenate([noise, noise * mirror])
-    data = jnp.asarray(x, jnp.float64)
-
-    def elbo(at: Any) -> Float[Array, ""]:
-        def of_draw(eps: Array) -> Array:
-            passed = vae.with_noise(model, at, data, eps)
-            rec = gaussian.log_density(passed.square_error, model.n, at.log_sigma2)
-            return (rec - beta * passed.kl.sum(axis=-1)).mean()
-
-        return jax.lax.map(of_draw, noise).mean()
-
-    if latents is None:
-        leaves, structure = jax.tree.flatten(params)
-        # σ² is no variable here
-        names = [str(i) for i, leaf in enumerate(leaves) if leaf is not params.log_sigma2]
-
-        def function(variables: Any) -> Float[Array, ""]:
-            full = [variables.get(str(i), leaf) for i, leaf in enumerate(leaves)]
-            return elbo(structure.unflatten(full))
-
-        return Objective(function, {name: leaves[int(name)] for name in names})
-    return Objective(
-        lambda variables: elbo(model.with_latent_weights(params, chosen, variables)),
-        model.latent_weights(params, chosen),
-    )
-
-
-def escape_path(
-    model: Any,
-    params: Any,
-    x: Float[Array, "N n"],
-    key: PRNGKeyArray,
-    latent: int,
-    sigma2: Sequence[float],
-    *,
-    draws: int = 1,
-    max_gigabytes: float = 1.0,
-    quiet: bool = True,
-) -> xr.Dataset:
-    """Can a collapsed latent come back, and how fast? Over σ², the other weights as they are.
-
-    Args:
-        model: a `vae.Model`.
-        params: a trained one.
-        x: (N, n), centred data.
-        key: for the noise.
-        latent: the one that is made to collapse.
-        sigma2: at which noise.
-        draws: of z for each datum.
-        max_gigabytes: for the dense Hessian in that latent's weights.
-        quiet: no progress bar.
-
-    Returns:
-        Labelled over sigma2: index, escape_rate, stiffness, slope (the largest derivative in the
-        latent's weights: rounding, if the point is stationary in them).
-    """
-    point = collapsed(model, in_float64(params), (latent,))
-    rows = []
-    with progress.bar(len(sigma2), "escape over σ²", "σ²", quiet) as bar:
-        for s in sigma2:
-            of = objective(model, point, x, key, latents=(latent,), draws=draws, sigma2=s)
-            matrix = hessian.dense(of.function, of.variables, max_gigabytes=max_gigabytes)
-            found = conditioning.summarise(jnp.linalg.eigvalsh(matrix))
-            slopes = jax.grad(of.function)(of.variables)
-            largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slopes))
-            rows.append(
-                (int(found.index), float(found.escape_rate), float(found.stiffness), largest)
-            )
-            bar.update()
-    index, rate, stiffness, slope = np.array(rows).T
-    return tables.dataset(
-        {
-            "index": ("sigma2", index.astype(int), "1", "ways for the latent to come back"),
-            "escape_rate": ("sigma2", rate, "nats", "largest eigenvalue if positive"),
-            "stiffness": ("sigma2", stiffness, "nats", "largest |μ| of the negative ones"),
-            "slope": ("sigma2", slope, "nats", "largest derivative in the latent's weights"),
-        },
-        coords={"sigma2": (list(sigma2), "data unit²", "observation noise σ²")},
-        attrs=tables.provenance({"model": model}, latent=latent, draws=draws, data=len(x)),
-    )
+    leaves, structure = jax.tree.flatten(params)
+    fixed = next(i for i, leaf in enumerate(leaves) if leaf is params.log_sigma2)
+    function = Partial(
+        _elbo(model, structure, fixed), jnp.asarray(x, jnp.float64),
+        jnp.concatenate([noise, -noise]), params.log_sigma2, jnp.asarray(beta, jnp.float64),
+    )  # fmt: skip
+    # σ² is no variable here
+    return Objective(function, {str(i): leaf for i, leaf in enumerate(leaves) if i != fixed})
 
 
 def spectra(
@@ -185,10 +252,11 @@ def spectra(
     key: PRNGKeyArray,
     sigma2: Sequence[float],
     *,
+    beta: float = 1.0,
     draws: int = 1,
     probes: int = 4,
     steps: int = 40,
-    largest: int = 2,
+    largest: int = 0,
     quiet: bool = True,
 ) -> xr.Dataset:
     """Matrix-free spectra in all weights over σ²: trained, and with every latent collapsed.
@@ -199,59 +267,55 @@ def spectra(
         x: (N, n), centred data.
         key: for noise and probes.
         sigma2: at which noise.
+        beta: weight of the KL.
         draws: of z for each datum.
         probes: of the quadrature.
         steps: of Lanczos for each probe.
-        largest: how many of the largest eigenvalues `lobpcg` looks for; 0: none.
+        largest: how many of the largest eigenvalues `lobpcg` makes sure of, with thousands of
+            Hessian-vector products; 0: none.
         quiet: no progress bar.
 
     Returns:
         Labelled over (point, sigma2): bracket and standard error of the index, trace with
-        standard error, the largest eigenvalues, and whether they converged.
+        standard error, both ends of the spectrum as Lanczos sees them, and with `largest` the
+        largest eigenvalues and whether they converged.
     """
     key_noise, key_probes = jax.random.split(key)
-    exact = in_float64(params)
-    points = {"trained": exact, "all collapsed": collapsed(model, exact, range(model.k))}
-    names = ("index_lower", "index_upper", "index_error", "trace", "trace_error")
-    values: dict[str, list[Any]] = {name: [] for name in (*names, "largest", "converged")}
+    exact = latent_blocks.in_float64(params)
+    points = {
+        "trained": exact,
+        "all collapsed": latent_blocks.collapsed(model, exact, range(model.k)),
+    }
+    values: dict[str, list[Any]] = {name: [] for name in _SPECTRA}
     with progress.bar(len(points) * len(sigma2), "spectra", "point", quiet) as bar:
         for point in points.values():
             for s in sigma2:
-                of = objective(model, point, x, key_noise, draws=draws, sigma2=s)
+                of = objective(model, point, x, key_noise, draws=draws, sigma2=s, beta=beta)
                 rule = lanczos.quadrature(
                     of.function, of.variables, key_probes, probes=probes, steps=steps
                 )
                 index, trace = lanczos.index(rule), lanczos.trace(rule)
+                nodes = lanczos.rule(rule)[0]
+                row = (
+                    index.lower, index.upper, index.standard_error, trace.value,
+                    trace.standard_error, nodes.min(), nodes.max(),
+                )  # fmt: skip
                 if largest:
                     top = lobpcg.extremes(of.function, of.variables, key_probes, largest)
-                    values["largest"].append(np.asarray(top.values)[:largest])
-                    values["converged"].append(np.asarray(top.converged)[:largest])
-                for name, value in zip(
-                    names,
-                    (index.lower, index.upper, index.standard_error, trace.value,
-                     trace.standard_error), strict=True,
-                ):  # fmt: skip
-                    values[name].append(float(value))
+                    row = (*row, top.values[:largest], top.converged[:largest])
+                for name, value in zip(_SPECTRA, row, strict=False):
+                    values[name].append(np.asarray(value))
                 bar.update()
     shape = (len(points), len(sigma2))
-    told = {
-        "index_lower": ("1", "least number of positive eigenvalues, by the Lanczos steps"),
-        "index_upper": ("1", "most"),
-        "index_error": ("1", "standard error of their mean, by the probes"),
-        "trace": ("nats", "trace of the Hessian"),
-        "trace_error": ("nats", "its standard error"),
-        "largest": ("nats", "largest eigenvalues"),
-        "converged": ("1", "whether they are to be believed"),
-    }
     return tables.dataset(
         {
             name: (
-                ("point", "sigma2", "rank")[: 2 + (np.ndim(values[name][0]) > 0)],
-                np.array(values[name]).reshape(*shape, *np.shape(values[name][0])),
-                *told[name],
+                ("point", "sigma2", *(["rank"] if found[0].ndim else [])),
+                np.stack(found).reshape(*shape, *found[0].shape),
+                *_SPECTRA[name],
             )
-            for name in values
-            if values[name]
+            for name, found in values.items()
+            if found
         },
         coords={
             "point": list(points),
@@ -259,3 +323,61 @@ def spectra(
         },
         attrs=tables.provenance({"model": model}, draws=draws, data=len(x), steps=steps),
     )
+
+
+_SPECTRA = {
+    "index_lower": ("1", "least number of positive eigenvalues, by the Lanczos steps"),
+    "index_upper": ("1", "most"),
+    "index_error": ("1", "standard error of their mean, by the probes"),
+    "trace": ("nats", "trace of the Hessian"),
+    "trace_error": ("nats", "its standard error"),
+    "bottom": ("nats", "most negative node of Lanczos: the stiffest direction, nearly"),
+    "top": ("nats", "largest node of Lanczos: the fastest way up, nearly"),
+    "largest": ("nats", "largest eigenvalues"),
+    "converged": ("1", "whether they are to be believed"),
+}
+
+
+def spectra_of_sweep(
+    task: network_task.NetworkTask,
+    data: network_task.Data,
+    sweep: sweeps.Sweep,
+    key: PRNGKeyArray,
+    sigma2: Sequence[float],
+    *,
+    count: int = 1000,
+    probes: int = 4,
+    steps: int = 40,
+    quiet: bool = False,
+) -> xr.Dataset:
+    """`spectra` at the networks of a sweep's first seed.
+
+    Args:
+        task: what was trained.
+        data: on which.
+        sweep: its result.
+        key: for noise and probes.
+        sigma2: at which noise.
+        count: data looked at, spread over all.
+        probes: as for `spectra`, like `steps`.
+        steps: Hessian-vector products for each probe.
+        quiet: no progress bar.
+
+    Returns:
+        Labelled over the sweep's dimensions but for seed and step, with those of `spectra`, and
+        own_sigma2. NaN where a run diverged.
+
+    Raises:
+        ValueError: all runs diverged; as `spectra`.
+    """
+    x = network_task.centred(data, task.transform, jax.random.fold_in(key, 0), count)
+
+    def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
+        found = spectra(
+            task.model, params, x, key, sigma2, beta=float(run.beta), probes=probes, steps=steps,
+            quiet=quiet,
+        )  # fmt: skip
+        own = ((), float(run.final_sigma2), _told("data unit²", "σ² when training ended"))
+        return found.assign(own_sigma2=own)
+
+    return _at_networks(sweep, at_network, quiet)

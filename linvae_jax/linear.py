@@ -16,7 +16,7 @@ True
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,7 @@ class Model:
 
     n: int
     k: int
+    decoder_weights: ClassVar[str] = "W"  # which of `latent_weights` the decoder has
 
     def init(self, key: PRNGKeyArray, sigma2: Any) -> LinearVAE:
         """As `init`."""

@@ -75,8 +75,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         mean, lam = moments.mean, mom.spectrum(moments).eigenvalues
     else:
         mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
-        some = np.unique(np.linspace(0, N - 1, _LARGE).astype(int))
-        lam = mom.thin_spectrum(real(values[some], N)).eigenvalues
+        lam = mom.thin_spectrum(real(values[spread(N, _LARGE)], N)).eigenvalues
     lam = jnp.pad(lam, (0, n - len(lam)))
     kept = jnp.asarray(values) if windows is None else windows
     return Data(kept, *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
@@ -88,6 +87,33 @@ def data_scale(data: Data) -> float:
     More digits would make the architecture another one with every draw of the noise.
     """
     return float(f"{float(np.sqrt(np.mean(data.eigenvalues))):.2g}")
+
+
+def centred(
+    data: Data, transform: evaluation.Transform | None, key: PRNGKeyArray, count: int
+) -> Float[Array, "N n"]:
+    """Real numbers with their mean taken off, as models see them, of some data spread over all.
+
+    Args:
+        data: of `prepare`.
+        transform: as for `NetworkTask`.
+        key: for its noise.
+        count: how many; all where there are fewer.
+
+    Returns:
+        (min(count, N), n), in JAX's default float.
+    """
+    windows = data.values if isinstance(data.values, windowed.Windowed) else None
+    values: Any = data.values if windows is None else windows.values
+    rows = values[spread(values.shape[0], count)]
+    x = rows if transform is None else transform(jnp.asarray(rows), key)
+    return jnp.asarray(x, jnp.result_type(float)) - data.mean
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """Indices of at most `count` of the data, evenly over a set that may be sorted by class."""
+    count = min(count, total)
+    return (np.arange(count) * (total / count)).astype(np.int32)
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -219,10 +245,7 @@ class NetworkTask:
         self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
     ) -> Record:
         """Measure on `observed` data."""
-        total = data.values.shape[0]
-        count = min(self.observed, total)
-        # spread over the set, which may be sorted by class
-        rows = (jnp.arange(count) * (total / count)).astype(jnp.int32)
+        rows = spread(data.values.shape[0], self.observed)
         found = evaluation.evaluate(
             *(self.model, params, data.values[rows], data.mean, key), transform=self.transform
         )

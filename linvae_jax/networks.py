@@ -5,9 +5,9 @@ nested dictionaries as weights. Nothing else here imports Flax.
 
 Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in; biases at
 zero; and log D at zero whatever the data, as in the linear VAE, for a random log D of unscaled
-data would give variances of e^10. Posterior means start at a tenth of LeCun's scale: from a larger
-KL Adam's first steps flee so fast that where σ² is large all latents collapse, which is none of the
-ELBO's doing.
+data would give variances of e^10. Posterior means start at a tenth of LeCun's scale
+(`mean_scale`): from a larger KL Adam's first steps flee so fast that where σ² is large all latents
+collapse, which is none of the ELBO's doing.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import networks
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,15 +47,17 @@ _KNOWN = {
     "precision": ("highest", "high", "default"),
 }
 
-_lecun = nnx.initializers.lecun_normal()
-_MEANS = 0.1  # initial posterior means, in LeCun's scale
 
+def _head_init(scale: float) -> Any:
+    """Means near zero; log variances at zero, where the encoder has them."""
+    lecun = nnx.initializers.lecun_normal()
 
-def _head_init(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Array:
-    """Means near zero, log variances at zero."""
-    k = shape[1] // 2
-    mean = _MEANS * _lecun(key, (shape[0], k), dtype)
-    return jnp.concatenate([mean, jnp.zeros((shape[0], k), dtype)], axis=1)
+    def init(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Array:
+        k = shape[1] // 2
+        mean = scale * lecun(key, (shape[0], k), dtype)
+        return jnp.concatenate([mean, jnp.zeros((shape[0], k), dtype)], axis=1)
+
+    return init
 
 
 class _Mlp(nnx.Module):
@@ -67,11 +69,12 @@ class _Mlp(nnx.Module):
         for i, (a, b) in enumerate(pairwise(widths)):
             setattr(self, f"encoder{i}", layer(a, b))
         if config.shared_variance:
-            means = nnx.initializers.variance_scaling(_MEANS**2, "fan_in", "truncated_normal")
+            variance = config.mean_scale**2
+            means = nnx.initializers.variance_scaling(variance, "fan_in", "truncated_normal")
             self.head = layer(widths[-1], config.k, kernel_init=means)
             self.log_d = nnx.Param(jnp.zeros(config.k, config.dtype))
         else:
-            self.head = layer(widths[-1], 2 * config.k, kernel_init=_head_init)
+            self.head = layer(widths[-1], 2 * config.k, kernel_init=_head_init(config.mean_scale))
         widths = (config.k, *config.decoder)
         for i, (a, b) in enumerate(pairwise(widths)):
             setattr(self, f"decoder{i}", layer(a, b))
@@ -88,7 +91,7 @@ class _Conv(nnx.Module):
         size = math.prod(config.code)
         for i, (a, b) in enumerate(pairwise(channels)):
             setattr(self, f"encoder{i}", layer(16 * a, b))
-        self.head = layer(size, 2 * config.k, kernel_init=_head_init)
+        self.head = layer(size, 2 * config.k, kernel_init=_head_init(config.mean_scale))
         self.start = layer(config.k, size)
         for i, (a, b) in enumerate(pairwise(reversed(channels))):
             # four of the sixteen weights meet in a pixel
@@ -143,6 +146,7 @@ def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
 def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
     _checks.in_range("k", config.k, 1, config.n, "no more latents than dimensions")
     _checks.positive("data_scale", config.data_scale)
+    _checks.positive("mean_scale", config.mean_scale)
     for name, values in widths.items():
         if not isinstance(values, tuple):
             _checks.fail(name, repr(values), "a tuple, which is hashable")
@@ -164,6 +168,8 @@ def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> tuple[np.ndarray, 
 
 class _LatentWeights:
     """What belongs to one latent: a row of the decoder's first layer, columns of the head."""
+
+    decoder_weights: ClassVar[str] = "decoder"  # which of `latent_weights` the decoder has
 
     def latent_weights(self, params: VAE, latents: tuple[int, ...]) -> dict[str, Array]:
         """Weights of some latents: with all of them zero, they are collapsed."""
@@ -207,6 +213,7 @@ class Mlp(_LatentWeights):
         decoder: likewise.
         activation: of the hidden layers; "identity" makes deep linear networks.
         data_scale: the encoder sees the data divided by it; their standard deviation, say.
+        mean_scale: of initial posterior means, in LeCun's.
         shared_variance: one log D for all data, as in the linear VAE, instead of one for each.
         dtype: of the weights at the start; functions compute in that of the weights they get.
         precision: of the products; "highest" is all digits, "default" is TF32 on some devices.
@@ -222,6 +229,7 @@ class Mlp(_LatentWeights):
     decoder: tuple[int, ...] = (512, 1024)
     activation: str = "relu"
     data_scale: float = 1.0
+    mean_scale: float = 0.1
     shared_variance: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["highest", "high", "default"] = "highest"
@@ -303,6 +311,7 @@ class Conv(_LatentWeights):
         channels: of the layers of the encoder; each halves H and W.
         activation: of the hidden layers.
         data_scale: as in `Mlp`.
+        mean_scale: as in `Mlp`.
         dtype: as in `Mlp`.
         precision: as in `Mlp`.
 
@@ -315,6 +324,7 @@ class Conv(_LatentWeights):
     channels: tuple[int, ...] = (32, 64, 128, 256)
     activation: str = "relu"
     data_scale: float = 1.0
+    mean_scale: float = 0.1
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["highest", "high", "default"] = "highest"
 

@@ -1,0 +1,200 @@
+"""The Hessian in the weights of one collapsed latent of any VAE: could it come back, at which σ²?
+
+Where the decoder ignores latent j and the encoder gives it the prior, all derivatives in that
+latent's own weights vanish: such a point is stationary in them wherever the other weights are. Its
+Hessian in them has the closed form of README.md here, section 5: three matrices, the same for all
+σ² and β, which give the largest σ² at which the latent can come back. For the linear VAE that is
+the largest eigenvalue that no latent uses.
+
+>>> import jax, jax.numpy as jnp
+>>> from landscape import latent_blocks
+>>> from linvae_jax import linear
+>>> with jax.enable_x64(True):
+...     x = jax.random.normal(jax.random.key(0), (1000, 2)) * jnp.array([3.0, 1.0])
+...     model = linear.Model(2, 1)
+...     params = model.init(jax.random.key(1), 1.0)  # of no matter: the one latent is collapsed
+...     blocks = latent_blocks.at(model, params, x, jax.random.key(2), 0)
+...     largest = jnp.linalg.eigvalsh(x.T @ x / 1000)[-1]
+...     print(round(float(blocks.critical_sigma2() / largest), 12))
+1.0
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from landscape import hessian
+from linvae_jax import _checks, network_task, vae
+from linvae_jax._linalg import matmul
+
+_PIECE = 5000  # data whose gradients are kept at once
+
+
+def in_float64(params: Any) -> Any:
+    """Parameters in double precision: small eigenvalues drown in the rounding of large ones.
+
+    Raises:
+        ValueError: jax_enable_x64 is off.
+    """
+    if jnp.result_type(float) != jnp.float64:
+        _checks.fail("jax_enable_x64", False, "True", "Curvature needs double precision.")
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+
+def collapsed(model: Any, params: Any, latents: Sequence[int]) -> Any:
+    """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
+
+    Args:
+        model: a `vae.Model` with `latent_weights` and `with_latent_weights`.
+        params: its parameters.
+        latents: which, from 0.
+
+    Raises:
+        ValueError: a latent that there is not.
+    """
+    for j in latents:
+        _checks.in_range("latents", j, 0, model.k - 1, "k latents, from 0")
+    chosen = tuple(int(j) for j in latents)
+    nothing = jax.tree.map(jnp.zeros_like, model.latent_weights(params, chosen))
+    return model.with_latent_weights(params, chosen, nothing)
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Blocks:
+    """Hessian of the β-ELBO in the weights of one collapsed latent, for all σ² and β at once.
+
+    It is [[−A/σ², B/σ²], [Bᵀ/σ², −βC]], over the decoder's weights and then the encoder's.
+
+    Attributes:
+        decoder: (d, d), A: the mean Hessian of half the square error in what the latent feeds.
+        coupling: (d, e), B: minus the mean of that error's gradient times the encoder's features.
+        encoder: (e, e), C: second moments of those features.
+    """
+
+    decoder: Float[Array, "d d"]
+    coupling: Float[Array, "d e"]
+    encoder: Float[Array, "e e"]
+
+    def hessian(self, sigma2: Any, beta: Any = 1.0) -> Float[Array, "p p"]:
+        """The whole matrix at one σ², nats per datum; p = d + e."""
+        top = jnp.concatenate([-self.decoder, self.coupling], axis=1) / sigma2
+        bottom = jnp.concatenate([self.coupling.T / sigma2, -beta * self.encoder], axis=1)
+        return jnp.concatenate([top, bottom])
+
+    def critical_sigma2(self, beta: Any = 1.0) -> Float[Array, ""]:
+        """Below this σ² the latent can come back, from it on it cannot; data unit².
+
+        γ/β, γ the largest eigenvalue of B C⁻¹ Bᵀ against A; inf where A has a negative one, for
+        then it helps reconstruction to let the latent's noise in.
+        """
+        inverse = jnp.linalg.pinv(self.encoder, hermitian=True)
+        gain = matmul(matmul(self.coupling, inverse), self.coupling.T)
+        values, vectors = jnp.linalg.eigh(self.decoder)
+        # dead units: neither A nor B knows of them
+        small = 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
+        whitened = vectors * jnp.where(values > small, values, jnp.inf) ** -0.5
+        largest = jnp.linalg.eigvalsh(matmul(matmul(whitened.T, gain), whitened))[-1]
+        return jnp.where(values[0] < -small, jnp.inf, jnp.maximum(largest, 0) / beta)
+
+
+@partial(jax.jit, static_argnames=("model", "latent", "batch_size"))
+def _first_order(
+    model: Any, params: Any, x: Array, noise: Array, latent: int, batch_size: int
+) -> tuple[Array, Array]:
+    """Sums for B and C, from one gradient of the error and of the posterior for each datum."""
+    weights = dict(model.latent_weights(params, (latent,)))
+    decoder = {model.decoder_weights: weights.pop(model.decoder_weights)}
+
+    def with_weights(changed: dict[str, Array]) -> Any:
+        return model.with_latent_weights(params, (latent,), decoder | weights | changed)
+
+    def half_error(changed: Any, datum: Array, eps: Array) -> Array:
+        point = with_weights(changed)
+        return vae.with_noise(model, point, datum[None], eps[None]).square_error[0] / 2
+
+    def posterior(changed: Any, datum: Array) -> Array:
+        found = model.encode(with_weights(changed), datum[None])
+        log_d = jnp.broadcast_to(found.log_d, found.mean.shape)
+        return jnp.stack([found.mean[0, latent], log_d[0, latent]])
+
+    def flat(tree: Any, batch: int = 0) -> Array:
+        return jnp.concatenate([leaf.reshape(*leaf.shape[:batch], -1) for leaf in tree], axis=-1)
+
+    def of_datum(datum_eps: tuple[Array, Array]) -> tuple[Array, Array]:
+        datum, eps = datum_eps
+        # with z = 1 the gradient in the latent's weights is that in what they feed
+        slope = jax.grad(half_error)(decoder, datum, eps.at[latent].set(1))
+        features = jax.jacrev(posterior)(weights, datum)
+        return flat(jax.tree.leaves(slope)), flat(jax.tree.leaves(features), 1)
+
+    slopes, features = jax.lax.map(of_datum, (x, noise), batch_size=batch_size)
+    mean, log_d = features[:, 0], features[:, 1]
+    return -matmul(slopes.T, mean), matmul(mean.T, mean) + matmul(log_d.T, log_d) / 2
+
+
+@partial(jax.jit, static_argnames=("model", "latent"))
+def _second_order(model: Any, params: Any, x: Array, noise: Array, latent: int) -> Array:
+    """A, from Hessian-vector products of the error."""
+    noise = noise.at[:, latent].set(1)  # enters by its square, of mean 1
+    weights = model.latent_weights(params, (latent,))
+    name = model.decoder_weights
+
+    def half_error(decoder: Array) -> Array:
+        point = model.with_latent_weights(params, (latent,), weights | {name: decoder})
+        return vae.with_noise(model, point, x, noise).square_error.mean() / 2
+
+    return hessian.dense(half_error, weights[name], chunk=8)
+
+
+def at(
+    model: Any,
+    params: Any,
+    x: Float[Array, "N n"],
+    key: PRNGKeyArray,
+    latent: int,
+    *,
+    second: int = 1000,
+    batch_size: int = 64,
+) -> Blocks:
+    """The Hessian in the weights of a latent that is made to collapse, the others as they are.
+
+    Args:
+        model: a `vae.Model` with `latent_weights`, `with_latent_weights`, `decoder_weights`.
+        params: a trained one.
+        x: (N, n), centred data, many more than the encoder has features: these single out the
+            noise of a few data, which makes the critical σ² too large. A datum may come several
+            times, with other noise each time.
+        key: for the noise of the other latents, one draw for each datum.
+        latent: which.
+        second: how many of the data A is a mean over; it takes a Hessian-vector product for each
+            of the decoder's weights, B and C take one gradient for each datum.
+        batch_size: data at once.
+
+    Returns:
+        `Blocks`, float64; exact for these data and this noise.
+
+    Raises:
+        ValueError: data of another n, NaN or Inf, no latent of that number, no float64.
+
+    Source: README.md here, section 5; our own derivation.
+    """
+    _checks.data_matrix("x", x, model.n)
+    _checks.in_range("second", second, 1, 2**31 - 1, "at least one")
+    _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
+    point = collapsed(model, in_float64(params), (latent,))
+    data = jnp.asarray(x, jnp.float64)
+    noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
+    some = network_task.spread(len(data), second)
+    coupling, encoder = jnp.zeros(()), jnp.zeros(())
+    for i in range(0, len(data), _PIECE):
+        piece = slice(i, i + _PIECE)
+        sums = _first_order(model, point, data[piece], noise[piece], latent, batch_size)
+        coupling, encoder = coupling + sums[0] / len(data), encoder + sums[1] / len(data)
+    decoder = _second_order(model, point, data[some], noise[some], latent)
+    return Blocks(decoder, coupling, encoder)
