@@ -24,10 +24,12 @@ from landscape import (
     figures,
     ledger,
     nonlinear,
+    nonlinear_figures,
     report,
     reproduce,
     stationary,
     surface,
+    trained,
 )
 from linvae_jax import (
     _checks,
@@ -312,6 +314,15 @@ class Sweep:
     """Data per step, when gradients are sampled."""
     seed: int = 0
     """First seed."""
+    curvature: Literal["none", "latent", "all"] = "none"
+    """Of networks, at the trained models of the first seed, over `curvature_sigma2`: could a
+    collapsed latent come back, how fast ("latent")? Also the spectrum in all weights, without its
+    matrix ("all")."""
+    curvature_sigma2: tuple[float, ...] = ()
+    """At which σ²; by default from a tenth of the smallest to ten times the largest `sigma2`."""
+    curvature_data: int = 10_000
+    """How many data curvature is a mean over; the spectrum in all weights, a tenth of them. That is
+    taken at `sigma2` alone."""
     batching: Literal["auto", "vmap", "map", "loop"] = "auto"
     """How runs share the machine: all in one program, one after another, or one on each core."""
     checkpoint_seconds: float = 300.0
@@ -330,6 +341,11 @@ class Sweep:
             annealing=(training.Annealing(self.anneal_steps, self.anneal_cycles),),
         )  # fmt: skip
         if self.network == "linear":
+            if self.curvature != "none":
+                _checks.fail(
+                    "curvature", f"{self.curvature!r} of network 'linear'", "'none'",
+                    "`linvae landscape` has the linear VAE's exactly.",
+                )  # fmt: skip
             x, constant, source = load(self.data)
             task = linear_task.LinearTask(self.k, self.gradients, self.batch_size)
             data = linear_task.problem(mom.from_data(x), x)
@@ -342,16 +358,42 @@ class Sweep:
             )  # fmt: skip
             task = network_task.NetworkTask(model, self.batch_size, images.transform)
         attrs = _attrs(self, source) | {"pixel_constant": str(constant)}
-        table = sweeps.run(
+        sweep = sweeps.run(
             task, config, data, grid, folder=self.out, batching=self.batching, attrs=attrs,
             checkpoint_seconds=self.checkpoint_seconds,
-        ).table  # fmt: skip
+        )  # fmt: skip
+        table = sweep.table
         print("\n".join(_summary(table)))
         print(f"saved {self.out / 'sweep.nc'}")
+        if isinstance(task, network_task.NetworkTask):
+            self._look_at_curvature(task, data, sweep, attrs)
         diverged = int(table.diverged.sum())
         if diverged:
             print(f"{diverged} of {table.diverged.size} runs diverged", file=sys.stderr)
         return int(diverged > 0)
+
+    def _look_at_curvature(
+        self, task: network_task.NetworkTask, data: Any, sweep: sweeps.Sweep, attrs: dict[str, str]
+    ) -> None:
+        """Compute, save, draw what is asked for."""
+        sigma2 = self.curvature_sigma2 or tuple(
+            np.geomspace(min(self.sigma2) / 10, 10 * max(self.sigma2), 13).tolist()
+        )
+        key = jax.random.key(self.seed)
+        made: dict[str, xr.Dataset] = {}
+        if self.curvature != "none":
+            made["curvature"] = trained.of_sweep(
+                task, data, sweep, key, sigma2, count=self.curvature_data
+            )
+            print(made["curvature"].critical_sigma2.to_dataframe().to_string())
+        if self.curvature == "all":
+            made["spectra"] = trained.spectra_of_sweep(
+                task, data, sweep, key, self.sigma2, count=max(self.curvature_data // 10, 1)
+            )
+        for name, found in made.items():
+            drawn = getattr(nonlinear_figures, name)(found)
+            print(f"saved {tables.save(found.assign_attrs(attrs), self.out / f'{name}.nc')}")
+            print("\n".join(f"saved {path}" for path in figures.save(drawn, self.out / name)))
 
 
 @dataclass(frozen=True)

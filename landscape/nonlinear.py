@@ -5,19 +5,55 @@ need of it is kept as one small labelled table. This module trains; `paper_table
 `nonlinear_claims`, `nonlinear_figures` and `report` read those tables, and train nothing.
 """
 
+import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from landscape import trained
 from linvae_jax import collapse, network_task, networks, sweeps, tables, training
 from linvae_jax.evaluation import Transform
 
 ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One thing done otherwise than in the table, to see what its numbers owe to that.
+
+    Attributes:
+        name: in words.
+        learning_rate: factor.
+        epochs: factor.
+        batch_size: factor.
+        schedule: of the learning rate.
+        mean_scale: of initial posterior means, as in `networks.Mlp`.
+    """
+
+    name: str
+    learning_rate: float = 1.0
+    epochs: int = 1
+    batch_size: int = 1
+    schedule: Literal["constant", "decay"] = "decay"
+    mean_scale: float = networks.Mlp.mean_scale
+
+
+AS_IN_THE_TABLE = Variation("as in the table")
+VARIATIONS = (
+    Variation("a third of the learning rate", learning_rate=1 / 3),
+    Variation("three times the learning rate", learning_rate=3.0),
+    Variation("learning rate constant to the end", schedule="constant"),
+    Variation("posterior means from LeCun's scale", mean_scale=1.0),
+    Variation("four times the epochs", epochs=4),
+    Variation("four times the epochs, batches four times as large", epochs=4, batch_size=4),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +75,12 @@ class Settings:
         learning_rate: of Adam; constant, then linearly to zero in the last fifth of the steps.
         warmup: steps in which it rises at first.
         linear_k: latents of the models with a linear decoder, figure 4.
+        curvature_data: looked at for the curvature at a collapsed latent of the table's networks;
+            0: none, for it takes a Hessian-vector product for each unit of the decoder's first
+            layer, 4,096 for the convolutions.
+        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained, held and
+            learned, one seed.
+        variations: of the table's settings.
     """
 
     network: Literal["mlp", "conv"]
@@ -54,37 +96,45 @@ class Settings:
     learning_rate: float = 1e-3
     warmup: int = 500
     linear_k: int = 50
+    curvature_data: int = 10_000
+    varied_sigma2: tuple[float, ...] = ()
+    variations: tuple[Variation, ...] = ()
 
 
 # rows 1 to 10 of the paper's table; its epochs, batch size and rates are not known
 MNIST = Settings(
     network="mlp", k=200, widths=(1024, 512), sigma2=(10.0, 1.0, 0.1, 0.01, 0.001), seeds=4,
     curve_sigma2=(30.0, 3.0, 0.3, 0.03, 0.003, 1e-4), annealed_sigma2=(10.0, 1.0), other_seeds=4,
-    epochs=100, batch_size=128,
+    epochs=100, batch_size=128, varied_sigma2=(10.0, 1.0, 0.001), variations=VARIATIONS,
 )  # fmt: skip
 # rows 11 to 20
 CELEBA = replace(
     MNIST, network="conv", k=500, widths=(32, 64, 128, 256), seeds=5, other_seeds=1, epochs=40,
-    batch_size=64,
+    batch_size=64, curvature_data=0, variations=(),
 )  # fmt: skip
 # a few minutes on two cores
 QUICK = replace(
     MNIST, k=100, widths=(256, 128), sigma2=(30.0, 1.0, 0.1), seeds=2,
     curve_sigma2=(100.0, 10.0, 3.0, 0.3), annealed_sigma2=(30.0,), other_seeds=1, epochs=40,
-    batch_size=32, warmup=200, linear_k=50,
+    batch_size=32, warmup=200, linear_k=50, curvature_data=5000, variations=(),
 )  # fmt: skip
 # every sweep, hardly any training
 SMOKE = replace(
     QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
-    annealed_sigma2=(10.0,), linear_k=3,
+    annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, varied_sigma2=(1.0,),
+    variations=VARIATIONS[-1:],
 )  # fmt: skip
 
 
-def _config(settings: Settings, count: int) -> training.TrainConfig:
+def _config(
+    settings: Settings, count: int, changed: Variation = AS_IN_THE_TABLE
+) -> training.TrainConfig:
     """One record for each epoch."""
-    steps = max(count // settings.batch_size, 1)
-    total = settings.epochs * steps
-    return training.TrainConfig(total, steps, schedule="decay", warmup=min(settings.warmup, total))
+    steps = max(count // (settings.batch_size * changed.batch_size), 1)
+    total = settings.epochs * changed.epochs * steps
+    return training.TrainConfig(
+        total, steps, schedule=changed.schedule, warmup=min(settings.warmup, total)
+    )
 
 
 def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
@@ -116,39 +166,89 @@ def train(
 
     Returns:
         "table" (the paper's rows), "curves" (further σ², held), "annealing", and one for each of
-        `ENCODERS`, as `summary` gives them.
+        `ENCODERS`, as `summary` gives them; "curvature" at the table's networks, of
+        `trained.of_sweep`; "variations" of its settings, final numbers alone.
     """
     count, n = data.values.shape
-    scale = network_task.data_scale(data)
+    facts = dict(attrs or {}) | {"pixel_constant": str(constant), "count": str(count)}
     own = networks.named(
         settings.network, n, settings.k, image_shape=image_shape, widths=settings.widths,
-        data_scale=scale,
+        data_scale=network_task.data_scale(data),
     )  # fmt: skip
-    config = _config(settings, count)
     seeds, others = tuple(range(settings.seeds)), tuple(range(settings.other_seeds))
-    rate = (settings.learning_rate,)
-    annealed = sweeps.Grid(
-        others, settings.annealed_sigma2, (False,), rate, annealing=_annealings(config.num_steps)
-    )
-    jobs: dict[str, tuple[networks.Mlp | networks.Conv, sweeps.Grid]] = {
-        "table": (own, sweeps.Grid(seeds, settings.sigma2, (False, True), rate)),
-        "curves": (own, sweeps.Grid(others, settings.curve_sigma2, (False,), rate)),
-        "annealing": (own, annealed),
-    }
-    for name in ENCODERS:
-        network = networks.named(name, n, settings.linear_k, data_scale=scale)
-        jobs[name] = (network, sweeps.Grid(others, (1.0,), (True,), rate))
-    facts = dict(attrs or {}) | {"pixel_constant": str(constant), "count": str(count)}
-    found = {}
-    for name, (network, grid) in jobs.items():
-        task = network_task.NetworkTask(network, settings.batch_size, transform)
+
+    def sweep_of(
+        name: str, network: networks.Mlp | networks.Conv, grid: sweeps.Grid,
+        changed: Variation = AS_IN_THE_TABLE,
+    ) -> tuple[network_task.NetworkTask, sweeps.Sweep, xr.Dataset]:  # fmt: skip
+        network = replace(network, mean_scale=changed.mean_scale)
+        grid = replace(grid, learning_rate=(settings.learning_rate * changed.learning_rate,))
+        batch_size = settings.batch_size * changed.batch_size
+        task = network_task.NetworkTask(network, batch_size, transform)
+        config = _config(settings, count, changed)
         place = folder / "sweeps" / name
-        table = sweeps.run(task, config, data, grid, folder=place, attrs=facts).table
-        found[name] = summary(table, np.asarray(data.eigenvalues)).assign_attrs(
-            seconds=str(round(_seconds(place)))
-        )
-        tables.save(found[name], path(folder, name))
+        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=facts)
+        small = summary(sweep.table, np.asarray(data.eigenvalues))
+        return task, sweep, small.assign_attrs(seconds=str(round(_seconds(place))))
+
+    found = {}
+
+    def keep(name: str, table: xr.Dataset) -> None:
+        tables.save(table, path(folder, name))
+        found[name] = table
+
+    task, sweep, table = sweep_of(
+        "table", own, sweeps.Grid(seeds, settings.sigma2, (False, True))
+    )  # fmt: skip
+    keep("table", table)
+    if settings.curvature_data and not bool(table.diverged.isel(seed=0).all()):
+        bent = _curvature(settings, task, data, sweep, path(folder, "curvature"))
+        keep("curvature", bent.assign_attrs({k: v for k, v in facts.items() if k != "count"}))
+    keep("curves", sweep_of("curves", own, sweeps.Grid(others, settings.curve_sigma2, (False,)))[2])
+    annealings = _annealings(_config(settings, count).num_steps)
+    grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
+    keep("annealing", sweep_of("annealing", own, grid)[2])
+    for name in ENCODERS:
+        network = networks.named(name, n, settings.linear_k, data_scale=own.data_scale)
+        keep(name, sweep_of(name, network, sweeps.Grid(others))[2])
+    if settings.variations:
+        varied = [_finals(AS_IN_THE_TABLE, table.sel(sigma2_init=list(settings.varied_sigma2)))]
+        grid = sweeps.Grid((0,), settings.varied_sigma2, (False, True))
+        for changed in settings.variations:
+            name = "varied " + changed.name
+            varied.append(_finals(changed, sweep_of(name.replace(" ", "-"), own, grid, changed)[2]))
+        keep("variations", xr.concat(varied, "variation", combine_attrs="override"))
     return found
+
+
+def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
+    """What a variation led to: the numbers at the end, of the first seed."""
+    config = json.loads(table.attrs["config"])
+    names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
+    small = table.isel(seed=[0])[["diverged", *(f"final_{name}" for name in names)]]
+    facts = {
+        "learning_rate": config["grid"]["learning_rate"][0],
+        "num_steps": config["config"]["num_steps"],
+        "batch_size": config["task"]["batch_size"],
+    }
+    small = small.expand_dims(variation=[changed.name])
+    return small.assign_coords({k: ("variation", [value]) for k, value in facts.items()})
+
+
+def _curvature(
+    settings: Settings, task: network_task.NetworkTask, data: network_task.Data,
+    sweep: sweeps.Sweep, place: Path,
+) -> xr.Dataset:  # fmt: skip
+    """At a collapsed latent of each network of the table's first seed, over σ²; once."""
+    of = {"sweep": sweep.table.attrs["config"], "count": str(settings.curvature_data)}
+    if place.exists() and (kept := tables.load(place)).attrs.items() >= of.items():
+        return kept
+    start = time.monotonic()
+    sigma2 = np.geomspace(min(settings.sigma2) / 10, 10 * max(settings.sigma2), 25)
+    table = trained.of_sweep(
+        task, data, sweep, jax.random.key(0), sigma2.tolist(), count=settings.curvature_data
+    )
+    return table.assign_attrs(of, seconds=str(round(time.monotonic() - start)))
 
 
 def path(folder: Path, name: str) -> Path:
@@ -162,7 +262,7 @@ def load(folder: Path) -> dict[str, xr.Dataset]:
     Raises:
         ValueError: one that cannot be read.
     """
-    names = ("table", "curves", "annealing", *ENCODERS)
+    names = ("table", "curves", "annealing", *ENCODERS, "curvature", "variations")
     return {name: tables.load(path(folder, name)) for name in names if path(folder, name).exists()}
 
 

@@ -119,3 +119,71 @@ def annealing(tables: Mapping[str, xr.Dataset]) -> Figure:
     panels[0].set_ylabel("share of collapsed latents")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+@styled
+def curvature(table: xr.Dataset) -> Figure:
+    """Whether a collapsed latent of trained networks can come back: rate and threshold over σ²."""
+    runs = table.stack(run=table.own_sigma2.dims).dropna("run", subset=["own_sigma2"])
+    runs = runs.sortby("own_sigma2")
+    figure = Figure(figsize=(7.2, 3.2))
+    left, right = figure.subplots(1, 2)
+    held = runs.isel(run=~runs.learned.values) if (~runs.learned).any() else runs
+    rate = held.escape_rate.transpose("run", "sigma2")
+    for color, own, values in zip(_shades(rate.sizes["run"]), held.own_sigma2.values, rate,
+                                  strict=True):  # fmt: skip
+        shown = values.where(values > 0)
+        left.plot(values.sigma2, shown, color=color, label=f"{own:.3g}")
+        # on the curve of a latent that comes back at the network's own σ²; else at the bottom
+        at = np.exp(np.interp(np.log(own), np.log(values.sigma2), np.log(shown)))
+        left.plot(own, at, "o", color=color)
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("σ² (data unit²)")
+    left.set_ylabel("escape rate (nats)")
+    left.legend(title="network trained at σ²")
+    for learned, marker, fill in ((False, "o", BLUE), (True, "s", "none")):
+        at = runs.isel(run=runs.learned.values == learned)
+        label = "σ² learned" if learned else "σ² held"
+        right.plot(at.own_sigma2, at.critical_sigma2.where(np.isfinite(at.critical_sigma2)), marker,
+                   color=BLUE, mfc=fill, ls="none", label=label)  # fmt: skip
+    right.plot(runs.own_sigma2, runs.linear_critical_sigma2, color=RED, label="linear VAE")
+    ends = [float(runs.own_sigma2.min()), float(runs.own_sigma2.max())]
+    right.plot(ends, ends, color=BLACK, ls=":", label="above: it comes back")
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.set_xlabel("σ² of the trained network (data unit²)")
+    right.set_ylabel("critical σ² (data unit²)")
+    right.legend(loc="upper left")
+    return figure
+
+
+@styled
+def spectra(table: xr.Dataset) -> Figure:
+    """Hessian of trained networks in all weights: ways up, and both ends, as trained and collapsed.
+
+    One colour for each network; learned and other sweeps' dimensions are told apart by σ² alone.
+    """
+    runs = table.stack(run=table.own_sigma2.dims).dropna("run", subset=["own_sigma2"])
+    runs = runs.sortby("own_sigma2")
+    figure = Figure(figsize=(7.2, 3.4))
+    left, right = figure.subplots(1, 2)
+    for color, i in zip(_shades(runs.sizes["run"]), range(runs.sizes["run"]), strict=True):
+        one = runs.isel(run=i)
+        for name, style in (("trained", "-"), ("all collapsed", "--")):
+            at = one.sel(point=name)
+            middle = (at.index_lower + at.index_upper) / 2
+            label = f"σ² = {float(one.own_sigma2):.3g}, {name}"
+            left.plot(at.sigma2, middle, style, color=color, label=label)
+            left.fill_between(at.sigma2, at.index_lower, at.index_upper, color=color, alpha=0.15,
+                              lw=0)  # fmt: skip
+            right.plot(at.sigma2, at.top.where(at.top > 0), style, color=color)
+            right.plot(at.sigma2, -at.bottom, style, color=color, lw=0.7)
+    left.set_ylabel("index: positive eigenvalues")
+    right.set_ylabel("largest eigenvalue; stiffness, thin (nats)")
+    right.set_yscale("log")
+    for axis in (left, right):
+        axis.set_xscale("log")
+        axis.set_xlabel("σ² (data unit²)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure

@@ -131,6 +131,44 @@ class Compared(NamedTuple):
         return sum(cell.agrees is not None for cell in self.cells.values())
 
 
+class Tuned(NamedTuple):
+    """σ² in closed form, and the ELBO with it, for networks as they are."""
+
+    sigma2: float
+    elbo: float
+
+
+def closed_form(row: Row, constant: float) -> Tuned:
+    """What tuning σ² in closed form would have given the paper's networks, by arithmetic.
+
+    The paper's σ², ELBO and KL give the mean squared error, ELBO = −(n/2) log 2πσ² − n·MSE/(2σ²)
+    − KL + constant; the best σ² is that error.
+
+    Args:
+        row: of the paper.
+        constant: pixel constant of its data, nats.
+    """
+    n = {"mnist": 784, "celeba": 12_288}[row.data]
+    sigma2 = row.sigma2_init if row.sigma2 is None else row.sigma2.value
+    left = constant - row.kl.value - row.elbo.value - n / 2 * np.log(2 * np.pi * sigma2)
+    error = 2 * sigma2 / n * left
+    tuned = constant - row.kl.value - n / 2 * (np.log(2 * np.pi * error) + 1)
+    return Tuned(float(error), float(tuned))
+
+
+def not_tuned(compared: Sequence[Compared], constant: float) -> str:
+    """Where the paper's tuned σ² is not the best by its own numbers, in words; "" if nowhere."""
+    found = []
+    for row, _ in compared:
+        best = closed_form(row, constant)
+        if best.elbo > row.elbo_tuned.value + 0.01 * abs(row.elbo_tuned.value):
+            found.append(
+                f"row {row.number}, σ² = {best.sigma2:.3g} and {_shown(best.elbo)} nats instead of "
+                f"{row.sigma2_tuned.value:.3g} and {_shown(row.elbo_tuned.value)}"
+            )
+    return "; ".join(found)
+
+
 # name of a cell → heading, and the variable of the sweep's table
 COLUMNS = {
     "sigma2": ("final σ²", "final_sigma2"),
@@ -251,6 +289,34 @@ def alone(table: xr.Dataset) -> str:
             linear = _cell(100 * at.final_linear_collapsed / at.sizes["latent"])
             cells = [str(cell) for cell in (*(_ours(at, name) for name in COLUMNS), linear)]
             lines.append(f"| {_mode(learned)} | {start:g} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def varied(table: xr.Dataset, data: str) -> str:
+    """What the settings of training change, for each σ², held and learned; the paper's row last.
+
+    Args:
+        table: of variations, from `nonlinear.train`.
+        data: whose rows of the paper, "mnist" or "celeba"; others have none.
+    """
+    names = ("elbo", "sigma2", "elbo_tuned", "kl", "collapsed")
+    lines = [
+        "| σ² | start | settings | steps | " + " | ".join(COLUMNS[n][0] for n in names) + " |",
+        "| --- | ---: | --- | ---: | " + "---: | " * len(names),
+    ]
+    for start in table.sigma2_init.values:
+        for learned in table.learned.values.tolist():
+            head = f"{_mode(learned)} | {start:g}"
+            shown = [name for name in names if learned or name != "sigma2"]
+            for name in table.variation.values:
+                at = table.sel(sigma2_init=start, learned=learned, variation=name)
+                cells = [str(_ours(at, n)) if n in shown else "" for n in names]
+                lines.append(f"| {head} | {name} | {int(at.num_steps):,} | {' | '.join(cells)} |")
+                head = " | "
+            for row in ROWS:
+                if (row.data, row.sigma2_init, row.learned) == (data, start, learned):
+                    cells = [str(getattr(row, n)) if n in shown else "" for n in names]
+                    lines.append(f"| | | **the paper's** | | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

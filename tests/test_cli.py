@@ -83,8 +83,21 @@ def test_sweep_of_networks_compares_with_the_linear_vae_and_goes_on(data, tmp_pa
     table = tables.load(tmp_path / "sweep" / "sweep.nc").squeeze()
     # 300 data of 8 dimensions: 0.5 nats is less than their own spread, a latent more is 0.5 to 2
     assert (abs(table.final_elbo - table.final_linear_elbo) < 0.5).all()
-    assert linvae(*command) == 0  # finished runs are read, not trained again
-    assert capsys.readouterr().out.splitlines()[1:] == printed.splitlines()[1:]
+    # finished runs are read, not trained again
+    assert linvae(*command, "--curvature", "all", "--curvature-data", 100) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    shown = len(printed.splitlines()) - 1
+    assert lines[:shown] == printed.splitlines()[1:]
+    assert "critical_sigma2" in lines[shown]
+    for name in ("curvature", "spectra"):
+        assert {p.suffix for p in (tmp_path / "sweep").glob(f"{name}.*")} == {".nc", ".png", ".pdf"}
+        found = tables.load(tmp_path / "sweep" / f"{name}.nc")
+        assert found.own_sigma2.sel(learned=False) == 1
+        assert found.attrs["command"].startswith("linvae sweep {")
+    # a linear VAE, all but trained: its lesser latent leaves λ₂ when it collapses. 100 data know an
+    # eigenvalue to √(2/100)
+    found = tables.load(tmp_path / "sweep" / "curvature.nc")
+    np.testing.assert_allclose(found.critical_sigma2, found.linear_critical_sigma2, rtol=0.3)
     changed = [20 if argument == 1500 else argument for argument in command]
     assert linvae(*changed) == 2
     assert "num_steps" in capsys.readouterr().err
@@ -99,6 +112,8 @@ def test_errors_are_one_line_and_exit_with_two(data, capsys):
         ["linvae fit", " error"], ["linvae fit", " error"], ["linvae points", " error"],
     ]  # fmt: skip
     assert "k: got 9, expected 1 <= k <= 7" in errors[1]
+    assert linvae("sweep", "--data", data, "--curvature", "all") == 2
+    assert "`linvae landscape` has the linear VAE's exactly" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "points", "surface", "sweep", "landscape", "reproduce"])
