@@ -149,7 +149,7 @@ def _table(table: xr.Dataset) -> list[str]:
             paper_table.markdown(compared),
         ]  # fmt: skip
         lines += [f"Doubtful (?): {doubts}.", ""] if doubts else []
-        better = paper_table.not_tuned(compared, float(table.attrs["pixel_constant"]))
+        better = paper_table.not_tuned(compared)
         if better:
             lines += [
                 "The paper's own σ², ELBO and KL give its networks' mean squared error, and with "

@@ -357,9 +357,10 @@ class Executor:
         return self._call(_conclude, None, data, hyper, states, total)
 
     def _call(self, function: Callable[..., Any], donate: int | None, data: Any, *rest: Any) -> Any:
-        program = _program(function, self.static, self.layout, donate)
         if self.layout.batching != "loop":
-            return program(data, *rest)
+            return _program(function, self.static, self.layout, donate)(data, *rest)
+        # one run at a time: the same program however many there are
+        program = _program(function, self.static, Layout("loop", 1), donate)
         with ThreadPoolExecutor(self.layout.threads) as pool:
             return list(
                 pool.map(

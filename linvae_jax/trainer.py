@@ -87,6 +87,7 @@ class Trainer:
         self.task, self.config, self.layout = task, config, layout
         self.hyper, self.keys, self.data = hyper, keys, data
         self.executor = parallel.Executor(task, config, layout)
+        self._shapes: dict[int, tuple[parallel.Shape, dict[str, jax.ShapeDtypeStruct]]] = {}
         self.windows = windowed.find(data)
         self.placed = windowed.resident(self.executor.replicate, data)
         if self.windows is not None:
@@ -134,13 +135,16 @@ class Trainer:
 
     def shapes(self, runs: int) -> tuple[parallel.Shape, dict[str, jax.ShapeDtypeStruct]]:
         """States and history of a chunk."""
-        hyper, keys = self._inputs([0] * runs)
-        states, record = self.executor.shapes(self.data, hyper, keys)
-        history = {
-            name: jax.ShapeDtypeStruct((runs, self.config.num_records, *leaf.shape[1:]), leaf.dtype)
-            for name, leaf in record.leaves.items()
-        }
-        return states, history
+        if runs not in self._shapes:  # traces the program, which takes a second
+            hyper, keys = self._inputs([0] * runs)
+            states, record = self.executor.shapes(self.data, hyper, keys)
+            length = self.config.num_records
+            history = {
+                name: jax.ShapeDtypeStruct((runs, length, *leaf.shape[1:]), leaf.dtype)
+                for name, leaf in record.leaves.items()
+            }
+            self._shapes[runs] = states, history
+        return self._shapes[runs]
 
     def param_shape(self) -> parallel.Shape:
         """Parameters of one run."""
