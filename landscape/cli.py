@@ -303,7 +303,11 @@ class Sweep:
     num_steps: int = 5000
     """Optimiser steps."""
     learning_rate: tuple[float, ...] = (0.01,)
-    """Of Adam, cosine to zero. Networks want about 0.001."""
+    """Of Adam. Networks want about 0.001."""
+    schedule: Literal["constant", "cosine", "decay"] = "cosine"
+    """How it goes down: not at all, by a cosine to zero, or linearly in the last fifth."""
+    warmup: int = 0
+    """First steps, in which it rises."""
     beta: tuple[float, ...] = (1.0,)
     """Weight of the KL."""
     anneal_steps: int = 0
@@ -333,8 +337,9 @@ class Sweep:
     def run(self) -> int:
         """Train all, save, summarise."""
         config = training.TrainConfig(
-            self.num_steps, _divisor(self.num_steps, 100), noise=self.noise
-        )
+            self.num_steps, _divisor(self.num_steps, 100), schedule=self.schedule,
+            warmup=self.warmup, noise=self.noise,
+        )  # fmt: skip
         grid = sweeps.Grid(
             seeds=tuple(range(self.seed, self.seed + self.seeds)), sigma2=self.sigma2,
             learned=self.learned, learning_rate=self.learning_rate, beta=self.beta,
