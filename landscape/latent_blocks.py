@@ -1,10 +1,10 @@
 """The Hessian in the weights of one collapsed latent of any VAE: could it come back, at which σ²?
 
-Where the decoder ignores latent j and the encoder gives it the prior, all derivatives in that
+Where the decoder ignores latent j and the encoder gives it the prior, first derivatives in that
 latent's own weights vanish: such a point is stationary in them wherever the other weights are. Its
 Hessian in them has the closed form of README.md here, section 5: three matrices, the same for all
-σ² and β, which give the largest σ² at which the latent can come back. For the linear VAE that is
-the largest eigenvalue that no latent uses.
+σ² and β, which give the σ² below which the latent can come back. For a linear VAE in which it has
+nothing to share that is the largest eigenvalue that no latent uses.
 
 >>> import jax, jax.numpy as jnp
 >>> from landscape import latent_blocks
@@ -88,19 +88,43 @@ class Blocks:
         return jnp.concatenate([top, bottom])
 
     def critical_sigma2(self, beta: Any = 1.0) -> Float[Array, ""]:
-        """Below this σ² the latent can come back, from it on it cannot; data unit².
+        """The latent can come back below this σ², to second order; data unit².
 
-        γ/β, γ the largest eigenvalue of B C⁻¹ Bᵀ against A; inf where A has a negative one, for
-        then it helps reconstruction to let the latent's noise in.
+        γ/β, γ the largest eigenvalue of B C⁻¹Bᵀ against A. inf where A has a negative eigenvalue,
+        for then reconstruction gains by letting the latent's noise in, and where B couples to a
+        direction in which A is zero.
         """
-        inverse = jnp.linalg.pinv(self.encoder, hermitian=True)
-        gain = matmul(matmul(self.coupling, inverse), self.coupling.T)
+        return self._steepest()[0] / beta
+
+    def direction(self) -> Float[Array, "d"]:
+        """Unit vector of the decoder's weights in which the latent would leave at that σ²."""
+        return self._steepest()[1]
+
+    def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
+        """γ and its direction."""
+        # features in units of their own: their scales may differ by many orders
+        size = jnp.sqrt(jnp.diag(self.encoder))
+        size = jnp.where(size > 0, size, 1)
+        values, vectors = jnp.linalg.eigh(self.encoder / size / size[:, None])
+        inverse_root = vectors * _inverse_root(values)[0]
+        coupled = matmul(self.coupling / size, inverse_root)
         values, vectors = jnp.linalg.eigh(self.decoder)
-        # dead units: neither A nor B knows of them
-        small = 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
-        whitened = vectors * jnp.where(values > small, values, jnp.inf) ** -0.5
-        largest = jnp.linalg.eigvalsh(matmul(matmul(whitened.T, gain), whitened))[-1]
-        return jnp.where(values[0] < -small, jnp.inf, jnp.maximum(largest, 0) / beta)
+        scale, small = _inverse_root(values)
+        whitened = vectors * scale
+        # singular values, not eigenvalues of the square, which would lose half of the digits
+        left, found, _ = jnp.linalg.svd(matmul(whitened.T, coupled), full_matrices=False)
+        flat = jnp.where(scale == 0, jnp.linalg.norm(matmul(vectors.T, coupled), axis=1), 0)
+        free = flat.max() > jnp.sqrt(jnp.finfo(flat.dtype).eps) * jnp.linalg.norm(coupled)
+        infinite = (values[0] < -small) | free
+        best = matmul(whitened, left[:, :1])[:, 0]
+        best = jnp.where(values[0] < -small, vectors[:, 0], best)
+        return jnp.where(infinite, jnp.inf, found[0] ** 2), best / jnp.linalg.norm(best)
+
+
+def _inverse_root(values: Array) -> tuple[Array, Array]:
+    """Values^(−1/2), zero where they are rounding; and what counts as rounding."""
+    small = 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
+    return jnp.where(values > small, values, jnp.inf) ** -0.5, small
 
 
 @partial(jax.jit, static_argnames=("model", "latent", "batch_size"))
@@ -167,9 +191,9 @@ def at(
     Args:
         model: a `vae.Model` with `latent_weights`, `with_latent_weights`, `decoder_weights`.
         params: a trained one.
-        x: (N, n), centred data, many more than the encoder has features: these single out the
-            noise of a few data, which makes the critical σ² too large. A datum may come several
-            times, with other noise each time.
+        x: (N, n), centred data: those that it was trained on, for features single out some of a
+            smaller sample, which makes the critical σ² too large. A datum may come several times in
+            a row, with other noise each time.
         key: for the noise of the other latents, one draw for each datum.
         latent: which.
         second: how many of the data A is a mean over; it takes a Hessian-vector product for each
@@ -177,7 +201,9 @@ def at(
         batch_size: data at once.
 
     Returns:
-        `Blocks`, float64; exact for these data and this noise.
+        `Blocks`, float64; exact for these data and this noise, where the decoder is smooth. For
+        ReLU, A is that of almost every z, E[JᵀJ]: it does not see the kinks that noise smooths out;
+        `curvature_along` does.
 
     Raises:
         ValueError: data of another n, NaN or Inf, no latent of that number, no float64.
@@ -197,4 +223,58 @@ def at(
         sums = _first_order(model, point, data[piece], noise[piece], latent, batch_size)
         coupling, encoder = coupling + sums[0] / len(data), encoder + sums[1] / len(data)
     decoder = _second_order(model, point, data[some], noise[some], latent)
+    # units silent in all of those data are as good as dead
+    silent = jnp.diag(decoder) == 0
+    coupling = jnp.where(silent[:, None], 0, coupling)
     return Blocks(decoder, coupling, encoder)
+
+
+@partial(jax.jit, static_argnames=("model", "latent"))
+def _slopes(model: Any, params: Any, x: Array, noise: Array, latent: int, along: Array) -> Array:
+    """Sum over data of the error's slope along a direction of the decoder's weights, z = ±1."""
+    weights = model.latent_weights(params, (latent,))
+    name = model.decoder_weights
+    step = along.reshape(weights[name].shape)
+
+    def half_error(t: Array, z: float) -> Array:
+        point = model.with_latent_weights(params, (latent,), weights | {name: t * step})
+        passed = vae.with_noise(model, point, x, noise.at[:, latent].set(z))
+        return passed.square_error.sum() / 2
+
+    slope = jax.grad(half_error)
+    return (slope(jnp.ones(()), 1.0) + slope(jnp.ones(()), -1.0)) / 2
+
+
+def curvature_along(
+    model: Any,
+    params: Any,
+    x: Float[Array, "N n"],
+    key: PRNGKeyArray,
+    latent: int,
+    direction: Float[Array, "d"],
+    step: float,
+) -> Float[Array, ""]:
+    """dᵀA d from slopes of the error at ±step · d: with the kinks that lie between.
+
+    Args:
+        model: as for `at`, like the arguments not listed here.
+        params: a trained one.
+        x: (N, n), centred data.
+        key: for the noise.
+        latent: which is made to collapse.
+        direction: (d,), unit vector d of the decoder's weights.
+        step: > 0. Its error is of order step²; small steps see few kinks.
+
+    Returns:
+        Mean over data, of the same unit as A.
+    """
+    _checks.data_matrix("x", x, model.n)
+    _checks.positive("step", step)
+    point = collapsed(model, in_float64(params), (latent,))
+    data = jnp.asarray(x, jnp.float64)
+    noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
+    total = jnp.zeros(())
+    for i in range(0, len(data), _PIECE):
+        piece = slice(i, i + _PIECE)
+        total += _slopes(model, point, data[piece], noise[piece], latent, step * direction)
+    return total / (len(data) * step**2)

@@ -130,13 +130,10 @@ def curvature(table: xr.Dataset) -> Figure:
     left, right = figure.subplots(1, 2)
     held = runs.isel(run=~runs.learned.values) if (~runs.learned).any() else runs
     rate = held.escape_rate.transpose("run", "sigma2")
-    for color, own, values in zip(_shades(rate.sizes["run"]), held.own_sigma2.values, rate,
-                                  strict=True):  # fmt: skip
-        shown = values.where(values > 0)
-        left.plot(values.sigma2, shown, color=color, label=f"{own:.3g}")
-        # on the curve of a latent that comes back at the network's own σ²; else at the bottom
-        at = np.exp(np.interp(np.log(own), np.log(values.sigma2), np.log(shown)))
-        left.plot(own, at, "o", color=color)
+    for color, one, values in zip(_shades(rate.sizes["run"]), held.run, rate, strict=True):
+        own, at = held.own_sigma2.sel(run=one), held.own_escape_rate.sel(run=one)
+        left.plot(values.sigma2, values.where(values > 0), color=color, label=f"{float(own):.3g}")
+        left.plot(own, at.where(at > 0), "o", color=color)
     left.set_xscale("log")
     left.set_yscale("log")
     left.set_xlabel("σ² (data unit²)")
@@ -147,9 +144,14 @@ def curvature(table: xr.Dataset) -> Figure:
         label = "σ² learned" if learned else "σ² held"
         right.plot(at.own_sigma2, at.critical_sigma2.where(np.isfinite(at.critical_sigma2)), marker,
                    color=BLUE, mfc=fill, ls="none", label=label)  # fmt: skip
-    right.plot(runs.own_sigma2, runs.linear_critical_sigma2, color=RED, label="linear VAE")
+        right.vlines(at.own_sigma2, at.critical_sigma2_finite, at.critical_sigma2, color=BLUE)
+    for own in runs.own_sigma2.values[np.isinf(runs.critical_sigma2.values)]:
+        right.plot(own, 1.0, "^", color=BLUE, transform=right.get_xaxis_transform(), clip_on=False)
+    for _, of_beta in runs.groupby("beta") if "beta" in table.dims else [(1, runs)]:
+        label = "linear VAE" if not right.get_legend_handles_labels()[1][2:] else None
+        right.plot(of_beta.own_sigma2, of_beta.linear_critical_sigma2, color=RED, label=label)
     ends = [float(runs.own_sigma2.min()), float(runs.own_sigma2.max())]
-    right.plot(ends, ends, color=BLACK, ls=":", label="above: it comes back")
+    right.plot(ends, ends, color=BLACK, ls=":", label="above: collapse is unstable")
     right.set_xscale("log")
     right.set_yscale("log")
     right.set_xlabel("σ² of the trained network (data unit²)")

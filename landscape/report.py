@@ -39,10 +39,10 @@ FIGURES = {
     "figure6_training": "Figure 6. The nonlinear VAE's ELBO during training for each initial σ², "
     "held and learned. Bands are the range of the seeds.",
     "annealing": "KL annealing against plain training: share of collapsed latents.",
-    "curvature": "Could a collapsed latent of the trained networks come back? Left: the fastest "
-    "way for it at each σ², the other weights as they are; a point where the network itself was "
-    "trained. Right: below the critical σ² it comes back; a network below the dotted line keeps "
-    "its collapsed latents.",
+    "curvature": "The latent of least KL of each trained network, made to collapse, the other "
+    "weights as they are: could it come back? Left: escape rate at each σ²; points: where the "
+    "network itself was trained. Right: σ² below which collapse is unstable; the bars go to what "
+    "finite steps measure, kinks included. Networks below the dotted line keep what has collapsed.",
     "landscape_conditioning": "Collapsed points of the linear VAE over σ²: ways out, escape rate, "
     "conditioning.",
     "landscape_spectra": "All Hessian eigenvalues of the linear VAE at the optimum and at three "

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from landscape import conditioning, lanczos, latent_blocks, lobpcg
 from landscape.objectives import Objective
 from linvae_jax import _checks, gaussian, network_task, progress, sweeps, tables, vae
+from linvae_jax._linalg import matmul
 
 
 def escape_path(
@@ -46,22 +47,32 @@ def escape_path(
         second: how many of the data A is a mean over.
 
     Returns:
-        Labelled over sigma2: index, escape_rate, stiffness; and of the latent its number, its KL
-        in the trained model, and critical_sigma2.
+        Labelled over sigma2, from small to large: index, escape_rate (of gradient flow in these
+        weights: not to be compared between architectures), stiffness; and of the latent its number,
+        its KL in the trained model, critical_sigma2, and critical_sigma2_finite, which tells what
+        the kinks of a ReLU decoder and A's sample change.
 
     Raises:
-        ValueError: as `latent_blocks.at`; σ² ≤ 0.
+        ValueError: as `latent_blocks.at`; σ² or β ≤ 0.
     """
     for s in sigma2:
         _checks.positive("sigma2", s)
+    _checks.positive("beta", beta)
     _checks.data_matrix("x", x, model.n)
+    sigma2 = sorted(sigma2)
     params = latent_blocks.in_float64(params)
     posterior = model.encode(params, jnp.asarray(x, jnp.float64))
     kl = gaussian.kl(posterior.mean**2, posterior.log_d).mean(axis=0)
     latent = int(jnp.argmin(kl)) if latent is None else latent
     blocks = latent_blocks.at(model, params, x, key, latent, second=second)
     found = [conditioning.summarise(jnp.linalg.eigvalsh(blocks.hessian(s, beta))) for s in sigma2]
-    text = "largest σ² at which the latent can come back"
+    critical, direction = float(blocks.critical_sigma2(beta)), blocks.direction()
+    # a step that is small beside the weights of a latent in use
+    in_use = model.latent_weights(params, (int(jnp.argmax(kl)),))[model.decoder_weights]
+    bent = latent_blocks.curvature_along(
+        model, params, x, key, latent, direction, 0.2 * float(jnp.linalg.norm(in_use))
+    )
+    finite = critical * float(direction @ matmul(blocks.decoder, direction[:, None])[:, 0] / bent)
     return tables.dataset(
         {
             "index": ("sigma2", [int(f.index) for f in found], "1", "ways for it to come back"),
@@ -73,11 +84,17 @@ def escape_path(
                 "sigma2", [float(f.stiffness) for f in found], "nats",
                 "largest |μ| of the negative ones",
             ),
-            "critical_sigma2": ((), float(blocks.critical_sigma2(beta)), "data unit²", text),
+            "critical_sigma2": (
+                (), critical, "data unit²", "σ² below which collapse of this latent is unstable"
+            ),
+            "critical_sigma2_finite": (
+                (), finite, "data unit²",
+                "the same along that way out alone, its curvature from finite steps of all data",
+            ),
             "latent": ((), latent, "1", "the latent that is made to collapse"),
             "latent_kl": ((), float(kl[latent]), "nats/datum", "its KL in the trained model"),
         },
-        coords={"sigma2": (list(sigma2), "data unit²", "observation noise σ²")},
+        coords={"sigma2": (sigma2, "data unit²", "observation noise σ²")},
         attrs=tables.provenance({"model": model}, data=len(x), second=second),
     )  # fmt: skip
 
@@ -102,31 +119,37 @@ def of_sweep(
         sweep: its result.
         key: for noise.
         sigma2: at which noise.
-        count: data looked at, spread over all.
-        draws: how often, with noise of their own each time; count × draws should be many times the
-            width of the encoder's last layer.
+        count: data looked at, spread over all. Of a sample of the training data the critical σ² is
+            too large, unless it is many times the width of the encoder's last layer.
+        draws: how often each, with noise of its own each time, which it is to average out.
         second: as for `latent_blocks.at`.
         quiet: no progress bar.
 
     Returns:
         Labelled over the sweep's dimensions but for seed and step, with those of `escape_path`;
-        own_sigma2, where training ended; and linear_critical_sigma2, of a linear VAE at its
-        optimum at that σ². NaN, and integers −1, where a run diverged.
+        own_sigma2, where training ended, and own_escape_rate there; and linear_critical_sigma2, of
+        a linear VAE at its optimum at that σ². NaN, and integers −1, where a run diverged.
 
     Raises:
         ValueError: all runs diverged; as `escape_path`.
     """
     keys = jax.random.split(jax.random.fold_in(key, 0), draws)
-    x = jnp.concatenate([network_task.centred(data, task.transform, k, count) for k in keys])
+    x = jnp.stack([network_task.centred(data, task.transform, k, count) for k in keys], axis=1)
+    x = x.reshape(-1, task.model.n)  # a datum's draws in a row: A takes one of each
     lam = np.sort(np.asarray(data.eigenvalues, float))[::-1]
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
         own, beta = float(run.final_sigma2), float(run.beta)
-        found = escape_path(task.model, params, x, key, sigma2, beta=beta, second=second)
+        # its own σ² first of all, which need not be on the grid
+        values = sorted({*sigma2, own})
+        found = escape_path(task.model, params, x, key, values, beta=beta, second=second)
+        rate = float(found.escape_rate[values.index(own)])
+        found = found.isel(sigma2=[values.index(s) for s in sorted(sigma2)])
         linear = _linear_critical_sigma2(lam, task.model.k, own, beta)
         of_linear = "critical σ² of the linear VAE at its optimum at own_sigma2"
         return found.assign(
             own_sigma2=((), own, _told("data unit²", "σ² when training ended")),
+            own_escape_rate=((), rate, _told("nats", "escape rate at that σ²")),
             linear_critical_sigma2=((), linear, _told("data unit²", of_linear)),
         )
 
@@ -217,7 +240,8 @@ def objective(
         x: (N, n), centred data.
         key: for the noise.
         draws: of z for each datum; each is used twice, mirrored, so that where all latents are
-            collapsed derivatives vanish exactly and not just on average.
+            collapsed first derivatives vanish exactly and not just on average. With N ≥ k the noise
+            over the data has unit covariance exactly, which those points' curvature depends on.
         sigma2: noise variance; that of the parameters when None. Held fixed.
         beta: weight of the KL.
 
@@ -234,7 +258,10 @@ def objective(
     if sigma2 is not None:
         _checks.positive("sigma2", sigma2)
         params = replace(params, log_sigma2=jnp.log(jnp.asarray(sigma2, jnp.float64)))
-    noise = jax.random.normal(key, (draws, x.shape[0], model.k), jnp.float64)
+    N = x.shape[0]
+    noise = jax.random.normal(key, (draws, N, model.k), jnp.float64)
+    if model.k <= N:
+        noise = jnp.sqrt(N) * jnp.linalg.qr(noise)[0]
     leaves, structure = jax.tree.flatten(params)
     fixed = next(i for i, leaf in enumerate(leaves) if leaf is params.log_sigma2)
     function = Partial(

@@ -46,24 +46,94 @@ def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
     # the threshold is where the largest eigenvalue crosses zero
     critical = float(blocks.critical_sigma2(beta))
     scale = float(abs(dense).max())
-    if np.isfinite(critical):
-        assert jnp.linalg.eigvalsh(blocks.hessian(0.99 * critical, beta))[-1] > 1e-9 * scale
-        assert jnp.linalg.eigvalsh(blocks.hessian(1.01 * critical, beta))[-1] < 1e-12 * scale
-    else:
-        assert jnp.linalg.eigvalsh(blocks.decoder)[0] < 0
+    assert jnp.linalg.eigvalsh(blocks.hessian(0.99 * critical, beta))[-1] > 1e-9 * scale
+    assert jnp.linalg.eigvalsh(blocks.hessian(1.01 * critical, beta))[-1] < 1e-12 * scale
+
+
+def test_blocks_of_the_linear_vae_are_those_of_the_theory(monkeypatch):
+    """A = I, B = S, C = diag(S, ½) at total collapse, signs included; data come in pieces."""
+    monkeypatch.setattr(latent_blocks, "_PIECE", 7)  # 20 data: two pieces and a rest
+    model = linear.Model(3, 1)
+    x = jax.random.normal(KEY, (20, 3))
+    blocks = latent_blocks.at(model, model.init(KEY, 1.0), x, KEY, 0, second=5, batch_size=4)
+    S = x.T @ x / 20
+    np.testing.assert_allclose(blocks.decoder, np.eye(3), atol=1e-14)
+    # the encoder's weights by name: V, then log D
+    np.testing.assert_allclose(blocks.coupling, np.append(S, np.zeros((3, 1)), axis=1), atol=1e-14)
+    np.testing.assert_allclose(blocks.encoder[:3, :3], S, atol=1e-14)
+    np.testing.assert_allclose(blocks.encoder[3], [0, 0, 0, 0.5], atol=1e-14)
+    lam, U = jnp.linalg.eigh(S)
+    np.testing.assert_allclose(float(blocks.critical_sigma2()), lam[-1], rtol=1e-13)
+    np.testing.assert_allclose(abs(blocks.direction() @ U[:, -1]), 1, rtol=1e-12)
+
+
+def test_noise_and_data_of_each_datum_stay_together():
+    """Whatever the pieces are, and with A from some of the data."""
+    model = networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64")
+    params = model.init(KEY, 1.0)
+    x = jax.random.normal(jax.random.key(1), (60, 4))
+    # datum i is used where the noise is its own: by hand, from those alone
+    some = [0, 15, 30, 45]
+    blocks = latent_blocks.at(model, params, x, KEY, 1, second=4)
+    noise = jax.random.normal(KEY, (60, 2))[jnp.array(some)].at[:, 1].set(1)
+    point = latent_blocks.collapsed(model, params, (1,))
+
+    def half_error(w):
+        weights = model.latent_weights(point, (1,)) | {"decoder": w}
+        at = model.with_latent_weights(point, (1,), weights)
+        return vae.with_noise(model, at, x[jnp.array(some)], noise).square_error.mean() / 2
+
+    dense = jax.jit(jax.hessian(half_error))(jnp.zeros((1, 5))).reshape(5, 5)
+    np.testing.assert_allclose(blocks.decoder, dense, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "coupling", "encoder", "gamma"),
+    [
+        # γ = 3²/(2 · 6); the second unit is dead: nothing comes through
+        (np.diag([2.0, 0.0]), np.array([[3.0, 0.0], [0.0, 0.0]]), np.diag([6.0, 3.0]), 0.75),
+        # nothing holds a unit that the encoder can tell about
+        (np.diag([2.0, 0.0]), np.array([[3.0, 0.0], [0.0, 1.0]]), np.diag([6.0, 3.0]), np.inf),
+        # noise itself helps
+        (np.diag([2.0, -1.0]), np.array([[3.0, 0.0], [0.0, 0.0]]), np.diag([6.0, 3.0]), np.inf),
+        # a feature of another scale, and one that is zero
+        (np.eye(2), np.array([[0.0, 1e-8, 0], [1e-3, 0, 0]]), np.diag([1.0, 1e-16, 0.0]), 1.0),
+    ],
+)
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_critical_sigma2_by_hand(decoder, coupling, encoder, gamma, beta):
+    blocks = latent_blocks.Blocks(*map(jnp.asarray, (decoder, coupling, encoder)))
+    np.testing.assert_allclose(float(blocks.critical_sigma2(beta)), gamma / beta, rtol=1e-13)
+    if np.isinf(gamma):
         assert jnp.linalg.eigvalsh(blocks.hessian(1e3, beta))[-1] > 0
 
 
-def test_dead_units_do_not_count():
-    """A unit of the decoder that nothing comes through has no threshold of its own."""
-    blocks = latent_blocks.Blocks(
-        jnp.diag(jnp.array([2.0, 0.0])),
-        jnp.array([[3.0, 0.0], [0.0, 0.0]]),
-        jnp.diag(jnp.array([6.0, 3.0])),
-    )
-    # γ = 3²/(2 · 6)
-    np.testing.assert_allclose(float(blocks.critical_sigma2()), 0.75, rtol=1e-14)
-    np.testing.assert_allclose(float(blocks.critical_sigma2(3.0)), 0.25, rtol=1e-14)
+def test_curvature_by_finite_steps_sees_the_kink_of_a_relu():
+    """E ½(3 − 0.1 relu(z₁ + w z₂))² bends with 0.01 P(z₁ > 0) − 0.3 p(0), p(0) = 1/√2π."""
+    model = networks.Mlp(2, 2, (), (1,), dtype="float64")
+    params = jax.tree.map(jnp.zeros_like, model.init(KEY, 1.0))
+    weights = params.weights | {
+        "decoder0": params.weights["decoder0"] | {"kernel": jnp.array([[1.0], [0.0]])},
+        "output": params.weights["output"] | {"kernel": jnp.array([[0.1, 0.0]])},
+    }
+    params = vae.VAE(weights, params.log_sigma2)
+    x = jnp.tile(jnp.array([3.0, 0.0]), (200_000, 1))
+    along = jnp.ones(1)
+    blocks = latent_blocks.at(model, params, x[:2000], KEY, 1)
+    np.testing.assert_allclose(blocks.decoder[0, 0], 0.005, rtol=0.1)  # half of 2000, ± 2 %
+    bent = latent_blocks.curvature_along(model, params, x, KEY, 1, along, 0.1)
+    # 4 % of the data cross the kink, each with 0.3 · |a|/step² ≲ 3: ± 0.001; step² of it is 1 %
+    np.testing.assert_allclose(bent, 0.005 - 0.3 / np.sqrt(2 * np.pi), atol=0.006)
+
+
+def test_curvature_by_finite_steps_is_the_block_of_a_smooth_decoder():
+    model = networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64")
+    params = model.init(KEY, 1.0)
+    x = jax.random.normal(jax.random.key(1), (60, 4))
+    blocks = latent_blocks.at(model, params, x, KEY, 1)
+    along = blocks.direction()
+    bent = latent_blocks.curvature_along(model, params, x, KEY, 1, along, 1e-3)
+    np.testing.assert_allclose(bent, along @ blocks.decoder @ along, rtol=1e-5)  # step²
 
 
 def test_single_precision_and_unknown_latents_are_refused():

@@ -205,6 +205,8 @@ def bent() -> xr.Dataset:
             "own_sigma2": (dims, own, "1", ""),
             "critical_sigma2": (dims, critical, "1", ""),
             "linear_critical_sigma2": (dims, critical, "1", ""),
+            "critical_sigma2_finite": (dims, 0.9 * critical, "1", ""),
+            "own_escape_rate": (dims, np.where(own < 100, 0.1, 0.0), "1", ""),
             "escape_rate": ((*dims, "sigma2"), rate, "1", ""),
         },
         {"sigma2_init": [200.0, 1.0], "learned": [False, True], "sigma2": sigma2},

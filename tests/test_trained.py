@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import orthogonal
 
 from landscape import conditioning, hessian, latent_blocks, stationary, trained
@@ -43,9 +45,39 @@ def test_collapsed_latent_of_the_linear_vae_escapes_as_the_closed_form_says(x, s
     # counts in full
     expected = max(LAM[1], sigma2**2 / LAM[0])
     np.testing.assert_allclose(float(table.critical_sigma2), expected, rtol=0.1)
-    assert expected == trained._linear_critical_sigma2(LAM, 2, sigma2, 1.0)
     assert int(table.latent) == 1
     assert float(table.latent_kl) == 0
+
+
+@given(seed=st.integers(0, 2**16), beta=st.sampled_from([0.5, 1.0, 2.0]))
+def test_threshold_of_the_linear_vae_is_that_of_its_blocks(seed, beta):
+    """At its optimum, ties and zeros among λ included; the least latent made to collapse."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 6))
+    k, sigma2 = int(rng.integers(1, n + 1)), float(rng.uniform(0.1, 4))
+    drawn = rng.uniform(0, 6, n) if seed % 2 else rng.choice([0, 0.3, 1.5, 3, 6.0], n)
+    lam = np.sort(drawn)[::-1]
+    used = np.arange(n) < min((lam > beta * sigma2).sum(), k - 1)
+    wv = np.where(used, 1 - beta * sigma2 / np.where(used, lam, 1), 0)
+    blocks = latent_blocks.Blocks(
+        jnp.eye(n), jnp.diag(jnp.asarray((1 - wv) * lam)), jnp.diag(jnp.asarray(lam))
+    )
+    found = float(blocks.critical_sigma2(beta))
+    expected = trained._linear_critical_sigma2(lam, k, sigma2, beta)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_latent_of_least_kl_is_taken(x):
+    s = mom.spectrum(mom.from_data(x))
+    both = stationary.point(s.eigenvectors, s.eigenvalues, jnp.array([1, 0]), 0.5)
+    table = trained.escape_path(linear.Model(4, 2), both, x, KEY, [1.0, 0.5])
+    assert int(table.latent) == 0
+    # ½ log λ₂/σ², to the float64 rounding of a mean over data
+    np.testing.assert_allclose(float(table.latent_kl), 0.5 * np.log(3 / 0.5), rtol=1e-10)
+    np.testing.assert_array_equal(table.sigma2, [0.5, 1.0])
+    np.testing.assert_allclose(table.critical_sigma2_finite, table.critical_sigma2, rtol=1e-10)
+    with pytest.raises(ValueError, match="beta: got 0"):
+        trained.escape_path(linear.Model(4, 2), both, x, KEY, [1.0], beta=0.0)
 
 
 def test_objective_is_the_elbo_and_compiles_once(x):
@@ -106,11 +138,13 @@ def test_curvature_of_a_sweep_is_that_of_its_networks(x):
     # is left on its component, σ⁴/λ₁, is more than λ₂
     linear_critical = table.linear_critical_sigma2.sel(learned=False, beta=1.0)
     np.testing.assert_allclose(linear_critical, [3.0, 25 / 6], rtol=1e-5)
-    params = jax.tree.map(lambda leaf: leaf[0, 0, 1, 1], sweep.params)
-    keys = jax.random.split(jax.random.fold_in(KEY, 0), 2)
-    same = jnp.concatenate([network_task.centred(data, None, k, 200) for k in keys])
-    one = trained.escape_path(model, params, same, KEY, [0.1, 1.0], beta=2.0)
-    assert float(one.critical_sigma2) == float(table.critical_sigma2[0, 1, 1])
+    params = jax.tree.map(lambda leaf: leaf[0, 1, 0, 0], sweep.params)
+    same = jnp.repeat(network_task.centred(data, None, KEY, 200), 2, axis=0)
+    one = trained.escape_path(model, params, same, KEY, [0.1, 1.0])
+    assert float(one.critical_sigma2) == float(table.critical_sigma2[1, 0, 0])
+    # at a network's own σ², which the grid does not have
+    at_own = trained.escape_path(model, params, same, KEY, [5.0])
+    assert float(table.own_escape_rate[1, 0, 0]) == float(at_own.escape_rate[0])
     sweep.table["diverged"][:] = True
     with pytest.raises(ValueError, match="diverged everywhere"):
         trained.of_sweep(task, data, sweep, KEY, [0.1], quiet=True)
