@@ -319,14 +319,14 @@ class Sweep:
     seed: int = 0
     """First seed."""
     curvature: Literal["none", "latent", "all"] = "none"
-    """Of networks, at the trained models of the first seed, over `curvature_sigma2`: could a
-    collapsed latent come back, how fast ("latent")? Also the spectrum in all weights, without its
-    matrix ("all")."""
+    """Of networks, at the trained models of the first seed. "latent": could a collapsed latent come
+    back, how fast, at which σ². "all": also the spectrum in all weights, matrix-free, at
+    `sigma2`."""
     curvature_sigma2: tuple[float, ...] = ()
-    """At which σ²; by default from a tenth of the smallest to ten times the largest `sigma2`."""
+    """At which σ² for "latent"; by default from a tenth of the smallest to ten times the largest of
+    `sigma2`."""
     curvature_data: int = 10_000
-    """How many data curvature is a mean over; the spectrum in all weights, a tenth of them. That is
-    taken at `sigma2` alone."""
+    """How many data that is a mean over; the spectrum in all weights, a tenth of them."""
     batching: Literal["auto", "vmap", "map", "loop"] = "auto"
     """How runs share the machine: all in one program, one after another, or one on each core."""
     checkpoint_seconds: float = 300.0
@@ -336,6 +336,10 @@ class Sweep:
 
     def run(self) -> int:
         """Train all, save, summarise."""
+        # what is used only after the training
+        _checks.in_range("curvature_data", self.curvature_data, 1, 2**31 - 1, "at least one")
+        for s in self.curvature_sigma2:
+            _checks.positive("curvature_sigma2", s)
         config = training.TrainConfig(
             self.num_steps, _divisor(self.num_steps, 100), schedule=self.schedule,
             warmup=self.warmup, noise=self.noise,
@@ -370,7 +374,8 @@ class Sweep:
         table = sweep.table
         print("\n".join(_summary(table)))
         print(f"saved {self.out / 'sweep.nc'}")
-        if isinstance(task, network_task.NetworkTask):
+        trained_some = not bool(table.diverged.isel(seed=0).all())
+        if isinstance(task, network_task.NetworkTask) and trained_some:
             self._look_at_curvature(task, data, sweep, attrs)
         diverged = int(table.diverged.sum())
         if diverged:
@@ -381,13 +386,11 @@ class Sweep:
         self, task: network_task.NetworkTask, data: Any, sweep: sweeps.Sweep, attrs: dict[str, str]
     ) -> None:
         """Compute, save, draw what is asked for."""
-        sigma2 = self.curvature_sigma2 or tuple(
-            np.geomspace(min(self.sigma2) / 10, 10 * max(self.sigma2), 13).tolist()
-        )
+        sigma2 = self.curvature_sigma2 or trained.default_sigma2(self.sigma2)
         key = jax.random.key(self.seed)
         made: dict[str, xr.Dataset] = {}
         if self.curvature != "none":
-            made["curvature"] = trained.of_sweep(
+            made["curvature"] = trained.escape_of_sweep(
                 task, data, sweep, key, sigma2, count=self.curvature_data
             )
             print(made["curvature"].critical_sigma2.to_dataframe().to_string())
@@ -474,6 +477,10 @@ class Reproduce:
     """Of each row of the table, instead of the preset's."""
     other_seeds: int | None = None
     """Of the curves, annealing and figure 4, instead of the preset's."""
+    curvature: bool = True
+    """Also look at the curvature at collapsed latents of the trained networks."""
+    variations: bool = True
+    """Also vary the settings of training, one at a time; most of what `--full` takes."""
     out: Path = Path("results")
     """Folder for everything."""
 
@@ -489,11 +496,16 @@ class Reproduce:
             "epochs": self.epochs, "batch_size": self.network_batch, "seeds": self.network_seeds,
             "other_seeds": self.other_seeds,
         }  # fmt: skip
+        flags = {"batch_size": "network_batch", "seeds": "network_seeds"}
         for name, value in chosen.items():
             if value is not None:
-                _checks.in_range(name, value, 1, 2**31 - 1, "at least one")
+                _checks.in_range(flags.get(name, name), value, 1, 2**31 - 1, "at least one")
         chosen = {name: value for name, value in chosen.items() if value is not None}
         settings = replace(preset, **chosen)
+        if not self.curvature:
+            settings = replace(settings, curvature_data=0)
+        if not self.variations:
+            settings = replace(settings, variations=())
         return replace(settings, other_seeds=min(settings.other_seeds, settings.seeds))
 
     def run(self) -> int:
@@ -548,11 +560,7 @@ def _shown(command: Any) -> str:
 
 def _attrs(command: Any, source: str) -> dict[str, str]:
     """What is kept with a saved table: the data's origin and the whole command."""
-    name = type(command).__name__.lower()
-    return {
-        "source": source,
-        "command": f"linvae {name} {json.dumps(asdict(command), default=str)}",
-    }
+    return {"source": source, "command": _shown(command)}
 
 
 def _summary(table: xr.Dataset) -> list[str]:

@@ -120,6 +120,35 @@ def escape_rate(
     return 2 * lam * (lam - s) / s**2 / (root + 1 / s + lam)
 
 
+def critical_sigma2(
+    eigenvalues: Float[Array, "n"],
+    k: int,
+    sigma2: float | Float[Array, ""],
+    beta: float | Float[Array, ""] = 1.0,
+) -> Float[Array, ""]:
+    """σ² below which collapse of a linear VAE's least latent is unstable, its other weights held.
+
+    It can go to the first component not in use, which is its own if all are, γ = λ; or, where σ²
+    falls below the τ = βσ² that the model was trained at, to one that is, γ = τ²/λ: what is left.
+
+    Args:
+        eigenvalues: (n,), of S, from large to small.
+        k: latents, ≤ n.
+        sigma2: at which the model is at its optimum.
+        beta: weight of the KL.
+
+    Returns:
+        γ/β. Exact.
+
+    Source: landscape/README.md, 5.
+    """
+    lam = jnp.asarray(eigenvalues)
+    tau = jnp.asarray(beta * sigma2, lam.dtype)
+    used = jnp.minimum((lam > tau).sum(), k - 1)
+    shared = jnp.where(used > 0, tau**2 / jnp.where(used > 0, lam[used - 1], 1), 0)
+    return jnp.maximum(lam[used], shared) / beta
+
+
 def rotation_stiffness(eigenvalues: Float[Array, "k"]) -> Float[Array, "k-1"]:
     """Curvature against rotating neighbouring latents into each other at the optimum.
 

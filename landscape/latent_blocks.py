@@ -1,4 +1,4 @@
-"""The Hessian in the weights of one collapsed latent of any VAE: could it come back, at which σ²?
+"""The Hessian in the weights of one collapsed latent of a VAE: could it come back, at which σ²?
 
 Where the decoder ignores latent j and the encoder gives it the prior, first derivatives in that
 latent's own weights vanish: such a point is stationary in them wherever the other weights are. Its
@@ -29,10 +29,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from landscape import hessian
-from linvae_jax import _checks, network_task, vae
+from linvae_jax import _checks, vae, windowed
 from linvae_jax._linalg import matmul
 
-_PIECE = 5000  # data whose gradients are kept at once
+_PIECE = 2000  # data whose gradients are kept at once
 
 
 def in_float64(params: Any) -> Any:
@@ -50,15 +50,13 @@ def collapsed(model: Any, params: Any, latents: Sequence[int]) -> Any:
     """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
 
     Args:
-        model: a `vae.Model` with `latent_weights` and `with_latent_weights`.
+        model: a `vae.LatentModel`.
         params: its parameters.
         latents: which, from 0.
 
     Raises:
         ValueError: a latent that there is not.
     """
-    for j in latents:
-        _checks.in_range("latents", j, 0, model.k - 1, "k latents, from 0")
     chosen = tuple(int(j) for j in latents)
     nothing = jax.tree.map(jnp.zeros_like, model.latent_weights(params, chosen))
     return model.with_latent_weights(params, chosen, nothing)
@@ -97,7 +95,7 @@ class Blocks:
         return self._steepest()[0] / beta
 
     def direction(self) -> Float[Array, "d"]:
-        """Unit vector of the decoder's weights in which the latent would leave at that σ²."""
+        """Unit vector of the decoder's weights in which the latent would leave; 0 if nowhere."""
         return self._steepest()[1]
 
     def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
@@ -117,8 +115,10 @@ class Blocks:
         free = flat.max() > jnp.sqrt(jnp.finfo(flat.dtype).eps) * jnp.linalg.norm(coupled)
         infinite = (values[0] < -small) | free
         best = matmul(whitened, left[:, :1])[:, 0]
+        best = jnp.where(free, vectors[:, flat.argmax()], best)
         best = jnp.where(values[0] < -small, vectors[:, 0], best)
-        return jnp.where(infinite, jnp.inf, found[0] ** 2), best / jnp.linalg.norm(best)
+        size = jnp.linalg.norm(best)
+        return jnp.where(infinite, jnp.inf, found[0] ** 2), best / jnp.where(size > 0, size, 1)
 
 
 def _inverse_root(values: Array) -> tuple[Array, Array]:
@@ -133,7 +133,7 @@ def _first_order(
 ) -> tuple[Array, Array]:
     """Sums for B and C, from one gradient of the error and of the posterior for each datum."""
     weights = dict(model.latent_weights(params, (latent,)))
-    decoder = {model.decoder_weights: weights.pop(model.decoder_weights)}
+    decoder = {model.decoder_name: weights.pop(model.decoder_name)}
 
     def with_weights(changed: dict[str, Array]) -> Any:
         return model.with_latent_weights(params, (latent,), decoder | weights | changed)
@@ -167,7 +167,7 @@ def _second_order(model: Any, params: Any, x: Array, noise: Array, latent: int) 
     """A, from Hessian-vector products of the error."""
     noise = noise.at[:, latent].set(1)  # enters by its square, of mean 1
     weights = model.latent_weights(params, (latent,))
-    name = model.decoder_weights
+    name = model.decoder_name
 
     def half_error(decoder: Array) -> Array:
         point = model.with_latent_weights(params, (latent,), weights | {name: decoder})
@@ -183,22 +183,22 @@ def at(
     key: PRNGKeyArray,
     latent: int,
     *,
-    second: int = 1000,
+    hessian_data: int = 1000,
     batch_size: int = 64,
 ) -> Blocks:
     """The Hessian in the weights of a latent that is made to collapse, the others as they are.
 
     Args:
-        model: a `vae.Model` with `latent_weights`, `with_latent_weights`, `decoder_weights`.
+        model: a `vae.LatentModel`.
         params: a trained one.
         x: (N, n), centred data: those that it was trained on, for features single out some of a
             smaller sample, which makes the critical σ² too large. A datum may come several times in
             a row, with other noise each time.
         key: for the noise of the other latents, one draw for each datum.
         latent: which.
-        second: how many of the data A is a mean over; it takes a Hessian-vector product for each
-            of the decoder's weights, B and C take one gradient for each datum.
-        batch_size: data at once.
+        hessian_data: how many of the data A is a mean over: a Hessian-vector product for each of
+            the decoder's weights, eight at a time, each with memory for all of these data.
+        batch_size: data at once for B and C, which take one gradient for each.
 
     Returns:
         `Blocks`, float64; exact for these data and this noise, where the decoder is smooth. For
@@ -211,12 +211,13 @@ def at(
     Source: README.md here, section 5; our own derivation.
     """
     _checks.data_matrix("x", x, model.n)
-    _checks.in_range("second", second, 1, 2**31 - 1, "at least one")
+    _checks.in_range("hessian_data", hessian_data, 1, 2**31 - 1, "at least one")
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
+    _checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
     point = collapsed(model, in_float64(params), (latent,))
     data = jnp.asarray(x, jnp.float64)
     noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
-    some = network_task.spread(len(data), second)
+    some = windowed.spread(len(data), hessian_data)
     coupling, encoder = jnp.zeros(()), jnp.zeros(())
     for i in range(0, len(data), _PIECE):
         piece = slice(i, i + _PIECE)
@@ -233,7 +234,7 @@ def at(
 def _slopes(model: Any, params: Any, x: Array, noise: Array, latent: int, along: Array) -> Array:
     """Sum over data of the error's slope along a direction of the decoder's weights, z = ±1."""
     weights = model.latent_weights(params, (latent,))
-    name = model.decoder_weights
+    name = model.decoder_name
     step = along.reshape(weights[name].shape)
 
     def half_error(t: Array, z: float) -> Array:
@@ -267,8 +268,14 @@ def curvature_along(
 
     Returns:
         Mean over data, of the same unit as A.
+
+    Raises:
+        ValueError: as `at`; a direction of another shape, NaN or Inf; step ≤ 0.
     """
     _checks.data_matrix("x", x, model.n)
+    _checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
+    _checks.shape("direction", direction, ("d",))
+    _checks.finite("direction", direction)
     _checks.positive("step", step)
     point = collapsed(model, in_float64(params), (latent,))
     data = jnp.asarray(x, jnp.float64)

@@ -1,5 +1,6 @@
 """Nonlinear VAEs on one data set: the sweeps behind the paper's table and its figures 4, 5 and 6.
 
+The table's settings are varied one at a time, too, and the curvature at its networks is looked at.
 Each sweep is a folder that resumes (`linvae_jax.sweeps`); what the claims, figures and the report
 need of it is kept as one small labelled table. This module trains; `paper_table`,
 `nonlinear_claims`, `nonlinear_figures` and `report` read those tables, and train nothing.
@@ -167,7 +168,7 @@ def train(
     Returns:
         "table" (the paper's rows), "curves" (further σ², held), "annealing", and one for each of
         `ENCODERS`, as `summary` gives them; "curvature" at the table's networks, of
-        `trained.of_sweep`; "variations" of its settings, final numbers alone.
+        `trained.escape_of_sweep`; "variations" of its settings, final numbers alone.
     """
     count, n = data.values.shape
     facts = dict(attrs or {}) | {"pixel_constant": str(constant), "count": str(count)}
@@ -203,7 +204,7 @@ def train(
     keep("table", table)
     if settings.curvature_data and not bool(table.diverged.isel(seed=0).all()):
         bent = _curvature(settings, task, data, sweep, path(folder, "curvature"))
-        keep("curvature", bent.assign_attrs({k: v for k, v in facts.items() if k != "count"}))
+        keep("curvature", bent.assign_attrs(facts))
     keep("curves", sweep_of("curves", own, sweeps.Grid(others, settings.curve_sigma2, (False,)))[2])
     annealings = _annealings(_config(settings, count).num_steps)
     grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
@@ -217,7 +218,9 @@ def train(
         for changed in settings.variations:
             name = "varied " + changed.name
             varied.append(_finals(changed, sweep_of(name.replace(" ", "-"), own, grid, changed)[2]))
-        keep("variations", xr.concat(varied, "variation", combine_attrs="override"))
+        took = sum(int(one.attrs["seconds"]) for one in varied[1:])
+        varied = xr.concat(varied, "variation", combine_attrs="drop_conflicts")
+        keep("variations", varied.assign_attrs(seconds=str(took)))
     return found
 
 
@@ -230,6 +233,8 @@ def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
         "learning_rate": config["grid"]["learning_rate"][0],
         "num_steps": config["config"]["num_steps"],
         "batch_size": config["task"]["batch_size"],
+        "schedule": changed.schedule,
+        "mean_scale": changed.mean_scale,
     }
     small = small.expand_dims(variation=[changed.name])
     return small.assign_coords({k: ("variation", [value]) for k, value in facts.items()})
@@ -240,14 +245,15 @@ def _curvature(
     sweep: sweeps.Sweep, place: Path,
 ) -> xr.Dataset:  # fmt: skip
     """At a collapsed latent of each network of the table's first seed, over σ²; once."""
-    of = {"sweep": sweep.table.attrs["config"], "count": str(settings.curvature_data)}
+    # the number rises when `trained.escape_of_sweep` comes to compute something else
+    of = {"of": f"2: {settings.curvature_data} data, {sweep.table.attrs['config']}"}
     if place.exists() and (kept := tables.load(place)).attrs.items() >= of.items():
         return kept
     start = time.monotonic()
-    sigma2 = np.geomspace(min(settings.sigma2) / 10, 10 * max(settings.sigma2), 25)
-    table = trained.of_sweep(
-        task, data, sweep, jax.random.key(0), sigma2.tolist(), count=settings.curvature_data
-    )
+    table = trained.escape_of_sweep(
+        task, data, sweep, jax.random.key(0), trained.default_sigma2(settings.sigma2),
+        count=settings.curvature_data,
+    )  # fmt: skip
     return table.assign_attrs(of, seconds=str(round(time.monotonic() - start)))
 
 

@@ -141,15 +141,18 @@ def curvature(table: xr.Dataset) -> Figure:
     left.legend(title="network trained at σ²")
     for learned, marker, fill in ((False, "o", BLUE), (True, "s", "none")):
         at = runs.isel(run=runs.learned.values == learned)
+        if not at.sizes["run"]:
+            continue
         label = "σ² learned" if learned else "σ² held"
         right.plot(at.own_sigma2, at.critical_sigma2.where(np.isfinite(at.critical_sigma2)), marker,
                    color=BLUE, mfc=fill, ls="none", label=label)  # fmt: skip
-        right.vlines(at.own_sigma2, at.critical_sigma2_finite, at.critical_sigma2, color=BLUE)
+        right.vlines(at.own_sigma2, at.critical_sigma2_by_steps, at.critical_sigma2, color=BLUE)
     for own in runs.own_sigma2.values[np.isinf(runs.critical_sigma2.values)]:
         right.plot(own, 1.0, "^", color=BLUE, transform=right.get_xaxis_transform(), clip_on=False)
-    for _, of_beta in runs.groupby("beta") if "beta" in table.dims else [(1, runs)]:
-        label = "linear VAE" if not right.get_legend_handles_labels()[1][2:] else None
-        right.plot(of_beta.own_sigma2, of_beta.linear_critical_sigma2, color=RED, label=label)
+    for i, beta in enumerate(np.unique(runs.beta.values)):
+        at = runs.isel(run=np.broadcast_to(runs.beta.values == beta, runs.sizes["run"]))
+        label = None if i else "linear VAE"
+        right.plot(at.own_sigma2, at.linear_critical_sigma2, color=RED, label=label)
     ends = [float(runs.own_sigma2.min()), float(runs.own_sigma2.max())]
     right.plot(ends, ends, color=BLACK, ls=":", label="above: collapse is unstable")
     right.set_xscale("log")

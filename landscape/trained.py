@@ -1,13 +1,13 @@
 """Curvature at trained VAEs, linear or not, as labelled tables over σ².
 
-`escape_path` and `of_sweep` ask of a collapsed latent whether it could come back, by
+`escape_path` and `escape_of_sweep` ask of a collapsed latent whether it could come back, by
 `latent_blocks`. `spectra` are of the Hessian in all weights, without its matrix: there the ELBO is
 a mean over data and noise that are both held fixed, so that it is a function of the weights.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ def escape_path(
     *,
     latent: int | None = None,
     beta: float = 1.0,
-    second: int = 1000,
+    hessian_data: int = 1000,
 ) -> xr.Dataset:
     """Can a collapsed latent come back, and how fast? Over σ², the other weights as they are.
 
@@ -44,12 +44,12 @@ def escape_path(
         sigma2: at which noise.
         latent: which is made to collapse; that with the least KL on average when None.
         beta: weight of the KL.
-        second: how many of the data A is a mean over.
+        hessian_data: how many of the data A is a mean over.
 
     Returns:
         Labelled over sigma2, from small to large: index, escape_rate (of gradient flow in these
         weights: not to be compared between architectures), stiffness; and of the latent its number,
-        its KL in the trained model, critical_sigma2, and critical_sigma2_finite, which tells what
+        its KL in the trained model, critical_sigma2, and critical_sigma2_by_steps, which tells what
         the kinks of a ReLU decoder and A's sample change.
 
     Raises:
@@ -61,18 +61,17 @@ def escape_path(
     _checks.data_matrix("x", x, model.n)
     sigma2 = sorted(sigma2)
     params = latent_blocks.in_float64(params)
-    posterior = model.encode(params, jnp.asarray(x, jnp.float64))
-    kl = gaussian.kl(posterior.mean**2, posterior.log_d).mean(axis=0)
+    kl = _mean_kl(model, params, jnp.asarray(x, jnp.float64))
     latent = int(jnp.argmin(kl)) if latent is None else latent
-    blocks = latent_blocks.at(model, params, x, key, latent, second=second)
+    blocks = latent_blocks.at(model, params, x, key, latent, hessian_data=hessian_data)
     found = [conditioning.summarise(jnp.linalg.eigvalsh(blocks.hessian(s, beta))) for s in sigma2]
     critical, direction = float(blocks.critical_sigma2(beta)), blocks.direction()
-    # a step that is small beside the weights of a latent in use
-    in_use = model.latent_weights(params, (int(jnp.argmax(kl)),))[model.decoder_weights]
-    bent = latent_blocks.curvature_along(
-        model, params, x, key, latent, direction, 0.2 * float(jnp.linalg.norm(in_use))
-    )
-    finite = critical * float(direction @ matmul(blocks.decoder, direction[:, None])[:, 0] / bent)
+    # a step that is small beside the weights of a latent in use, if there is one
+    in_use = model.latent_weights(params, (int(jnp.argmax(kl)),))[model.decoder_name]
+    step = 0.2 * (float(jnp.linalg.norm(in_use)) or 1.0)
+    bent = latent_blocks.curvature_along(model, params, x, key, latent, direction, step)
+    smooth = direction @ matmul(blocks.decoder, direction[:, None])[:, 0]
+    by_steps = _by_steps(critical, float(smooth), float(bent))
     return tables.dataset(
         {
             "index": ("sigma2", [int(f.index) for f in found], "1", "ways for it to come back"),
@@ -87,19 +86,44 @@ def escape_path(
             "critical_sigma2": (
                 (), critical, "data unit²", "σ² below which collapse of this latent is unstable"
             ),
-            "critical_sigma2_finite": (
-                (), finite, "data unit²",
+            "critical_sigma2_by_steps": (
+                (), by_steps, "data unit²",
                 "the same along that way out alone, its curvature from finite steps of all data",
             ),
             "latent": ((), latent, "1", "the latent that is made to collapse"),
             "latent_kl": ((), float(kl[latent]), "nats/datum", "its KL in the trained model"),
         },
         coords={"sigma2": (sigma2, "data unit²", "observation noise σ²")},
-        attrs=tables.provenance({"model": model}, data=len(x), second=second),
+        attrs=tables.provenance(
+            {"model": model}, data=len(x), hessian_data=hessian_data, beta=beta
+        ),
     )  # fmt: skip
 
 
-def of_sweep(
+@partial(jax.jit, static_argnames="model")
+def _mean_kl(model: Any, params: Any, x: Array) -> Float[Array, "k"]:
+    def of_datum(datum: Array) -> Array:
+        posterior = model.encode(params, datum[None])
+        return gaussian.kl(posterior.mean**2, posterior.log_d)[0]
+
+    return jax.lax.map(of_datum, x, batch_size=256).mean(axis=0)
+
+
+def _by_steps(critical: float, smooth: float, bent: float) -> float:
+    """The critical σ² with another curvature along its direction; NaN where that says nothing."""
+    if critical == 0:  # a latent that nothing comes through
+        return 0.0
+    if bent <= 0:
+        return np.inf
+    return critical * smooth / bent if np.isfinite(critical) else np.nan
+
+
+def default_sigma2(sigma2: Sequence[float], count: int = 25) -> tuple[float, ...]:
+    """A grid for curvature: from a tenth of the smallest of some σ² to ten times the largest."""
+    return tuple(np.geomspace(min(sigma2) / 10, 10 * max(sigma2), count).tolist())
+
+
+def escape_of_sweep(
     task: network_task.NetworkTask,
     data: network_task.Data,
     sweep: sweeps.Sweep,
@@ -108,7 +132,7 @@ def of_sweep(
     *,
     count: int = 10_000,
     draws: int = 4,
-    second: int = 1000,
+    hessian_data: int = 1000,
     quiet: bool = False,
 ) -> xr.Dataset:
     """`escape_path` at the networks of a sweep's first seed, beside the linear VAE's threshold.
@@ -122,7 +146,7 @@ def of_sweep(
         count: data looked at, spread over all. Of a sample of the training data the critical σ² is
             too large, unless it is many times the width of the encoder's last layer.
         draws: how often each, with noise of its own each time, which it is to average out.
-        second: as for `latent_blocks.at`.
+        hessian_data: as for `latent_blocks.at`.
         quiet: no progress bar.
 
     Returns:
@@ -133,19 +157,22 @@ def of_sweep(
     Raises:
         ValueError: all runs diverged; as `escape_path`.
     """
+    _checks.in_range("draws", draws, 1, 2**31 - 1, "at least one")
     keys = jax.random.split(jax.random.fold_in(key, 0), draws)
     x = jnp.stack([network_task.centred(data, task.transform, k, count) for k in keys], axis=1)
-    x = x.reshape(-1, task.model.n)  # a datum's draws in a row: A takes one of each
-    lam = np.sort(np.asarray(data.eigenvalues, float))[::-1]
+    x = x.reshape(-1, task.model.n)  # a datum's draws in a row: A is to have many data
+    lam = jnp.sort(jnp.asarray(data.eigenvalues, jnp.float64))[::-1]
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
         own, beta = float(run.final_sigma2), float(run.beta)
         # its own σ² first of all, which need not be on the grid
         values = sorted({*sigma2, own})
-        found = escape_path(task.model, params, x, key, values, beta=beta, second=second)
+        found = escape_path(
+            task.model, params, x, key, values, beta=beta, hessian_data=hessian_data
+        )
         rate = float(found.escape_rate[values.index(own)])
         found = found.isel(sigma2=[values.index(s) for s in sorted(sigma2)])
-        linear = _linear_critical_sigma2(lam, task.model.k, own, beta)
+        linear = float(conditioning.critical_sigma2(lam, task.model.k, own, beta))
         of_linear = "critical σ² of the linear VAE at its optimum at own_sigma2"
         return found.assign(
             own_sigma2=((), own, _told("data unit²", "σ² when training ended")),
@@ -153,7 +180,8 @@ def of_sweep(
             linear_critical_sigma2=((), linear, _told("data unit²", of_linear)),
         )
 
-    return _at_networks(sweep, at_network, quiet)
+    table = _at_networks(sweep, at_network, quiet)
+    return table.assign_attrs(data=str(len(x) // draws), draws=str(draws))
 
 
 def _at_networks(
@@ -183,18 +211,6 @@ def _at_networks(
         whole[name] = ((*dims, *like.dims), stacked.reshape(*shape, *like.shape), like.attrs)
     coords = {name: first[name] for name in dims} | dict(found.coords)
     return xr.Dataset(whole, coords, found.attrs)
-
-
-def _linear_critical_sigma2(lam: np.ndarray, k: int, sigma2: float, beta: float) -> float:
-    """Critical σ² of a linear VAE at its optimum at σ², when its least latent collapses.
-
-    It can go to the first component not in use, which is its own if all are, γ = λ; or, where σ²
-    falls below the τ = βσ² that the model was trained at, to one that is, γ = τ²/λ: what is left.
-    """
-    tau = beta * sigma2
-    used = min(int((lam > tau).sum()), k - 1)
-    shared = tau**2 / lam[used - 1] if used else 0.0
-    return max(float(lam[used]), shared) / beta
 
 
 def _told(unit: str, text: str) -> dict[str, str]:
@@ -250,9 +266,10 @@ def objective(
         and shape of data, whatever σ², β and the data are.
 
     Raises:
-        ValueError: data of another n, NaN or Inf, σ² ≤ 0.
+        ValueError: data of another n, NaN or Inf, σ² ≤ 0, β < 0.
     """
     _checks.data_matrix("x", x, model.n)
+    _checks.nonnegative("beta", beta)
     _checks.in_range("draws", draws, 1, 2**31 - 1, "at least one")
     params = latent_blocks.in_float64(params)
     if sigma2 is not None:
@@ -303,10 +320,12 @@ def spectra(
         quiet: no progress bar.
 
     Returns:
-        Labelled over (point, sigma2): bracket and standard error of the index, trace with
-        standard error, both ends of the spectrum as Lanczos sees them, and with `largest` the
-        largest eigenvalues and whether they converged.
+        Labelled over (point, sigma2), from small to large: bracket and standard error of the index,
+        trace with standard error, both ends of the spectrum as Lanczos sees them, and with
+        `largest` the largest eigenvalues and whether they converged.
     """
+    _checks.positive("beta", beta)
+    sigma2 = sorted(sigma2)
     key_noise, key_probes = jax.random.split(key)
     exact = latent_blocks.in_float64(params)
     points = {

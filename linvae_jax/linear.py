@@ -97,7 +97,7 @@ class Model:
 
     n: int
     k: int
-    decoder_weights: ClassVar[str] = "W"  # which of `latent_weights` the decoder has
+    decoder_name: ClassVar[str] = "W"
 
     def init(self, key: PRNGKeyArray, sigma2: Any) -> LinearVAE:
         """As `init`."""
@@ -113,6 +113,8 @@ class Model:
 
     def latent_weights(self, params: LinearVAE, latents: tuple[int, ...]) -> dict[str, Array]:
         """All that belongs to some latents: columns of W, rows of V, entries of log D."""
+        for j in latents:
+            _checks.in_range("latents", j, 0, self.k - 1, "k latents, from 0")
         rows = np.array(latents)
         return {"W": params.W[:, rows], "V": params.V[rows], "log_d": params.log_d[rows]}
 

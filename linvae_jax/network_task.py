@@ -66,8 +66,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         x = rows if transform is None else transform(jnp.asarray(rows), jax.random.fold_in(key, i))
         return jnp.asarray(x, jnp.result_type(float))
 
-    windows = values if isinstance(values, windowed.Windowed) else None
-    values = values if windows is None else windows.values
+    given, values = values, windowed.whole(values)
     N, n = values.shape
     pieces = range(0, N, 4096)
     if n <= _LARGE:
@@ -75,9 +74,9 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         mean, lam = moments.mean, mom.spectrum(moments).eigenvalues
     else:
         mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
-        lam = mom.thin_spectrum(real(values[spread(N, _LARGE)], N)).eigenvalues
+        lam = mom.thin_spectrum(real(values[windowed.spread(N, _LARGE)], N)).eigenvalues
     lam = jnp.pad(lam, (0, n - len(lam)))
-    kept = jnp.asarray(values) if windows is None else windows
+    kept = given if isinstance(given, windowed.Windowed) else jnp.asarray(values)
     return Data(kept, *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
 
 
@@ -102,18 +101,14 @@ def centred(
 
     Returns:
         (min(count, N), n), in JAX's default float.
+
+    Raises:
+        ValueError: count < 1.
     """
-    windows = data.values if isinstance(data.values, windowed.Windowed) else None
-    values: Any = data.values if windows is None else windows.values
-    rows = values[spread(values.shape[0], count)]
+    values = windowed.whole(data.values)
+    rows = values[windowed.spread(values.shape[0], count)]
     x = rows if transform is None else transform(jnp.asarray(rows), key)
     return jnp.asarray(x, jnp.result_type(float)) - data.mean
-
-
-def spread(total: int, count: int) -> np.ndarray:
-    """Indices of at most `count` of the data, evenly over a set that may be sorted by class."""
-    count = min(count, total)
-    return (np.arange(count) * (total / count)).astype(np.int32)
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -207,7 +202,7 @@ class NetworkTask:
         _checks.shape("data.values", data.values, ("N", self.model.n))
         _checks.shape("data.mean", data.mean, (self.model.n,))
         windows = data.values if isinstance(data.values, windowed.Windowed) else None
-        _checks.finite("data.values", data.values if windows is None else windows.values)
+        _checks.finite("data.values", windowed.whole(data.values))
         _checks.finite("data.mean", data.mean)
         _checks.shape("data.eigenvalues", data.eigenvalues, (self.model.n,))
         _checks.eigenvalues("data.eigenvalues", data.eigenvalues)
@@ -245,7 +240,7 @@ class NetworkTask:
         self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
     ) -> Record:
         """Measure on `observed` data."""
-        rows = spread(data.values.shape[0], self.observed)
+        rows = windowed.spread(data.values.shape[0], self.observed)
         found = evaluation.evaluate(
             *(self.model, params, data.values[rows], data.mean, key), transform=self.transform
         )

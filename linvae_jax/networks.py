@@ -169,7 +169,7 @@ def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> tuple[np.ndarray, 
 class _LatentWeights:
     """What belongs to one latent: a row of the decoder's first layer, columns of the head."""
 
-    decoder_weights: ClassVar[str] = "decoder"  # which of `latent_weights` the decoder has
+    decoder_name: ClassVar[str] = "decoder"
 
     def latent_weights(self, params: VAE, latents: tuple[int, ...]) -> dict[str, Array]:
         """Weights of some latents: with all of them zero, they are collapsed."""

@@ -14,7 +14,7 @@ and the linear VAE (`linear.Model`) and the networks (`networks`) are the same k
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,27 @@ class Model(Protocol):
 
     def decode(self, params: Any, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """E[x | z] − μ."""
+        ...
+
+
+@runtime_checkable
+class LatentModel(Model, Protocol):
+    """A model that knows which weights are one latent's own: all of them zero, it is collapsed.
+
+    Attributes:
+        decoder_name: which of `latent_weights` the decoder has; the others are the encoder's.
+    """
+
+    decoder_name: ClassVar[str]
+
+    def latent_weights(self, params: Any, latents: tuple[int, ...]) -> dict[str, Array]:
+        """Weights of some latents, by name."""
+        ...
+
+    def with_latent_weights(
+        self, params: Any, latents: tuple[int, ...], weights: dict[str, Array]
+    ) -> Any:
+        """The same parameters with these in their place."""
         ...
 
 

@@ -51,6 +51,22 @@ class Windowed(Protocol):
         ...
 
 
+def whole(values: Any) -> Any:
+    """All values, in windows or not."""
+    return values.values if isinstance(values, Windowed) else values
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """Indices of at most `count` rows, evenly over a set that may be sorted by class.
+
+    Raises:
+        ValueError: count < 1.
+    """
+    _checks.in_range("count", count, 1, 2**31 - 1, "at least one")
+    count = min(count, total)
+    return (np.arange(count) * (total / count)).astype(np.int32)
+
+
 def find(data: Any) -> Windowed | None:
     """The leaf that is in windows.
 

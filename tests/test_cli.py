@@ -114,6 +114,11 @@ def test_errors_are_one_line_and_exit_with_two(data, capsys):
     assert "k: got 9, expected 1 <= k <= 7" in errors[1]
     assert linvae("sweep", "--data", data, "--curvature", "all") == 2
     assert "`linvae landscape` has the linear VAE's exactly" in capsys.readouterr().err
+    assert linvae("sweep", "--data", data, "--curvature-data", 0) == 2
+    assert linvae("sweep", "--data", data, "--curvature-sigma2", 1, -1) == 2
+    errors = capsys.readouterr().err
+    assert "curvature_data: got 0" in errors
+    assert "curvature_sigma2: got -1" in errors
 
 
 @pytest.mark.parametrize("command", ["fit", "points", "surface", "sweep", "landscape", "reproduce"])
@@ -150,6 +155,10 @@ def test_presets_and_what_replaces_their_numbers():
     colour = cli.Reproduce(full=True, data=cli.Data(data="celeba"))
     assert colour.networks() == nonlinear.CELEBA
     assert cli.Reproduce().networks() == nonlinear.QUICK
+    less = cli.Reproduce(full=True, curvature=False, variations=False).networks()
+    assert less == replace(nonlinear.MNIST, curvature_data=0, variations=())
+    with pytest.raises(ValueError, match="network_seeds: got 0"):
+        cli.Reproduce(network_seeds=0).networks()
     with pytest.raises(ValueError, match="smoke: got with --full"):
         cli.Reproduce(full=True, smoke=True).networks()
     with pytest.raises(ValueError, match="epochs: got 0"):

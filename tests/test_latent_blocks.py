@@ -17,13 +17,17 @@ KEY = jax.random.key(0)
     ("model", "other"),
     [
         (networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64"), 0.0),
+        (networks.Mlp(4, 2, (5,), (5, 3), "relu", dtype="float64"), 0.0),
         (networks.Mlp(4, 2, (5,), (), "relu", shared_variance=True, dtype="float64"), 0.0),
         (networks.Conv((2, 2, 1), 2, (3,), "gelu", dtype="float64"), 0.0),
         (linear.Model(4, 2), 0.1),
     ],
 )
 def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
-    """Wherever the other weights are: here nothing is trained. Rounding alone is left."""
+    """Wherever the other weights are: here nothing is trained. Rounding alone is left.
+
+    Of a ReLU decoder both are without its kinks.
+    """
     params = jax.tree.map(lambda leaf: leaf + other, model.init(KEY, 1.0))
     data = jax.random.normal(jax.random.key(1), (60, 4)) * jnp.array([3.0, 2.0, 1.0, 0.5])
     sigma2, beta = 0.7, 1.3
@@ -55,7 +59,7 @@ def test_blocks_of_the_linear_vae_are_those_of_the_theory(monkeypatch):
     monkeypatch.setattr(latent_blocks, "_PIECE", 7)  # 20 data: two pieces and a rest
     model = linear.Model(3, 1)
     x = jax.random.normal(KEY, (20, 3))
-    blocks = latent_blocks.at(model, model.init(KEY, 1.0), x, KEY, 0, second=5, batch_size=4)
+    blocks = latent_blocks.at(model, model.init(KEY, 1.0), x, KEY, 0, hessian_data=5, batch_size=4)
     S = x.T @ x / 20
     np.testing.assert_allclose(blocks.decoder, np.eye(3), atol=1e-14)
     # the encoder's weights by name: V, then log D
@@ -74,7 +78,7 @@ def test_noise_and_data_of_each_datum_stay_together():
     x = jax.random.normal(jax.random.key(1), (60, 4))
     # datum i is used where the noise is its own: by hand, from those alone
     some = [0, 15, 30, 45]
-    blocks = latent_blocks.at(model, params, x, KEY, 1, second=4)
+    blocks = latent_blocks.at(model, params, x, KEY, 1, hessian_data=4)
     noise = jax.random.normal(KEY, (60, 2))[jnp.array(some)].at[:, 1].set(1)
     point = latent_blocks.collapsed(model, params, (1,))
 
@@ -97,15 +101,24 @@ def test_noise_and_data_of_each_datum_stay_together():
         # noise itself helps
         (np.diag([2.0, -1.0]), np.array([[3.0, 0.0], [0.0, 0.0]]), np.diag([6.0, 3.0]), np.inf),
         # a feature of another scale, and one that is zero
-        (np.eye(2), np.array([[0.0, 1e-8, 0], [1e-3, 0, 0]]), np.diag([1.0, 1e-16, 0.0]), 1.0),
+        (np.eye(2), np.array([[0.0, 1e-8, 0], [0.5, 0, 0]]), np.diag([1.0, 1e-16, 0.0]), 1.0),
     ],
 )
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 def test_critical_sigma2_by_hand(decoder, coupling, encoder, gamma, beta):
     blocks = latent_blocks.Blocks(*map(jnp.asarray, (decoder, coupling, encoder)))
     np.testing.assert_allclose(float(blocks.critical_sigma2(beta)), gamma / beta, rtol=1e-13)
+    way = blocks.direction()
+    np.testing.assert_allclose(jnp.linalg.norm(way), 1, rtol=1e-14)
+    assert abs(way[0]) == np.isfinite(gamma)  # along the first unit, or the second
     if np.isinf(gamma):
         assert jnp.linalg.eigvalsh(blocks.hessian(1e3, beta))[-1] > 0
+
+
+def test_a_latent_that_nothing_comes_through_goes_nowhere():
+    blocks = latent_blocks.Blocks(jnp.zeros((2, 2)), jnp.zeros((2, 3)), jnp.eye(3))
+    assert blocks.critical_sigma2() == 0
+    np.testing.assert_array_equal(blocks.direction(), [0, 0])
 
 
 def test_curvature_by_finite_steps_sees_the_kink_of_a_relu():
@@ -141,7 +154,7 @@ def test_single_precision_and_unknown_latents_are_refused():
     params = model.init(KEY, 1.0)
     with pytest.raises(ValueError, match=r"latents: got 2, expected 0 <= latents <= 1"):
         latent_blocks.collapsed(model, params, (2,))
-    with pytest.raises(ValueError, match="second: got 0"):
-        latent_blocks.at(model, params, jnp.ones((5, 4)), KEY, 0, second=0)
+    with pytest.raises(ValueError, match="hessian_data: got 0"):
+        latent_blocks.at(model, params, jnp.ones((5, 4)), KEY, 0, hessian_data=0)
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         latent_blocks.in_float64(params)

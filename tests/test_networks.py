@@ -233,17 +233,15 @@ def test_collapsed_latents_are_stationary_in_their_own_weights(name):
 
 
 @pytest.mark.parametrize(("means", "record"), [(0.1, (5.0, 100.0)), (1.0, (0.0, 0.1))])
-def test_first_steps_keep_latents_where_the_noise_is_large(means, record, monkeypatch):
+def test_first_steps_keep_latents_where_the_noise_is_large(means, record):
     """From posteriors far from the prior Adam's first steps collapse all: why means start small."""
-    monkeypatch.setattr(networks, "_MEANS", means)
     pixels = datasets.load("digits").images[::10]
     logit = preprocessing.Logit(1e-6)
     data = network_task.prepare(pixels, logit, KEY)
     scale = network_task.data_scale(data)
     assert 2.5 < scale < 3.5  # √9.08 on all of MNIST
-    model = networks.Mlp(784, 100, (256, 128), (128, 256), data_scale=scale)
-    # another `observed` is another program, which does not remember the other start
-    task = network_task.NetworkTask(model, 32, logit, observed=100 + int(means))
+    model = networks.Mlp(784, 100, (256, 128), (128, 256), data_scale=scale, mean_scale=means)
+    task = network_task.NetworkTask(model, 32, logit, observed=100)
     config = training.TrainConfig(150, 150, schedule="constant")
     hyper = training.Hyperparameters(1e-3, 10.0, learned=False)
     _, history = training.train(task, config, data, hyper, KEY)
@@ -277,6 +275,7 @@ def test_starts_with_unit_variances_and_never_collapsed(name):
         (lambda: networks.Mlp(3, 2).init(KEY, -1.0), r"sigma2: got -1.0"),
         (lambda: networks.Mlp(3, 2, [4]), r"encoder: got \[4\], expected a tuple"),
         (lambda: networks.Mlp(dtype="bfloat16"), r"dtype: got 'bfloat16'"),
+        (lambda: networks.Conv(mean_scale=0.0), r"mean_scale: got 0"),
         (lambda: networks.Conv(precision="best"), r"precision: got 'best'"),
     ],
 )

@@ -63,7 +63,7 @@ def test_threshold_of_the_linear_vae_is_that_of_its_blocks(seed, beta):
         jnp.eye(n), jnp.diag(jnp.asarray((1 - wv) * lam)), jnp.diag(jnp.asarray(lam))
     )
     found = float(blocks.critical_sigma2(beta))
-    expected = trained._linear_critical_sigma2(lam, k, sigma2, beta)
+    expected = float(conditioning.critical_sigma2(jnp.asarray(lam), k, sigma2, beta))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -75,9 +75,21 @@ def test_the_latent_of_least_kl_is_taken(x):
     # ½ log λ₂/σ², to the float64 rounding of a mean over data
     np.testing.assert_allclose(float(table.latent_kl), 0.5 * np.log(3 / 0.5), rtol=1e-10)
     np.testing.assert_array_equal(table.sigma2, [0.5, 1.0])
-    np.testing.assert_allclose(table.critical_sigma2_finite, table.critical_sigma2, rtol=1e-10)
+    np.testing.assert_allclose(table.critical_sigma2_by_steps, table.critical_sigma2, rtol=1e-10)
+    nothing = latent_blocks.collapsed(linear.Model(4, 2), both, (0, 1))
+    table = trained.escape_path(linear.Model(4, 2), nothing, x, KEY, [1.0])
+    np.testing.assert_allclose(table.critical_sigma2, 6.0, rtol=1e-10)  # total collapse: λ₁
+    np.testing.assert_allclose(table.critical_sigma2_by_steps, 6.0, rtol=1e-10)
     with pytest.raises(ValueError, match="beta: got 0"):
         trained.escape_path(linear.Model(4, 2), both, x, KEY, [1.0], beta=0.0)
+
+
+def test_threshold_by_steps_where_there_is_none():
+    assert trained._by_steps(2.0, 3.0, 1.5) == 4.0
+    assert trained._by_steps(2.0, 3.0, -0.1) == np.inf  # kinks make noise help
+    assert trained._by_steps(np.inf, -1.0, -0.1) == np.inf
+    assert np.isnan(trained._by_steps(np.inf, -1.0, 0.5))
+    assert trained._by_steps(0.0, 0.0, 0.0) == 0.0
 
 
 def test_objective_is_the_elbo_and_compiles_once(x):
@@ -126,7 +138,10 @@ def test_curvature_of_a_sweep_is_that_of_its_networks(x):
     sweep = sweeps.run(task, training.TrainConfig(40, 20), data, grid, quiet=True)
     table = sweep.table
     table["diverged"][0, 1, 0, 1] = True
-    table = trained.of_sweep(task, data, sweep, KEY, [0.1, 1.0], count=200, draws=2, quiet=True)
+    table = trained.escape_of_sweep(
+        task, data, sweep, KEY, [0.1, 1.0], count=200, draws=2, quiet=True
+    )
+    assert table.attrs["data"] == "200"
     assert table.escape_rate.dims == ("sigma2_init", "learned", "beta", "sigma2")
     assert table.critical_sigma2.dims == ("sigma2_init", "learned", "beta")
     gone = {"sigma2_init": 5.0, "learned": False, "beta": 2.0}
@@ -147,4 +162,4 @@ def test_curvature_of_a_sweep_is_that_of_its_networks(x):
     assert float(table.own_escape_rate[1, 0, 0]) == float(at_own.escape_rate[0])
     sweep.table["diverged"][:] = True
     with pytest.raises(ValueError, match="diverged everywhere"):
-        trained.of_sweep(task, data, sweep, KEY, [0.1], quiet=True)
+        trained.escape_of_sweep(task, data, sweep, KEY, [0.1], quiet=True)

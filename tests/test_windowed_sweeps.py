@@ -161,3 +161,17 @@ def test_what_cannot_run_is_told():
         training.train(task, config, data, hyper, jax.random.key(0))
     with pytest.warns(UserWarning, match=r"trains on 20 of 40 rows: 1 windows of 20"):
         sweeps.run(task, training.TrainConfig(1, 1), data, sweeps.Grid(), quiet=True)
+
+
+def test_some_rows_of_pixels_are_the_same_in_windows_and_not(data):
+    logit, key = child.TASK.transform, jax.random.key(3)
+    values = np.asarray(windowed.whole(data.values))
+    resident = replace(data, values=jnp.asarray(values))
+    some = network_task.centred(data, logit, key, 7)
+    np.testing.assert_array_equal(some, network_task.centred(resident, logit, key, 7))
+    # by hand: every so many of all rows, with the transform's noise, the mean taken off
+    rows = jnp.asarray(values[[int(i * len(values) / 7) for i in range(7)]])
+    real = rows if logit is None else logit(rows, key)
+    np.testing.assert_allclose(some, real - data.mean, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="count: got 0"):
+        network_task.centred(data, logit, key, 0)
