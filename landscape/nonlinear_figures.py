@@ -159,7 +159,7 @@ def curvature(table: xr.Dataset) -> Figure:
     right.set_yscale("log")
     right.set_xlabel("σ² of the trained network (data unit²)")
     right.set_ylabel("critical σ² (data unit²)")
-    right.legend(loc="upper left")
+    right.legend(loc="lower right")
     return figure
 
 

@@ -268,6 +268,22 @@ def markdown(compared: Sequence[Compared]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def agreement(compared: Sequence[Compared]) -> str:
+    """How many rows and cells agree, by `RULE`; for each kind of cell, where some do not."""
+    rows, judged = sum(not c.differs for c in compared), sum(c.judged for c in compared)
+    cells = judged - sum(len(c.differs) for c in compared)
+    parts = []
+    for name, (heading, _) in COLUMNS.items():
+        of = [c.cells[name].agrees for c in compared if name in c.cells]
+        of = [agrees for agrees in of if agrees is not None]
+        if of:
+            parts.append(f"{heading} {sum(of)} of {len(of)}")
+    return (
+        f"{rows} of {len(compared)} rows agree with the paper, {cells} of {judged} cells "
+        f"({', '.join(parts)})"
+    )
+
+
 def doubts(compared: Sequence[Compared]) -> str:
     """What is doubtful of the paper's numbers in these rows, in words; "" if nothing is."""
     return "; ".join(
@@ -312,6 +328,8 @@ def varied(table: xr.Dataset, data: str) -> str:
             shown = [name for name in names if learned or name != "sigma2"]
             for name in table.variation.values:
                 at = table.sel(sigma2_init=start, learned=learned, variation=name)
+                if bool(np.isnan(at.diverged).all()):  # not trained
+                    continue
                 cells = [str(_ours(at, n)) if n in shown else "" for n in names]
                 lines.append(f"| {head} | {name} | {int(at.num_steps):,} | {' | '.join(cells)} |")
                 head = " | "

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 from markdown_it import MarkdownIt
 
@@ -141,11 +142,10 @@ def _table(table: xr.Dataset) -> list[str]:
     compared = paper_table.compare(table, data)
     lines = [_caption(table), ""]
     if compared:
-        rows, judged = sum(not c.differs for c in compared), sum(c.judged for c in compared)
-        cells, doubts = judged - sum(len(c.differs) for c in compared), paper_table.doubts(compared)
+        doubts = paper_table.doubts(compared)
         lines += [
-            f"{rows} of {len(compared)} rows agree with the paper, {cells} of {judged} cells. "
-            f"{paper_table.RULE} Cells in bold differ; ± is the standard deviation over seeds.", "",
+            f"{paper_table.agreement(compared)}. {paper_table.RULE} Cells in bold differ; ± is the "
+            "standard deviation over seeds.", "",
             paper_table.markdown(compared),
         ]  # fmt: skip
         lines += [f"Doubtful (?): {doubts}.", ""] if doubts else []
@@ -170,11 +170,17 @@ def _paper_data(table: xr.Dataset) -> str:
 
 
 def _varied(table: xr.Dataset) -> list[str]:
-    return [
-        "`nonlinear_variations.nc`: the table's settings with one thing otherwise, first seed.",
-        "",
-        paper_table.varied(table, _paper_data(table)),
-    ]
+    data = _paper_data(table)
+    lines = [
+        "`nonlinear_variations.nc`: the table's settings with one thing otherwise, first seed.", "",
+        paper_table.varied(table, data),
+    ]  # fmt: skip
+    for name in table.variation.values[1:]:
+        at = table.sel(variation=name)
+        compared = paper_table.compare(at, data)
+        if compared and not bool(np.isnan(at.diverged).any()):
+            lines += [f"{str(name).capitalize()}: {paper_table.agreement(compared)}, one seed.", ""]
+    return lines
 
 
 def _caption(table: xr.Dataset) -> str:

@@ -27,13 +27,14 @@ SLOW = {
     "test_sweeps.py": 150,
     "test_blocks.py": 95,
     "test_lanczos.py": 90,
-    "test_cli.py": 80,
+    "test_cli.py": 95,
     "test_benchmarks.py": 75,
-    "test_trained.py": 45,
+    "test_trained.py": 60,
     "test_census.py": 45,
     "test_study.py": 30,
     "test_data.py": 25,
     "test_networks.py": 25,
+    "test_latent_blocks.py": 25,
     "test_landscape.py": 20,
 }
 

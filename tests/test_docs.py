@@ -16,6 +16,7 @@ from landscape import nonlinear, paper_table
 from linvae_jax import tables
 
 ROOT = Path(__file__).parent.parent
+MNIST = ROOT / "benchmarks" / "results" / "mnist"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(
     info.name
@@ -47,24 +48,62 @@ def test_python_example_of_the_readme_runs_and_prints_zeros():
 
 
 def test_table_of_the_readme_is_that_of_the_saved_results():
-    folder = ROOT / "benchmarks" / "results" / "mnist"
     shown = README.split("tests/test_docs.py -->\n")[1].split("<!-- end of table -->")[0].strip()
-    found = paper_table.compare(nonlinear.load(folder)["table"], "mnist")
+    found = paper_table.compare(nonlinear.load(MNIST)["table"], "mnist")
     assert shown == paper_table.markdown(found).strip()
-    assert shown in (folder / "report.md").read_text(encoding="utf-8")
+    assert shown in (MNIST / "report.md").read_text(encoding="utf-8")
 
 
 def test_training_length_in_the_readme_is_that_of_the_saved_sweep():
-    table = tables.load(ROOT / "benchmarks" / "results" / "mnist" / "training_length.nc").squeeze()
+    table = tables.load(MNIST / "training_length.nc").squeeze()
     elbo = table.final_elbo + float(table.attrs["pixel_constant"])
     held, learned = elbo.sel(learned=False), elbo.sel(learned=True)
-    assert f"held, −1,110 becomes −{-float(held):,.0f} (paper" in README
-    assert f"−1,082 becomes −{-float(learned):,.0f} (paper" in README
+    assert f"held, −1,110 becomes\n  −{-float(held):,.0f}; learned" in README
+    assert f"−1,082 becomes −{-float(learned):,.0f} and σ²" in README
     assert f"1.57 to {float(table.final_sigma2.sel(learned=True)):.2f} (paper" in README
     percent = table.final_collapsed / 2  # of 200
-    assert f"rises to {int(percent[0])} and {int(percent[1])} %" in README
+    assert f"rises to\n  {int(percent[0])} and {int(percent[1])} %" in README
     assert table.step[-1] == 24_000
     assert table.attrs["command"].startswith("linvae sweep {")
+
+
+def test_variations_in_the_readme_are_those_of_the_saved_table():
+    table = tables.load(MNIST / "nonlinear_variations.nc").isel(seed=0)
+    elbo = table.final_elbo + float(table.attrs["pixel_constant"])
+    percent = (table.final_collapsed / 2).round().astype(int)  # of 200
+    kl = table.final_kl.sum("latent")
+
+    def at(values, name, sigma2, learned=False):
+        return values.sel(variation=name, sigma2_init=sigma2, learned=learned).item()
+
+    base, *others = table.variation.values
+    third, three, constant, start, four, batch = others
+    for name in (constant, third, three):
+        assert f"{at(percent, name, 10)} %" in README
+    assert f"instead of {at(percent, base, 10)} %" in README
+    assert f"({at(kl, constant, 10):.1f} and {at(kl, base, 10):.1f} nats)" in README
+    assert round(at(elbo, base, 10) - at(elbo, constant, 10)) == 10
+    for learned in (False, True):
+        before, after = (-at(elbo, name, 1, learned) for name in (base, four))
+        assert f"from −{before:,.0f} to −{after:,.0f}" in README
+        # ELBOs of other rates are lower, of another start about the same
+        assert max(at(elbo, name, 1, learned) for name in (third, three)) < -before - 10
+        assert abs(at(elbo, start, 1, learned) + before) < 6
+        assert f"−{-at(elbo, batch, 1, learned):,.0f}" in README
+    sigma2 = [at(table.final_sigma2, name, 0.001, True) for name in (four, base)]
+    assert f"to {sigma2[0]:.2g} instead of {sigma2[1]:.2g}" in README
+
+
+def test_curvature_in_the_readme_is_that_of_the_saved_table():
+    """The caption's claims: collapse is stable, nearly so, or not at all."""
+    table = tables.load(MNIST / "nonlinear_curvature.nc")
+    share = table.critical_sigma2_by_steps / table.own_sigma2
+    assert (share.sel(learned=False, sigma2_init=[10.0, 1.0]) < 1).all()
+    assert (share.sel(learned=True, sigma2_init=[10.0, 1.0, 0.1]) < 1.1).all()
+    assert (share.sel(learned=False, sigma2_init=[0.1, 0.01, 0.001]) > 3).all()
+    below = table.critical_sigma2_by_steps < table.linear_critical_sigma2
+    assert not below.sel(learned=True, sigma2_init=0.001)  # the README says which
+    assert int(below.sum()) == below.size - 1
 
 
 def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
