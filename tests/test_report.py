@@ -333,7 +333,9 @@ def test_figure_of_curvature_has_room_for_all_that_comes():
     left, right = nonlinear_figures.curvature(both).axes
     assert [line.get_marker() for line in left.lines].count("o") == 4
     assert [line.get_marker() for line in right.lines].count("^") == 2
-    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    legend = right.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["σ² held", "linear VAE", "above: collapse is unstable"]
 
 
