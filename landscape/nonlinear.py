@@ -124,7 +124,7 @@ QUICK = replace(
 SMOKE = replace(
     QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
     annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, varied_sigma2=(1.0,),
-    variations=VARIATIONS[-1:],
+    variations=VARIATIONS[:1],
 )  # fmt: skip
 
 

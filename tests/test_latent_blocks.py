@@ -16,7 +16,6 @@ KEY = jax.random.key(0)
 @pytest.mark.parametrize(
     ("model", "other"),
     [
-        (networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64"), 0.0),
         (networks.Mlp(4, 2, (5,), (5, 3), "relu", dtype="float64"), 0.0),
         (networks.Mlp(4, 2, (5,), (), "relu", shared_variance=True, dtype="float64"), 0.0),
         (networks.Conv((2, 2, 1), 2, (3,), "gelu", dtype="float64"), 0.0),
