@@ -46,7 +46,7 @@ def in_float64(params: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
 
 
-def collapsed(model: Any, params: Any, latents: Sequence[int]) -> Any:
+def collapsed(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
     """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
 
     Args:
@@ -129,7 +129,7 @@ def _inverse_root(values: Array) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnames=("model", "latent", "batch_size"))
 def _first_order(
-    model: Any, params: Any, x: Array, noise: Array, latent: int, batch_size: int
+    model: vae.LatentModel, params: Any, x: Array, noise: Array, latent: int, batch_size: int
 ) -> tuple[Array, Array]:
     """Sums for B and C, from one gradient of the error and of the posterior for each datum."""
     weights = dict(model.latent_weights(params, (latent,)))
@@ -163,7 +163,9 @@ def _first_order(
 
 
 @partial(jax.jit, static_argnames=("model", "latent"))
-def _second_order(model: Any, params: Any, x: Array, noise: Array, latent: int) -> Array:
+def _second_order(
+    model: vae.LatentModel, params: Any, x: Array, noise: Array, latent: int
+) -> Array:
     """A, from Hessian-vector products of the error."""
     noise = noise.at[:, latent].set(1)  # enters by its square, of mean 1
     weights = model.latent_weights(params, (latent,))
@@ -177,7 +179,7 @@ def _second_order(model: Any, params: Any, x: Array, noise: Array, latent: int) 
 
 
 def at(
-    model: Any,
+    model: vae.LatentModel,
     params: Any,
     x: Float[Array, "N n"],
     key: PRNGKeyArray,
@@ -231,7 +233,9 @@ def at(
 
 
 @partial(jax.jit, static_argnames=("model", "latent"))
-def _slopes(model: Any, params: Any, x: Array, noise: Array, latent: int, along: Array) -> Array:
+def _slopes(
+    model: vae.LatentModel, params: Any, x: Array, noise: Array, latent: int, along: Array
+) -> Array:
     """Sum over data of the error's slope along a direction of the decoder's weights, z = ±1."""
     weights = model.latent_weights(params, (latent,))
     name = model.decoder_name
@@ -247,7 +251,7 @@ def _slopes(model: Any, params: Any, x: Array, noise: Array, latent: int, along:
 
 
 def curvature_along(
-    model: Any,
+    model: vae.LatentModel,
     params: Any,
     x: Float[Array, "N n"],
     key: PRNGKeyArray,

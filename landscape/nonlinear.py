@@ -80,9 +80,9 @@ class Settings:
         curvature_data: looked at for the curvature at a collapsed latent of the table's networks;
             0: none, for it takes a Hessian-vector product for each unit of the decoder's first
             layer, 4,096 for the convolutions.
-        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained, held and
-            learned, one seed.
-        variations: of the table's settings.
+        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained that are not
+            for all rows.
+        variations: of the table's settings, one at a time; held and learned, one seed.
     """
 
     network: Literal["mlp", "conv"]

@@ -24,7 +24,7 @@ from linvae_jax._linalg import matmul
 
 
 def escape_path(
-    model: Any,
+    model: vae.LatentModel,
     params: Any,
     x: Float[Array, "N n"],
     key: PRNGKeyArray,
@@ -101,7 +101,7 @@ def escape_path(
 
 
 @partial(jax.jit, static_argnames="model")
-def _mean_kl(model: Any, params: Any, x: Array) -> Float[Array, "k"]:
+def _mean_kl(model: vae.LatentModel, params: Any, x: Array) -> Float[Array, "k"]:
     def of_datum(datum: Array) -> Array:
         posterior = model.encode(params, datum[None])
         return gaussian.kl(posterior.mean**2, posterior.log_d)[0]
@@ -162,21 +162,19 @@ def escape_of_sweep(
     x = jnp.stack([network_task.centred(data, task.transform, k, count) for k in keys], axis=1)
     x = x.reshape(-1, task.model.n)  # a datum's draws in a row: A is to have many data
     lam = jnp.sort(jnp.asarray(data.eigenvalues, jnp.float64))[::-1]
+    model = _latent_model(task)
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
         own, beta = float(run.final_sigma2), float(run.beta)
         # its own σ² first of all, which need not be on the grid
         values = sorted({*sigma2, own})
-        found = escape_path(
-            task.model, params, x, key, values, beta=beta, hessian_data=hessian_data
-        )
+        found = escape_path(model, params, x, key, values, beta=beta, hessian_data=hessian_data)
         rate = float(found.escape_rate[values.index(own)])
         found = found.isel(sigma2=[values.index(s) for s in sorted(sigma2)])
-        linear = float(conditioning.critical_sigma2(lam, task.model.k, own, beta))
+        linear = float(conditioning.critical_sigma2(lam, model.k, own, beta))
         of_linear = "critical σ² of the linear VAE at its optimum at own_sigma2"
         return found.assign(
-            own_sigma2=((), own, _told("data unit²", "σ² when training ended")),
-            own_escape_rate=((), rate, _told("nats", "escape rate at that σ²")),
+            own_escape_rate=((), rate, _told("nats", "escape rate at own_sigma2")),
             linear_critical_sigma2=((), linear, _told("data unit²", of_linear)),
         )
 
@@ -184,10 +182,19 @@ def escape_of_sweep(
     return table.assign_attrs(data=str(len(x) // draws), draws=str(draws))
 
 
+def _latent_model(task: network_task.NetworkTask) -> vae.LatentModel:
+    if not isinstance(task.model, vae.LatentModel):
+        _checks.fail("task.model", type(task.model).__name__, "a vae.LatentModel")
+    return task.model
+
+
 def _at_networks(
     sweep: sweeps.Sweep, at_network: Callable[[Any, xr.Dataset], xr.Dataset], quiet: bool
 ) -> xr.Dataset:
-    """A table of each network of the first seed, as one over the sweep's dimensions."""
+    """A table of each network of the first seed, as one over the sweep's dimensions.
+
+    With own_sigma2, where training ended. NaN, and integers −1, where a run diverged.
+    """
     first = sweep.table.isel(seed=0)
     dims, shape = first.diverged.dims, first.diverged.shape
     if bool(first.diverged.all()):
@@ -200,7 +207,8 @@ def _at_networks(
             row: dict[Any, np.ndarray] = {}
             if not bool(run.diverged):
                 params = jax.tree.map(lambda leaf, i=place: leaf[(0, *i)], sweep.params)
-                found = at_network(params, run)
+                own = ((), float(run.final_sigma2), _told("data unit²", "σ² when training ended"))
+                found = at_network(params, run).assign(own_sigma2=own)
                 row = {name: values.values for name, values in found.items()}
             rows.append(row)
             bar.update()
@@ -290,7 +298,7 @@ def objective(
 
 
 def spectra(
-    model: Any,
+    model: vae.LatentModel,
     params: Any,
     x: Float[Array, "N n"],
     key: PRNGKeyArray,
@@ -399,14 +407,14 @@ def spectra_of_sweep(
     """`spectra` at the networks of a sweep's first seed.
 
     Args:
-        task: what was trained.
-        data: on which.
+        task: as for `escape_of_sweep`, like the arguments not listed here.
+        data: on which it was trained.
         sweep: its result.
         key: for noise and probes.
         sigma2: at which noise.
-        count: data looked at, spread over all.
-        probes: as for `spectra`, like `steps`.
-        steps: Hessian-vector products for each probe.
+        count: data looked at, one draw of noise each.
+        probes: as for `spectra`.
+        steps: as for `spectra`.
         quiet: no progress bar.
 
     Returns:
@@ -417,13 +425,12 @@ def spectra_of_sweep(
         ValueError: all runs diverged; as `spectra`.
     """
     x = network_task.centred(data, task.transform, jax.random.fold_in(key, 0), count)
+    model = _latent_model(task)
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
-        found = spectra(
-            task.model, params, x, key, sigma2, beta=float(run.beta), probes=probes, steps=steps,
-            quiet=quiet,
-        )  # fmt: skip
-        own = ((), float(run.final_sigma2), _told("data unit²", "σ² when training ended"))
-        return found.assign(own_sigma2=own)
+        beta = float(run.beta)
+        return spectra(
+            model, params, x, key, sigma2, beta=beta, probes=probes, steps=steps, quiet=quiet
+        )
 
     return _at_networks(sweep, at_network, quiet)

@@ -63,6 +63,34 @@ def test_training_length_in_the_readme_is_that_of_the_saved_sweep():
     assert table.attrs["command"].startswith("linvae sweep {")
 
 
+def test_other_numbers_of_the_readme_are_those_of_the_saved_tables():
+    found, text = nonlinear.load(MNIST), " ".join(README.split())
+    seconds = {name: float(table.attrs["seconds"]) for name, table in found.items()}
+    assert f"{seconds['table'] / 60:.0f} minutes of them for the table" in text
+    assert 2.25 < sum(seconds.values()) / 3600 < 2.75  # 2½ hours
+    # the run that blew up
+    at = found["table"].sel(sigma2_init=0.001, learned=True)
+    largest = at.kl.max("step")
+    assert int((largest > 1e6).sum()) == 1
+    wild = at.isel(seed=int(largest.argmax("seed")))
+    assert abs(int(wild.step[int((wild.kl > 1e6).argmax("step"))]) - 7500) <= 312  # a record or so
+    after = wild.sigma2[wild.step > 8000]
+    assert float(after.max() / after.min()) < 1.01
+    # what the paper's numbers say of its tuned σ²
+    rows = {row.number: paper_table.closed_form(row) for row in paper_table.ROWS}
+    assert f"Row 5 then has {rows[5].sigma2:.2f} and −{-rows[5].elbo:,.1f} nats" in text
+    assert f"{rows[4].sigma2:.2f} and −{-rows[4].elbo:,.1f} instead of 0.877" in text
+    # runs of the full preset, in images: 144 of its table's runs
+    full = nonlinear.MNIST
+    others = full.other_seeds * (len(full.curve_sigma2) + 2 * len(full.annealed_sigma2))
+    varied = sum(
+        2 * v.epochs * len(full.sigma2 if v.all_rows else full.varied_sigma2)
+        for v in full.variations
+    )
+    assert 2 * len(full.sigma2) * full.seeds + others + varied == 144
+    assert full.epochs * 60_000 == 6e6
+
+
 def test_variations_in_the_readme_are_those_of_the_saved_table():
     whole = tables.load(MNIST / "nonlinear_variations.nc")
     table = whole.isel(seed=0)
