@@ -119,6 +119,8 @@ def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], fo
         parts += ["## Nonlinear VAEs: the table", "", *_table(found["table"])]
     if "variations" in found:
         parts += ["## What the settings of training change", "", *_varied(found["variations"])]
+    if "curvature" in found:
+        parts += ["## Could a collapsed latent come back?", "", *_thresholds(found["curvature"])]
     if claims:
         parts += [
             "## Claims",
@@ -172,7 +174,7 @@ def _paper_data(table: xr.Dataset) -> str:
 def _varied(table: xr.Dataset) -> list[str]:
     data = _paper_data(table)
     lines = [
-        "`nonlinear_variations.nc`: the table's settings with one thing otherwise, first seed.", "",
+        "`nonlinear_variations.nc`: the table's settings varied, first seed.", "",
         paper_table.varied(table, data),
     ]  # fmt: skip
     for name in table.variation.values[1:]:
@@ -181,6 +183,29 @@ def _varied(table: xr.Dataset) -> list[str]:
         if compared and not bool(np.isnan(at.diverged).any()):
             lines += [f"{str(name).capitalize()}: {paper_table.agreement(compared)}, one seed.", ""]
     return lines
+
+
+def _thresholds(table: xr.Dataset) -> list[str]:
+    lines = [
+        "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, made "
+        "to collapse. Below the critical σ² it comes back; finite steps count the kinks of ReLU, "
+        "which derivatives do not see.", "",
+        "| σ² | start | KL | σ² at the end | critical σ² | by finite steps | linear VAE's | "
+        "collapse is |",
+        "| --- | ---: " + "| ---: " * 5 + "| --- |",
+    ]  # fmt: skip
+    for learned in table.learned.values.tolist():
+        for start in table.sigma2_init.values:
+            at = table.sel(learned=learned, sigma2_init=start)
+            if bool(np.isnan(at.own_sigma2)):  # diverged
+                continue
+            names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps")
+            numbers = [float(at[name]) for name in (*names, "linear_critical_sigma2")]
+            verdict = "stable" if at.own_sigma2 >= at.critical_sigma2_by_steps else "unstable"
+            mode = "learned" if learned else "held"
+            cells = " | ".join(f"{number:.3g}" for number in numbers)
+            lines.append(f"| {mode} | {start:g} | {cells} | {verdict} |")
+    return [*lines, ""]
 
 
 def _caption(table: xr.Dataset) -> str:

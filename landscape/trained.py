@@ -155,14 +155,14 @@ def escape_of_sweep(
         a linear VAE at its optimum at that σ². NaN, and integers −1, where a run diverged.
 
     Raises:
-        ValueError: all runs diverged; as `escape_path`.
+        ValueError: a model that is no `vae.LatentModel`; all runs diverged; as `escape_path`.
     """
     _checks.in_range("draws", draws, 1, 2**31 - 1, "at least one")
+    model = _latent_model(task)
     keys = jax.random.split(jax.random.fold_in(key, 0), draws)
     x = jnp.stack([network_task.centred(data, task.transform, k, count) for k in keys], axis=1)
     x = x.reshape(-1, task.model.n)  # a datum's draws in a row: A is to have many data
     lam = jnp.sort(jnp.asarray(data.eigenvalues, jnp.float64))[::-1]
-    model = _latent_model(task)
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
         own, beta = float(run.final_sigma2), float(run.beta)
@@ -422,10 +422,10 @@ def spectra_of_sweep(
         own_sigma2. NaN where a run diverged.
 
     Raises:
-        ValueError: all runs diverged; as `spectra`.
+        ValueError: a model that is no `vae.LatentModel`; all runs diverged; as `spectra`.
     """
-    x = network_task.centred(data, task.transform, jax.random.fold_in(key, 0), count)
     model = _latent_model(task)
+    x = network_task.centred(data, task.transform, jax.random.fold_in(key, 0), count)
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
         beta = float(run.beta)

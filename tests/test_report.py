@@ -207,21 +207,33 @@ def bent() -> xr.Dataset:
     """What `trained.of_sweep` gives, by the linear VAE's formulas; one network diverged."""
     own = np.array([[200.0, 40.0], [1.0, np.nan]])
     sigma2 = np.geomspace(0.1, 1000, 9)
-    critical = np.where(np.isnan(own), np.nan, 0.8 * own)
+    critical = np.array([[0.8, 0.8], [3.0, np.nan]]) * own
     rate = np.maximum(critical[..., None] / sigma2 - 1, 0)
     dims = ("sigma2_init", "learned")
     return tables.dataset(
         {
+            "latent_kl": (dims, 0.01 * own, "1", ""),
             "own_sigma2": (dims, own, "1", ""),
             "critical_sigma2": (dims, critical, "1", ""),
             "linear_critical_sigma2": (dims, critical, "1", ""),
             "critical_sigma2_by_steps": (dims, 0.9 * critical, "1", ""),
-            "own_escape_rate": (dims, np.where(own < 100, 0.1, 0.0), "1", ""),
+            "own_escape_rate": (dims, np.where(critical > own, 0.1, 0.0), "1", ""),
             "escape_rate": ((*dims, "sigma2"), rate, "1", ""),
         },
         {"sigma2_init": [200.0, 1.0], "learned": [False, True], "sigma2": sigma2},
         tables.provenance(command="a | b"),
     ).assign_coords(beta=1.0)
+
+
+def test_thresholds_stand_in_the_report(found, tmp_path):
+    text = report.markdown({"curvature": found["curvature"]}, [], tmp_path)
+    lines = text.split("## Could a collapsed latent come back?")[1].split("##")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "able |" in line]
+    assert rows == [  # by hand; the network that diverged is left out
+        ["held", "200", "2", "200", "160", "144", "160", "stable"],
+        ["held", "1", "0.01", "1", "3", "2.7", "3", "unstable"],
+        ["learned", "200", "0.4", "40", "32", "28.8", "32", "stable"],
+    ]
 
 
 def varied(starts: list[float]) -> xr.Dataset:

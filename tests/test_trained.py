@@ -1,5 +1,7 @@
 """Curvature at trained VAEs: on the linear one against the closed forms, then on a network."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,3 +165,29 @@ def test_curvature_of_a_sweep_is_that_of_its_networks(x):
     sweep.table["diverged"][:] = True
     with pytest.raises(ValueError, match="diverged everywhere"):
         trained.escape_of_sweep(task, data, sweep, KEY, [0.1], quiet=True)
+
+
+class Opaque(NamedTuple):
+    """A model that does not say which weights are those of a latent."""
+
+    n: int = 4
+    k: int = 2
+
+    def init(self, key: Any, sigma2: Any) -> Any:
+        raise NotImplementedError
+
+    def encode(self, params: Any, x: Any) -> Any:
+        raise NotImplementedError
+
+    def decode(self, params: Any, z: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("function", [trained.escape_of_sweep, trained.spectra_of_sweep])
+def test_model_that_does_not_know_its_latents_is_refused(x, function):
+    data = network_task.prepare(np.asarray(x, np.float32))
+    trainable = networks.Mlp(4, 2, (5,), (5,))
+    grid, config = sweeps.Grid((0,)), training.TrainConfig(2, 2)
+    sweep = sweeps.run(network_task.NetworkTask(trainable), config, data, grid, quiet=True)
+    with pytest.raises(ValueError, match=r"got Opaque, expected a vae\.LatentModel"):
+        function(network_task.NetworkTask(Opaque()), data, sweep, KEY, [1.0], quiet=True)
