@@ -141,12 +141,15 @@ def merge(a: Moments, b: Moments) -> Moments:
         b: likewise, same n.
 
     Raises:
-        ValueError: different n, or a diagonal `cov` (two eigenbases are not one).
+        ValueError: different n, a diagonal `cov` (two eigenbases are not one), or a population:
+            its weight would be infinite.
     """
     check(a, "a")
     check(b, "b")
     for name, m in (("a.cov", a), ("b.cov", b)):
         _checks.shape(name, m.cov, (a.mean.shape[0], a.mean.shape[0]))
+    for name, m in (("a.count", a), ("b.count", b)):
+        _checks.finite(name, m.count)
     return _merge(jax.tree.map(jnp.array, a), b)  # a copy, since `_merge` donates its first
 
 

@@ -74,6 +74,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         mean, lam = moments.mean, mom.spectrum(moments).eigenvalues
     else:
         mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
+        _checks.finite("values", mean)
         lam = mom.thin_spectrum(real(values[windowed.spread(N, _LARGE)], N)).eigenvalues
     lam = jnp.pad(lam, (0, n - len(lam)))
     kept = given if isinstance(given, windowed.Windowed) else jnp.asarray(values)

@@ -246,7 +246,7 @@ class Mlp(_LatentWeights):
         """q(z | x) of centred data."""
         _checks.shape("x", x, ("N", self.n))
         net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
-        x = x / self.data_scale
+        x = x.astype(params.log_sigma2.dtype) / self.data_scale
         for i in range(len(self.encoder)):
             x = act(getattr(net, f"encoder{i}")(x))
         out = net.head(x)
@@ -354,7 +354,7 @@ class Conv(_LatentWeights):
         """q(z | x) of centred data."""
         _checks.shape("x", x, ("N", self.n))
         net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
-        image = x.reshape(-1, *self.shape) / self.data_scale
+        image = x.reshape(-1, *self.shape).astype(params.log_sigma2.dtype) / self.data_scale
         for i in range(len(self.channels)):
             image = act(_pixelwise(getattr(net, f"encoder{i}"), patches(image)))
         out = net.head(image.reshape(x.shape[0], -1))

@@ -179,8 +179,12 @@ def optimal_elbo(
 
     Returns:
         (), nats per datum. Exact.
+
+    Raises:
+        ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative.
     """
     _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.positive("beta", beta)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
     if sigma2 is None:
@@ -222,15 +226,15 @@ def mle_from_spectrum(
     if sigma2 is None:
         values = jnp.pad(spectrum.eigenvalues, (0, n - m))
         sigma2 = optimal_sigma2(values, k)
-        if _checks.concrete(sigma2):
-            floor = 100 * n * jnp.finfo(values.dtype).eps * values[0]
-            if sigma2 <= floor:
-                _checks.fail(
-                    "moments.cov",
-                    f"a covariance of rank <= k = {k}",
-                    "variance left for σ² to explain",
-                    "Fix sigma2, take a smaller k, or more data.",
-                )
+        # what rounding leaves of a zero eigenvalue, as in NumPy's `matrix_rank`
+        rounding = 10 * n * jnp.finfo(values.dtype).eps * values[0]
+        if _checks.concrete(sigma2) and values[k] <= rounding:
+            _checks.fail(
+                "moments.cov",
+                f"a covariance of rank <= k = {k}",
+                "variance left for σ² to explain",
+                "Fix sigma2, take a smaller k, or more data.",
+            )
     _checks.positive("sigma2", sigma2)
     sigma2 = jnp.asarray(sigma2, spectrum.eigenvalues.dtype)
     W = principal_weights(spectrum.eigenvectors[:, :k], spectrum.eigenvalues[:k], sigma2)

@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 
-from linvae_jax import checkpoints, parallel, tables, training, windowed
+from linvae_jax import _checks, checkpoints, parallel, tables, training, windowed
 from linvae_jax.trainer import Progress, Result, Trainer
 
 _HASHED = 2**30  # bytes of data that are read whole to know them again
@@ -84,14 +84,15 @@ def train(
         _together("sweep_folder: finished runs read")  # before anyone adds to them
         trainer.look.skip(len(finished) * config.num_steps)
         last = time.monotonic()
+        found = store.restore(_template(trainer), free_axes=1)
+        number = 0 if found is None else found.step
 
         def save(progress: Progress) -> None:
-            nonlocal last
+            nonlocal last, number
             stop = _any(stopping.is_set())
             if stop or _any(time.monotonic() - last >= every):
                 facts = {"ids": progress.ids, "records": progress.records}
-                # rises with every record, also of a sweep that goes on with other chunks
-                number = len(finished) * config.num_records + progress.records
+                number += 1
                 store.save(number, trainer.gather(progress), facts)
                 last = time.monotonic()
             if stop:
@@ -108,7 +109,6 @@ def train(
             finished.update(results)
             _together("sweep_folder: finished runs written")
 
-        found = store.restore(_template(trainer), free_axes=1)
         if found is not None and not set(found.facts["ids"]) <= set(finished):
             ids, records = found.facts["ids"], found.facts["records"]
             again = len(set(ids) & set(finished))  # killed while these were written
@@ -169,6 +169,12 @@ def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
         warnings.warn(f"run {run} will be trained again: {error}", stacklevel=2)
         return None
     task = trainer.task
+    names = {*task.record_labels, *(f"final_{name}" for name in task.final_labels)}
+    if lacking := sorted(names - set(table.data_vars)):
+        _checks.fail(
+            "folder", f"{path}, without {', '.join(lacking)}", "what this version measures",
+            "It was written by another one: take a new folder.",
+        )  # fmt: skip
     return Result(
         params,
         {name: table[name].values for name in task.record_labels},

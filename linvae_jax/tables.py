@@ -4,6 +4,7 @@ A result reloads in one line, `tables.load(path)`, and also with any netCDF read
 (`xarray.open_dataset(path, engine="h5netcdf")`).
 """
 
+import errno
 import json
 import platform
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from linvae_jax import moments as mom
 
 # attribute that tells our files from other people's
 _FORMAT = "linvae_jax"
+# what fails so says nothing of the file
+_NOT_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO)
 
 
 def plain(value: Any) -> Any:
@@ -111,6 +114,8 @@ def load(path: str | Path) -> xr.Dataset:
 
     Raises:
         ValueError: no such file, truncated, not netCDF, or written by something else.
+        OSError: no permission, or too many files open.
+        MemoryError: too little left.
     """
     path = Path(path)
     if not path.is_file():
@@ -119,6 +124,8 @@ def load(path: str | Path) -> xr.Dataset:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             loaded = data.load()
     except Exception as error:  # h5py raises a different type for each way of being broken
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_THE_FILE:
+            raise
         raise ValueError(
             f"path: {path} is not a readable netCDF file ({type(error).__name__}: {error}), "
             "expected one written by linvae_jax. It may be truncated; compute it again."

@@ -201,6 +201,12 @@ class TrainState:
     key: Key[Array, "*runs"]
 
 
+def interval(num_steps: int, records: int) -> int:
+    """Steps between records, a divisor of `num_steps`, so that there are `records` or more."""
+    most = max(num_steps // records, 1)
+    return next(steps for steps in range(most, 0, -1) if num_steps % steps == 0)
+
+
 def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) -> None:
     """Raise `ValueError` for a configuration that cannot run."""
     _checks.in_range("num_steps", config.num_steps, 1, 2**31 - 1, "at least one")
@@ -332,7 +338,9 @@ def segment(
     def body(carry: TrainState, _: None) -> tuple[TrainState, None]:
         return step(task, config, data, hyper, carry), None
 
-    state, _ = jax.lax.scan(body, state, length=config.record_every, unroll=task.unroll)
+    # what is left over would be compiled once more
+    unroll = task.unroll if config.record_every % task.unroll == 0 else 1
+    state, _ = jax.lax.scan(body, state, length=config.record_every, unroll=unroll)
     return state, observe(task, data, hyper, state)
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from linvae_jax import linear
 from linvae_jax import moments as mom
 
-# (n, k): square, tall, one latent, k = n
-SHAPES = ((2, 1), (3, 2), (4, 4), (5, 2), (6, 4), (9, 3))
+# (n, k): one latent, k = n, tall
+SHAPES = ((2, 1), (4, 4), (5, 2), (9, 3))
 
 shapes = st.sampled_from(SHAPES)
 seeds = st.integers(0, 2**31 - 1)

@@ -15,8 +15,18 @@ import numpy as np
 import pytest
 
 from landscape import hessian, objectives, stationary, surface
-from linvae_jax import collapse, linear, linear_task, ppca, sweeps, tables, training
+from linvae_jax import (
+    collapse,
+    linear,
+    linear_task,
+    network_task,
+    ppca,
+    sweeps,
+    tables,
+    training,
+)
 from linvae_jax import moments as mom
+from linvae_jax.data import preprocessing
 
 EYE = jnp.eye(3)
 LAM = jnp.array([4.0, 2.0, 0.5])
@@ -136,6 +146,14 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: mom.merge(mom.from_data(np.eye(2)), MOMENTS),
         r"b.cov: got shape \(3, 3\), expected shape \(2, 2\)",
     ),
+    "merging in an eigenbasis": (
+        lambda: mom.merge(mom.from_covariance(LAM, count=10), MOMENTS),
+        r"a.cov: got shape \(3,\), expected shape \(3, 3\)",
+    ),
+    "merging with a population": (
+        lambda: mom.merge(MOMENTS, mom.from_covariance(np.diag(LAM))),
+        r"b.count: got 1 NaN or Inf",
+    ),
     # pPCA
     "k > n": (
         lambda: ppca.mle(MOMENTS, 4, 1.0),
@@ -252,6 +270,21 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: train(record_every=3),
         r"record_every: got 3, expected a divisor of 10",
     ),
+    "unknown schedule": (
+        lambda: train(schedule="step"),
+        r"schedule: got 'step', expected one of \('constant'",
+    ),
+    "unknown noise": (lambda: train(noise="none"), r"noise: got 'none', expected one of"),
+    "a warm-up longer than the run": (lambda: train(warmup=11), r"warmup: got 11, expected 0 <="),
+    "annealing backwards": (
+        lambda: train(annealing=training.Annealing(-1)),
+        r"annealing.steps: got -1",
+    ),
+    "pixels without a key": (
+        lambda: network_task.prepare(np.ones((3, 2), np.uint8), preprocessing.Logit(0.1)),
+        r"key: got None, expected a key",
+    ),
+    "no runs at once": (lambda: sweep(chunk=0), r"chunk: got 0, expected 1 <= chunk"),
     "unknown optimiser": (
         lambda: train(optimizer="adamw"),
         r"optimizer: got 'adamw', expected one of \('adam', 'sgd'\)",

@@ -1,5 +1,6 @@
 """Tables and the ledger: what is written can be read, and a failing check fails."""
 
+import errno
 import json
 import math
 
@@ -47,6 +48,18 @@ def test_truncated_foreign_and_missing_files_are_refused(table, tmp_path):
         tables.load(path)
     with pytest.raises(ValueError, match=r"nothing.nc \(no such file\), expected a netCDF file"):
         tables.load(tmp_path / "nothing.nc")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_what_is_no_fault_of_the_file_is_not_called_damage(table, tmp_path, monkeypatch, error):
+    path = tables.save(table, tmp_path / "table.nc")
+
+    def fails(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(xr, "open_dataset", fails)
+    with pytest.raises(type(error)):
+        tables.load(path)
 
 
 def test_a_model_survives_the_disk(tmp_path):

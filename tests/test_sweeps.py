@@ -145,12 +145,31 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
 def test_a_damaged_result_is_trained_again(tmp_path):
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
     problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
-    first = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+
+    def run() -> sweeps.Sweep:
+        # one run at a time and a checkpoint at each record: the new one goes behind those
+        grid = sweeps.Grid(sigma2=(1.0, 2.0))
+        return sweeps.run(
+            task,
+            config,
+            problem,
+            grid,
+            folder=tmp_path,
+            chunk=1,
+            checkpoint_seconds=0.0,
+            quiet=True,
+        )
+
+    first = run()
     path = tmp_path / "runs" / "0000.nc"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(UserWarning, match="run 0 will be trained again"):
-        again = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+        again = run()
     assert same_bits(first, again)
+    # whole, but of a version that measured less: nobody's to overwrite
+    tables.save(tables.load(path).drop_vars("elbo"), path)
+    with pytest.raises(ValueError, match=r"0000\.nc, without elbo, expected what this version"):
+        run()
 
 
 def test_chunks_follow_the_memory(monkeypatch):

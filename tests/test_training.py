@@ -110,18 +110,16 @@ def test_same_key_same_run_and_another_key_another(problem, gradients):
     assert not jnp.array_equal(runs[0].W, runs[2].W)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_sweep_equals_single_runs_however_it_is_batched(problem, optimizer):
-    config = replace(CONFIG, optimizer=optimizer)
+def test_sweep_equals_single_runs_however_it_is_batched(problem):
     grid = sweeps.Grid(seeds=(3, 5), sigma2=(0.5, 2.0))
     ways = [
-        sweeps.run(TASK, config, problem, grid, batching=batching, chunk=chunk, quiet=True)
+        sweeps.run(TASK, CONFIG, problem, grid, batching=batching, chunk=chunk, quiet=True)
         for batching, chunk in (("vmap", None), ("vmap", 3), ("map", None), ("loop", 2))
     ]
     for i, seed in enumerate((3, 5)):
         for j, sigma2 in enumerate((0.5, 2.0)):
             hyper = training.Hyperparameters(1e-3, sigma2)
-            params, history = training.train(TASK, config, problem, hyper, jax.random.key(seed))
+            params, history = training.train(TASK, CONFIG, problem, hyper, jax.random.key(seed))
             for batched in ways:
                 # batched products may sum in another order; 400 steps amplify it
                 np.testing.assert_allclose(batched.params.W[i, j, 0], params.W, atol=FACTORED)
@@ -179,3 +177,11 @@ def test_beta_run_ends_at_the_beta_optimum():
     _, history = training.train(TASK, config, problem, hyper, jax.random.key(0))
     assert abs(history.gap[-1]) < 1e-6
     np.testing.assert_allclose(history.sigma2[-1], ppca.optimal_sigma2(LAM, 3, 1.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num_steps", "records"), [(12_000, 80), (5000, 80), (7, 100), (97, 10)])
+def test_interval_between_records_divides_the_steps(num_steps, records):
+    steps = training.interval(num_steps, records)
+    assert num_steps % steps == 0
+    assert num_steps // steps >= min(records, num_steps)
+    assert training.interval(5000, 80) == 50  # by hand: 62 is the most, and no divisor

@@ -62,5 +62,5 @@ def optional(module: str) -> Any:
 
 def _missing(package: str, error: Exception) -> NoReturn:
     raise ImportError(
-        f'the package {package} is missing; install it with: pip install "linvae-jax[data]"'
+        f"the package {package} is missing; in this project's folder: pip install '.[data]'"
     ) from error
