@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import network_peers, records, timing
+from benchmarks import network_peers, problems, records, timing
 from benchmarks.network_peers import Layer, Problem, Train, Weights
 from benchmarks.records import Measurement, Scale
 from linvae_jax import networks, parallel, sweeps, vae
@@ -165,7 +165,7 @@ def peers_of(case: Case, x: np.ndarray, weights: list[Weights]) -> dict[str, Tra
 def _data(case: Case) -> np.ndarray:
     """(N, n) random data with the covariance of images, in a random basis of no account."""
     rng = np.random.default_rng(0)
-    scale = np.sqrt(50 * np.arange(1, case.model.n + 1) ** -1.2 + 0.2)
+    scale = np.sqrt(np.asarray(problems.spectrum(case.model.n)))
     return (rng.normal(size=(case.count, case.model.n)) * scale).astype(np.float32)
 
 

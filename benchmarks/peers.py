@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from matfree import decomp, eig
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from landscape import hessian, objectives
+from landscape import hessian, matrix_free, objectives
 
 
 class Found(NamedTuple):
@@ -32,16 +32,6 @@ def dense_eigenvalues(objective: objectives.Objective) -> Callable[[], jax.Array
     return lambda: compiled(objective.variables)
 
 
-def _product(objective: objectives.Objective) -> Callable[[Any, jax.Array], jax.Array]:
-    """(variables, flat vector) → H · vector."""
-
-    def product(variables: Any, vector: jax.Array) -> jax.Array:
-        _, unravel = ravel_pytree(variables)
-        return ravel_pytree(hessian.product(objective.function, variables, unravel(vector)))[0]
-
-    return product
-
-
 def _start(objective: objectives.Objective) -> jax.Array:
     size = ravel_pytree(objective.variables)[0].size
     return jax.random.normal(jax.random.key(0), (size,))
@@ -54,11 +44,13 @@ def _largest(values: Any, count: int) -> np.ndarray:
 
 def matfree_largest(objective: objectives.Objective, count: int, steps: int) -> Callable[[], Found]:
     """The `count` largest |μ| by `steps` of Lanczos, fully reorthogonalised; compiled here."""
-    product, start = _product(objective), _start(objective)
+    start = _start(objective)
 
     def values(variables: Any, start: jax.Array) -> jax.Array:
         tridiagonalise = decomp.tridiag_sym(steps, reortho="full", custom_vjp=False)
-        return eig.eigh_partial(tridiagonalise)(lambda v: product(variables, v), start)[0]
+        return eig.eigh_partial(tridiagonalise)(
+            matrix_free.operator(objective.function, variables), start
+        )[0]
 
     compiled = jax.jit(values).lower(objective.variables, start).compile()
     return lambda: Found(_largest(compiled(objective.variables, start), count), steps)
@@ -67,8 +59,8 @@ def matfree_largest(objective: objectives.Objective, count: int, steps: int) -> 
 def scipy_largest(objective: objectives.Objective, count: int) -> Callable[[], Found]:
     """The `count` largest |μ| by ARPACK's restarted Lanczos to 1e-8; compiled here."""
     start = _start(objective)
-    lowered = jax.jit(_product(objective)).lower(objective.variables, start)
-    product = lowered.compile()
+    product = jax.jit(lambda variables, v: matrix_free.operator(objective.function, variables)(v))
+    product = product.lower(objective.variables, start).compile()
 
     def find() -> Found:
         products = 0

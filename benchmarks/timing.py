@@ -41,13 +41,6 @@ class Sample:
     others: float
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def is_busy(others: float, low: float, middle: float, high: float) -> bool:
     """Whether a neighbour, or anything else, makes a measurement doubtful."""
     return others > BUSY or high - low > SPREAD * abs(middle)

@@ -14,11 +14,11 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.func import functional_call, grad, stack_module_state, vmap  # pyright: ignore[reportMissingImports]
 
 from benchmarks.network_peers import Layer, Problem, Train, Weights
-from benchmarks.timing import cores
+from linvae_jax import parallel
 
 # As many threads as JAX has. They spin for a few ms when a call is over, which JAX in its next turn
 # does not feel (1 %); OMP_WAIT_POLICY=passive would end that, but slow PyTorch by 10 %.
-torch.set_num_threads(cores())
+torch.set_num_threads(parallel.cores())
 
 
 class Vae(nn.Module):

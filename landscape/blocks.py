@@ -127,9 +127,6 @@ def levels(
         ValueError: as `stationary.point`. Where the values are traced, a latent on a component
             with λ_i ≤ βσ² gives NaN.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
     stationary.check_assignment(assignment, eigenvalues, sigma2, beta)
     dtype = eigenvalues.dtype
     sigma2, beta = jnp.asarray(sigma2, dtype), jnp.asarray(beta, dtype)

@@ -355,13 +355,6 @@ def index(
     return inertia(eigenvalues, point_type, sigma2, beta)[0]
 
 
-def nullity(
-    eigenvalues: Float[Array, "n"], point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
-) -> int:
-    """Number of flat directions: zero eigenvalues of the Hessian. See `inertia`."""
-    return inertia(eigenvalues, point_type, sigma2, beta)[1]
-
-
 def table(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> Census:
     """All types with value, gap to the optimum, index and nullity. Arguments as `types`."""
     listed = tuple(types(eigenvalues, k, sigma2, beta))

@@ -170,24 +170,25 @@ class Fit:
         x, constant, source = load(self.data)
         moments = mom.from_data(x)
         model = ppca.mle(moments, self.k, self.sigma2)
-        attrs = tables.provenance(self, source=source)
+        attrs = _attrs(self, source)
         if self.method == "ppca":
             params = linear.with_optimal_encoder(model.W, model.sigma2)
             value = float(linear.elbo(params, moments))
         else:
-            config = training.TrainConfig(self.num_steps, _divisor(self.num_steps, 100))
+            config = training.TrainConfig(self.num_steps, training.interval(self.num_steps, 100))
             grid = sweeps.Grid(
                 seeds=(self.seed,), sigma2=(self.sigma2 or 1.0,), learned=(self.sigma2 is None,),
                 learning_rate=(self.learning_rate,),
             )  # fmt: skip
             task, problem = linear_task.LinearTask(self.k), linear_task.problem(moments)
-            sweep = sweeps.run(task, config, problem, grid)
+            sweep = sweeps.run(task, config, problem, grid, attrs=attrs)
             params = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
             value = float(sweep.table.elbo[0, 0, 0, -1])
             history = self.out.with_name(self.out.stem + "_history.nc")
             print(f"history           {tables.save(sweep.table, history)}")
         best = float(ppca.log_likelihood(model.W, model.sigma2, moments))
-        saved = tables.save(tables.from_linear(params, moments, attrs), self.out)
+        facts = tables.provenance(self) | attrs
+        saved = tables.save(tables.from_linear(params, moments, facts), self.out)
         print(f"model             {saved}")
         print(f"σ²                {float(jnp.exp(params.log_sigma2)):.6g}")
         print(f"ELBO              {value:.6f} nats/datum")
@@ -199,7 +200,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Points:
-    """List the stationary points on data, best first, with value, index and escape rate."""
+    """List the stationary points on data, the optimum first, with value, index and escape rate."""
 
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     k: int = 5
@@ -241,7 +242,7 @@ class Points:
                     "index": ("point", index, "1", "escape directions"),
                     "escape_rate": ("point", rates, "nats", "fastest escape; 0: none"),
                 },
-                attrs=tables.provenance(self, source=source, sigma2=sigma2, optimum=best),
+                attrs=tables.provenance(self, sigma2=sigma2, optimum=best) | _attrs(self, source),
             )
             print(f"saved {tables.save(table, self.out)}")
         return 0
@@ -266,10 +267,9 @@ class Surface:
         pair = (self.components[0] - 1, self.components[1] - 1)
         if not 0 <= pair[0] < pair[1] < len(lam):
             _checks.fail("components", self.components, f"1 <= first < second <= n = {len(lam)}")
-        high, low = float(lam[pair[0]]), float(lam[pair[1]])
-        sigma2 = self.sigma2 or (0.5 * low, (high * low) ** 0.5, 1.3 * high)
+        sigma2 = self.sigma2 or surface.default_sigma2(lam, pair)
         table = surface.zero_column(lam, sigma2, pair).assign_attrs(_attrs(self, source))
-        written = [tables.save(table, self.out.with_suffix(".nc"))]
+        written = [tables.save(table, self.out.with_name(self.out.name + ".nc"))]
         written += figures.save(figures.stationary_surface(table), self.out)
         print("\n".join(f"saved {path}" for path in written))
         return 0
@@ -341,7 +341,7 @@ class Sweep:
         for s in self.curvature_sigma2:
             _checks.positive("curvature_sigma2", s)
         config = training.TrainConfig(
-            self.num_steps, _divisor(self.num_steps, 100), schedule=self.schedule,
+            self.num_steps, training.interval(self.num_steps, 100), schedule=self.schedule,
             warmup=self.warmup, noise=self.noise,
         )  # fmt: skip
         grid = sweeps.Grid(
@@ -480,7 +480,7 @@ class Reproduce:
     curvature: bool = True
     """Also look at the curvature at collapsed latents of the trained networks."""
     variations: bool = True
-    """Also vary the settings of training, one at a time; most of what `--full` takes."""
+    """Also vary the settings of training: its length, and the others in shorter runs."""
     out: Path = Path("results")
     """Folder for everything."""
 
@@ -515,6 +515,9 @@ class Reproduce:
             options = replace(options, data="mnist" if self.full else "digits")
         if settings.network == "mlp":  # colour images are too large for the exact part
             x, constant, source = load(options)
+            if x.shape[1] <= settings.k:  # before everything else is computed
+                latents = f"more than the networks' {settings.k} latents"
+                _checks.fail("data", f"{x.shape[1]} dimensions", latents)
             linear = reproduce.smoke(self.settings) if self.smoke else self.settings
             attrs = _attrs(self, source)
             reproduce.run(linear, x, self.out, constant=constant, attrs=attrs)
@@ -579,11 +582,6 @@ def _summary(table: xr.Dataset) -> list[str]:
         cells = [f"{v:>20.4g}" if isinstance(v, float) else f"{v!s:>20}" for v in at]
         lines.append("".join(cells) + "".join(f"{float(one[n]):>18.6g}" for n in shown))
     return lines
-
-
-def _divisor(total: int, about: int) -> int:
-    """The divisor of `total` nearest below total/about: steps between records."""
-    return next(d for d in range(max(total // about, 1), 0, -1) if total % d == 0)
 
 
 Command = (

@@ -179,17 +179,6 @@ def quadrature(
     return Quadrature(diagonal, offdiagonal, taken, p)
 
 
-def shortened(spectrum: Quadrature, steps: int) -> Quadrature:
-    """What fewer steps from the same probes would have given."""
-    _checks.in_range("steps", steps, 1, spectrum.diagonal.shape[1], "the steps there are")
-    return Quadrature(
-        spectrum.diagonal[:, :steps],
-        spectrum.offdiagonal[:, :steps],
-        jnp.minimum(spectrum.steps_taken, steps),
-        spectrum.parameters,
-    )
-
-
 def rule(
     spectrum: Quadrature,
 ) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"]]:

@@ -318,7 +318,7 @@ def escapes(
 
     The block doubles until it holds an eigenvalue that is not above the tolerance. The number
     found never exceeds the index, not even where `complete` is false (Ritz values lie below the
-    eigenvalues); where it is true, they are all. For an index of thousands see `index`.
+    eigenvalues); where it is true, they are all. For an index of thousands see `lanczos.index`.
 
     Args:
         function: scalar function of a pytree, to be maximised.

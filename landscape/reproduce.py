@@ -69,8 +69,7 @@ SEPARATED = (16.0, 10.7, 7.1, 4.7, 3.2, *(1.0 - 0.03 * i for i in range(15)))
 
 def _surfaces(spectrum: mom.Spectrum) -> xr.Dataset:
     lam = spectrum.eigenvalues
-    high, low = float(lam[4]), float(lam[6])
-    return surface.zero_column(lam, [0.5 * low, (high * low) ** 0.5, 1.3 * high])
+    return surface.zero_column(lam, surface.default_sigma2(lam))
 
 
 def _separated(seeds: range) -> tuple[Float[Array, "s"], xr.Dataset]:
@@ -211,9 +210,7 @@ def run(
 
         # everything from here on is in the eigenbasis of S: see `moments.in_eigenbasis`
         problem = linear_task.problem(diagonal, matmul(x, spectrum.eigenvectors))
-        config = training.TrainConfig(
-            num_steps=settings.num_steps, record_every=max(settings.num_steps // 80, 1)
-        )
+        config = training.TrainConfig(settings.num_steps, training.interval(settings.num_steps, 80))
         seeds = tuple(range(settings.seed, settings.seed + settings.seeds))
         digits = {}
         rates: dict[Literal["exact", "sampled"], float] = {

@@ -5,6 +5,7 @@ draws them, `reproduce` and the command line save them.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
-from landscape import block_summaries, blocks, census, conditioning, escape, search, stationary
+from landscape import block_summaries, blocks, census, conditioning, escape, search
 from linvae_jax import _checks, ppca, tables
 
 _NATS = "nats/datum"
@@ -210,9 +211,8 @@ def census_table(
     Returns:
         Data set over `type`, labelled by its name, with value, gap, index, nullity, mixed.
     """
-    ppca_points = stationary.count(eigenvalues, k, sigma2)
-    if ppca_points > max_types:
-        _checks.fail("k", f"{k}, with {ppca_points:,} pPCA points alone", f"<= {max_types:,} types")
+    if len(list(islice(census.types(eigenvalues, k, sigma2), max_types + 1))) > max_types:
+        _checks.fail("k", f"{k}, with more types of points than that", f"<= {max_types:,} types")
     found = census.table(eigenvalues, k, sigma2)
     return tables.dataset(
         {

@@ -43,6 +43,14 @@ def plane(
     return flat.reshape(len(a), len(b))
 
 
+def default_sigma2(
+    eigenvalues: Float[Array, "n"], components: tuple[int, int] = (4, 6)
+) -> tuple[float, ...]:
+    """σ² at which both components are captured, the larger one alone, and none (figure 1)."""
+    high, low = (float(eigenvalues[i]) for i in components)
+    return 0.5 * low, (high * low) ** 0.5, 1.3 * high
+
+
 def zero_column(
     eigenvalues: Float[Array, "n"],
     sigma2: Sequence[float],

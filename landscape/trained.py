@@ -314,8 +314,8 @@ def spectra(
     """Matrix-free spectra in all weights over σ²: trained, and with every latent collapsed.
 
     Args:
-        model: a `vae.Model`.
-        params: a trained one.
+        model: whose networks.
+        params: trained ones.
         x: (N, n), centred data.
         key: for noise and probes.
         sigma2: at which noise.

@@ -1,6 +1,7 @@
 """The command `linvae`, run as a user runs it, on small data."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landscape import cli, nonlinear
+from landscape import cli, ledger, nonlinear, report
 from linvae_jax import tables
-from linvae_jax.data import windows
+from linvae_jax.data import preprocessing, windows
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     assert configuration["seed"] == 0
 
 
-def test_points_are_listed_best_first(data, tmp_path, capsys):
+def test_points_are_listed_with_the_optimum_first(data, tmp_path, capsys):
     out = tmp_path / "points.nc"
     assert linvae("points", "--data", data, "--k", 2, "--sigma2", 1.5, "--out", out) == 0
     assert "stationary points up to the order of latents" in capsys.readouterr().out
@@ -55,9 +56,27 @@ def test_points_are_listed_best_first(data, tmp_path, capsys):
     assert (table.value[0] >= table.value).all()
 
 
+def test_pixels_are_transformed_and_the_constant_goes_on_top(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, size=(300, 8), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    out = tmp_path / "v0.5"
+    assert linvae("fit", "--data", tmp_path / "pixels.npy", "--k", 3, "--out", out) == 0
+    printed = capsys.readouterr().out
+    elbo, on_pixels = (
+        float(re.findall(rf"{name} +(-?[\d.]+) nats", printed)[0])
+        for name in ("ELBO", "on pixel scale")
+    )
+    constant = preprocessing.pixel_constant(pixels, 1e-6)
+    np.testing.assert_allclose(on_pixels - elbo, constant, atol=2e-6)  # six decimals are printed
+    assert tables.load(out).attrs["command"].startswith("linvae fit {")
+    np.save(tmp_path / "reals.npy", pixels / 255)
+    assert linvae("fit", "--data", tmp_path / "reals.npy", "--preprocess", "logit") == 2
+    assert "preprocess: got 'logit' for data of dtype float64" in capsys.readouterr().err
+
+
 def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys):
-    assert linvae("surface", "--data", data, "--components", 2, 4, "--out", tmp_path / "s") == 0
-    assert {p.suffix for p in tmp_path.glob("s.*")} == {".png", ".pdf", ".nc"}
+    assert linvae("surface", "--data", data, "--components", 2, 4, "--out", tmp_path / "s.5") == 0
+    assert {p.name for p in tmp_path.glob("s.*")} == {"s.5.png", "s.5.pdf", "s.5.nc"}
     assert linvae("landscape", "--data", data, "--k", 4, "--out", tmp_path / "l") == 0
     assert len(list((tmp_path / "l").glob("*.png"))) == 3
     out = tmp_path / "sweep"
@@ -130,7 +149,9 @@ def test_help_teaches(command, capsys, monkeypatch):
     assert "usage: linvae" in printed
 
 
-def test_reproduce_smoke_writes_figures_tables_ledger_and_report(data, tmp_path, capsys):
+def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
+    data, tmp_path, capsys, monkeypatch
+):
     assert linvae("reproduce", "--smoke", "--k", 4, "--data", data, "--out", tmp_path / "r") == 0
     written = {p.name for p in (tmp_path / "r").iterdir()}
     assert {"ledger.md", "ledger.json", "figure1_surface.pdf", "figure2_training.png"} <= written
@@ -142,9 +163,18 @@ def test_reproduce_smoke_writes_figures_tables_ledger_and_report(data, tmp_path,
     assert "report.html, report.md, figures, tables and the ledger" in capsys.readouterr().out
     page = (tmp_path / "r" / "report.html").read_bytes()
     (tmp_path / "r" / "report.html").unlink()
+    monkeypatch.setattr(report, "draw", lambda found, folder: None)  # they are there
     linvae("report", tmp_path / "r")  # C7 to C10 may fail after so little training
     assert (tmp_path / "r" / "report.html").read_bytes() == page
     assert "C10" in capsys.readouterr().out
+
+
+def test_report_fails_with_a_claim(tmp_path, capsys):
+    for holds in (True, False):
+        check = ledger.Check("what", 0.5, "<=" if holds else ">=", 1.0, "why")
+        ledger.save([ledger.Claim("C1", "one of them", (check,), "")], tmp_path)
+        assert linvae("report", tmp_path) == int(not holds)
+        assert capsys.readouterr().err == ("" if holds else "DOES NOT HOLD: C1\n")
 
 
 def test_presets_and_what_replaces_their_numbers():

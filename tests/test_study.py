@@ -98,8 +98,11 @@ def test_census_and_search_tables_agree_with_the_theorem():
     found = study.searches([(2, 1), (3, 2)], num_starts=40, seed=0)
     assert found.unexplained.sum() == 0
     assert (found.found > 0).all()
-    with pytest.raises(ValueError, match="pPCA points alone"):
+    with pytest.raises(ValueError, match="expected <= 20,000 types"):
         study.census_table(jnp.linspace(9, 5, 30), 15, 0.1)
+    # of these pPCA has 3,797 points
+    with pytest.raises(ValueError, match="expected <= 5,000 types"):
+        study.census_table(jnp.linspace(9, 5, 12), 8, 0.1, max_types=5000)
 
 
 def test_figures_draw_from_tables(tmp_path):
