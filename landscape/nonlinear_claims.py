@@ -42,9 +42,9 @@ def held(tables: Mapping[str, xr.Dataset]) -> Held:
 
     def joined(name: str) -> xr.DataArray:
         # the further σ² may have fewer seeds: means first
-        return xr.concat([part[name].mean("seed") for part in parts], "sigma2_init").sortby(
-            "sigma2_init"
-        )
+        return xr.concat(
+            [part[name].mean("seed", skipna=False) for part in parts], "sigma2_init"
+        ).sortby("sigma2_init")
 
     shares = joined("final_collapse").transpose("sigma2_init", "epsilon")
     sigma2 = shares.sigma2_init.values
@@ -54,7 +54,7 @@ def held(tables: Mapping[str, xr.Dataset]) -> Held:
         sigma2,
         joined("final_collapsed").values / k,
         np.asarray(linear.collapsed) / k,
-        joined("final_kl").sum("latent").values,
+        joined("final_kl").sum("latent", skipna=False).values,
         shares.values,
         np.asarray(collapse.is_collapsed(linear.below)).mean(axis=-1),
         shares.epsilon.values,
@@ -70,12 +70,15 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
     """C8: in nonlinear VAEs too the observation noise controls collapse."""
     runs, table = held(tables), tables["table"]
-    elbo = table.final_elbo.mean("seed")
+    elbo = table.final_elbo.mean("seed", skipna=False)
     best = table.final_elbo.sel(learned=True, sigma2_init=elbo.sel(learned=True).idxmax())
     spread = float(best.std("seed", ddof=1)) if best.sizes["seed"] > 1 else 0.0
     gain = float(best.mean() - elbo.sel(learned=False).max())
     largest = table.sigma2_init.max()
-    at = table.final_collapsed.sel(sigma2_init=largest).mean("seed") / table.sizes["latent"]
+    at = (
+        table.final_collapsed.sel(sigma2_init=largest).mean("seed", skipna=False)
+        / table.sizes["latent"]
+    )
     return Claim(
         "C8",
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
@@ -142,14 +145,14 @@ def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
     plain = tables["table"].sel(learned=False, sigma2_init=annealed.sigma2_init, seed=annealed.seed)
 
     def share(table: xr.Dataset) -> xr.DataArray:
-        return (table.final_collapsed / k).mean("seed")
+        return (table.final_collapsed / k).mean("seed", skipna=False)
 
     def kl(table: xr.Dataset) -> xr.DataArray:
-        return table.final_kl.sum("latent").mean("seed")
+        return table.final_kl.sum("latent", skipna=False).mean("seed", skipna=False)
 
     during = annealed.where(annealed.step <= last / 2)
-    peak = during.kl.max("step").mean("seed")
-    least = (during.collapsed / k).min("step").mean("seed")
+    peak = during.kl.max("step").mean("seed", skipna=False)
+    least = (during.collapsed / k).min("step").mean("seed", skipna=False)
     # where plain training collapses nothing there is nothing to prevent
     again = (share(annealed) / share(plain)).where(share(plain) >= 0.05)
     lost = ((peak - kl(annealed)) / (peak - kl(plain))).where(peak > kl(plain))

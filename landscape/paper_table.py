@@ -213,7 +213,7 @@ def _ours(at: xr.Dataset, name: str) -> Cell:
     """A cell of one row of a sweep: mean and standard deviation over seeds."""
     values = at[COLUMNS[name][1]]
     if "latent" in values.dims:
-        values = values.sum("latent")
+        values = values.sum("latent", skipna=False)
     if name in ("elbo", "elbo_tuned"):
         values = values + float(at.attrs["pixel_constant"])
     if name == "collapsed":

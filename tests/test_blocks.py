@@ -116,6 +116,7 @@ def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
 
 
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+@hypothesis.settings(max_examples=15)
 @given(problems(few), seeds)
 def test_operator_is_the_dense_hessian(learn, problem, seed):
     lam, assignment, sigma2, beta = problem
@@ -134,6 +135,7 @@ def test_operator_is_the_dense_hessian(learn, problem, seed):
 
 
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+@hypothesis.settings(max_examples=15)
 @given(problems(few), seeds)
 def test_solving_undoes_applying(learn, problem, seed):
     lam, assignment, sigma2, beta = problem
@@ -230,6 +232,7 @@ def test_rates_near_the_threshold_keep_their_digits(lam):
 
 
 @pytest.mark.parametrize("learn", [WEIGHTS, (*NOISE, "mean")])
+@hypothesis.settings(max_examples=15)
 @given(problems(st.just((5, 3))))
 def test_histogram_counts_the_whole_spectrum(learn, problem):
     lam, assignment, sigma2, beta = problem
@@ -243,6 +246,7 @@ def test_histogram_counts_the_whole_spectrum(learn, problem):
     np.testing.assert_array_equal(count(jnp.asarray(edges)).counts, np.histogram(values, edges)[0])
 
 
+@hypothesis.settings(max_examples=15)
 @given(problems(st.just((5, 3))))
 def test_path_is_point_after_point(problem):
     lam, _, _, beta = problem

@@ -64,17 +64,17 @@ def test_elbo_is_within_monte_carlo_error_of_its_definition(seed):
     assert abs(estimates.mean() - linear.elbo(params, moments)) < STANDARD_ERRORS * error
 
 
+@jax.jit
+def stochastic_elbos(params, moments, x, keys, beta):
+    return jax.vmap(lambda key: linear.elbo_stochastic(params, moments, x, key, beta).mean())(keys)
+
+
 @settings(max_examples=10)
 @given(problems(), seeds, weights)
 def test_stochastic_elbo_is_unbiased(problem, seed, beta):
     params, moments, x = problem
     keys = jax.random.split(jax.random.key(seed), 400)
-    estimate = jax.jit(
-        jax.vmap(
-            lambda key: linear.elbo_stochastic(params, moments, jnp.asarray(x), key, beta).mean()
-        )
-    )
-    draws = estimate(keys)
+    draws = stochastic_elbos(params, moments, jnp.asarray(x), keys, beta)
     error = draws.std(ddof=1) / np.sqrt(len(draws))
     assert abs(draws.mean() - linear.elbo(params, moments, beta)) < STANDARD_ERRORS * error
 
