@@ -43,7 +43,7 @@ FIGURES = {
     "curvature": "The latent of least KL of each trained network, made to collapse, the other "
     "weights as they are: could it come back? Left: escape rate at each σ²; points: where the "
     "network itself was trained. Right: σ² below which collapse is unstable; the bars go to what "
-    "finite steps measure, kinks included. Networks below the dotted line keep what has collapsed.",
+    "finite steps measure, kinks included. Above the dotted line what has collapsed comes back.",
     "landscape_conditioning": "Collapsed points of the linear VAE over σ²: ways out, escape rate, "
     "conditioning.",
     "landscape_spectra": "All Hessian eigenvalues of the linear VAE at the optimum and at three "
@@ -187,11 +187,12 @@ def _varied(table: xr.Dataset) -> list[str]:
 
 def _thresholds(table: xr.Dataset) -> list[str]:
     lines = [
-        "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, made "
-        "to collapse. Below the critical σ² it comes back; finite steps count the kinks of ReLU, "
-        "which derivatives do not see.", "",
+        "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, after "
+        f"{int(table.attrs['num_steps']):,} steps, made to collapse. Below the critical σ² it "
+        "comes back. Finite steps along its way out count the kinks of ReLU, which derivatives do "
+        "not see; other ways may be left.", "",
         "| σ² | start | KL | σ² at the end | critical σ² | by finite steps | linear VAE's | "
-        "collapse is |",
+        "comes back |",
         "| --- | ---: " + "| ---: " * 5 + "| --- |",
     ]  # fmt: skip
     for learned in table.learned.values.tolist():
@@ -201,10 +202,10 @@ def _thresholds(table: xr.Dataset) -> list[str]:
                 continue
             names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps")
             numbers = [float(at[name]) for name in (*names, "linear_critical_sigma2")]
-            verdict = "stable" if at.own_sigma2 >= at.critical_sigma2_by_steps else "unstable"
+            back = "yes" if at.own_sigma2 < at.critical_sigma2_by_steps else "not seen"
             mode = "learned" if learned else "held"
             cells = " | ".join(f"{number:.3g}" for number in numbers)
-            lines.append(f"| {mode} | {start:g} | {cells} | {verdict} |")
+            lines.append(f"| {mode} | {start:g} | {cells} | {back} |")
     return [*lines, ""]
 
 
@@ -215,10 +216,10 @@ def _caption(table: xr.Dataset) -> str:
     network = task["model"]
     widths = ", ".join(map(str, network.get("encoder") or network["channels"]))
     count = int(table.attrs["count"])
-    epochs = how["num_steps"] * task["batch_size"] / count
+    epochs, seeds = how["num_steps"] * task["batch_size"] / count, table.sizes["seed"]
     return (
         f"`nonlinear_table.nc`: {table.attrs.get('source', 'data')}; {count:,} images, "
-        f"{table.sizes['seed']} seeds, {network['kind']} of {widths} and mirrored with "
+        f"{seeds} seed{'s' * (seeds > 1)}, {network['kind']} of {widths} and mirrored with "
         f"{network['k']} latents, {epochs:.0f} epochs of batches of {task['batch_size']} "
         f"({how['num_steps']:,} steps), {how['optimizer']} at "
         f"{grid['learning_rate'][0]:g}; ELBOs in nats per image on the pixel scale (constant "
