@@ -169,6 +169,8 @@ def test_claims_in_the_readme_are_those_of_the_saved_tables():
     at_ten = (found["table"].final_collapsed / 2).sel(sigma2_init=10).squeeze()
     held, learned = (float(at_ten.sel(learned=value)) for value in (False, True))
     assert f"{held:.0f} and {learned:.0f} %" in text
+    apart = found["annealing"].final_collapsed - found["table"].final_collapsed.sel(learned=False)
+    assert round(float(abs(apart).max()) / 2) == 8
     shorter = {name: tables.load(MNIST / f"third_{name}.nc") for name in ("table", "curves")}
     assert nonlinear_claims.noise_controls_collapse(shorter).holds
     second = nonlinear_claims.linear_predicts(shorter)
