@@ -35,6 +35,11 @@ class Held(NamedTuple):
     epsilon: np.ndarray
 
 
+def _mean(values: xr.DataArray) -> xr.DataArray:
+    """Over seeds; NaN if one diverged, which is no reason to leave it out."""
+    return values.mean("seed", skipna=False)
+
+
 def held(tables: Mapping[str, xr.Dataset]) -> Held:
     """All runs with σ² held, of the paper's rows and of the further σ²."""
     parts = [tables[name].sel(learned=False) for name in ("table", "curves") if name in tables]
@@ -42,9 +47,7 @@ def held(tables: Mapping[str, xr.Dataset]) -> Held:
 
     def joined(name: str) -> xr.DataArray:
         # the further σ² may have fewer seeds: means first
-        return xr.concat(
-            [part[name].mean("seed", skipna=False) for part in parts], "sigma2_init"
-        ).sortby("sigma2_init")
+        return xr.concat([_mean(part[name]) for part in parts], "sigma2_init").sortby("sigma2_init")
 
     shares = joined("final_collapse").transpose("sigma2_init", "epsilon")
     sigma2 = shares.sigma2_init.values
@@ -70,15 +73,12 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
     """C8: in nonlinear VAEs too the observation noise controls collapse."""
     runs, table = held(tables), tables["table"]
-    elbo = table.final_elbo.mean("seed", skipna=False)
+    elbo = _mean(table.final_elbo)
     best = table.final_elbo.sel(learned=True, sigma2_init=elbo.sel(learned=True).idxmax())
     spread = float(best.std("seed", ddof=1)) if best.sizes["seed"] > 1 else 0.0
     gain = float(best.mean() - elbo.sel(learned=False).max())
     largest = table.sigma2_init.max()
-    at = (
-        table.final_collapsed.sel(sigma2_init=largest).mean("seed", skipna=False)
-        / table.sizes["latent"]
-    )
+    at = _mean(table.final_collapsed.sel(sigma2_init=largest)) / table.sizes["latent"]
     return Claim(
         "C8",
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
@@ -145,14 +145,14 @@ def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
     plain = tables["table"].sel(learned=False, sigma2_init=annealed.sigma2_init, seed=annealed.seed)
 
     def share(table: xr.Dataset) -> xr.DataArray:
-        return (table.final_collapsed / k).mean("seed", skipna=False)
+        return _mean(table.final_collapsed / k)
 
     def kl(table: xr.Dataset) -> xr.DataArray:
-        return table.final_kl.sum("latent", skipna=False).mean("seed", skipna=False)
+        return _mean(table.final_kl.sum("latent", skipna=False))
 
     during = annealed.where(annealed.step <= last / 2)
-    peak = during.kl.max("step").mean("seed", skipna=False)
-    least = (during.collapsed / k).min("step").mean("seed", skipna=False)
+    peak = _mean(during.kl.max("step"))
+    least = _mean((during.collapsed / k).min("step"))
     # where plain training collapses nothing there is nothing to prevent
     again = (share(annealed) / share(plain)).where(share(plain) >= 0.05)
     lost = ((peak - kl(annealed)) / (peak - kl(plain))).where(peak > kl(plain))

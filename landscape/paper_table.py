@@ -262,7 +262,7 @@ def markdown(compared: Sequence[Compared]) -> str:
             for name in COLUMNS
         ]  # fmt: skip
         paper = [str(cells[name].paper) if name in cells else "" for name in COLUMNS]
-        start = f"{row.number} | {_mode(row.learned)} | {row.sigma2_init:g}"
+        start = f"{row.number} | {mode(row.learned)} | {row.sigma2_init:g}"
         lines.append(f"| {start} | ours | {' | '.join(ours)} | {verdict} |")
         lines.append(f"| | | | paper | {' | '.join(paper)} | |")
     return "\n".join(lines) + "\n"
@@ -306,7 +306,7 @@ def alone(table: xr.Dataset) -> str:
             at = table.sel(learned=learned, sigma2_init=start)
             linear = _cell(100 * at.final_linear_collapsed / at.sizes["latent"])
             cells = [str(cell) for cell in (*(_ours(at, name) for name in COLUMNS), linear)]
-            lines.append(f"| {_mode(learned)} | {start:g} | {' | '.join(cells)} |")
+            lines.append(f"| {mode(learned)} | {start:g} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -324,7 +324,7 @@ def varied(table: xr.Dataset, data: str) -> str:
     ]
     for start in table.sigma2_init.values:
         for learned in table.learned.values.tolist():
-            head = f"{_mode(learned)} | {start:g}"
+            head = f"{mode(learned)} | {start:g}"
             shown = [name for name in names if learned or name != "sigma2"]
             for name in table.variation.values:
                 at = table.sel(sigma2_init=start, learned=learned, variation=name)
@@ -340,5 +340,6 @@ def varied(table: xr.Dataset, data: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _mode(learned: bool) -> str:
+def mode(learned: bool) -> str:
+    """How σ² is treated, in a word."""
     return "learned" if learned else "held"

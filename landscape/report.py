@@ -186,9 +186,10 @@ def _varied(table: xr.Dataset) -> list[str]:
 
 
 def _thresholds(table: xr.Dataset) -> list[str]:
+    steps = json.loads(table.attrs["config"])["config"]["num_steps"]
     lines = [
         "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, after "
-        f"{int(table.attrs['num_steps']):,} steps, made to collapse. Below the critical σ² it "
+        f"{steps:,} steps, made to collapse. Below the critical σ² it "
         "comes back. Finite steps along its way out count the kinks of ReLU, which derivatives do "
         "not see; other ways may be left.", "",
         "| σ² | start | KL | σ² at the end | critical σ² | by finite steps | linear VAE's | "
@@ -203,9 +204,8 @@ def _thresholds(table: xr.Dataset) -> list[str]:
             names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps")
             numbers = [float(at[name]) for name in (*names, "linear_critical_sigma2")]
             back = "yes" if at.own_sigma2 < at.critical_sigma2_by_steps else "not seen"
-            mode = "learned" if learned else "held"
             cells = " | ".join(f"{number:.3g}" for number in numbers)
-            lines.append(f"| {mode} | {start:g} | {cells} | {back} |")
+            lines.append(f"| {paper_table.mode(learned)} | {start:g} | {cells} | {back} |")
     return [*lines, ""]
 
 

@@ -131,6 +131,8 @@ def test_errors_are_one_line_and_exit_with_two(data, capsys):
         ["linvae fit", " error"], ["linvae fit", " error"], ["linvae points", " error"],
     ]  # fmt: skip
     assert "k: got 9, expected 1 <= k <= 7" in errors[1]
+    assert linvae("reproduce", "--data", data, "--k", 4) == 2
+    assert "data: got 8 dimensions, expected more than the networks' 100" in capsys.readouterr().err
     assert linvae("sweep", "--data", data, "--curvature", "all") == 2
     assert "`linvae landscape` has the linear VAE's exactly" in capsys.readouterr().err
     assert linvae("sweep", "--data", data, "--curvature-data", 0) == 2

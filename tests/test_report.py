@@ -221,7 +221,7 @@ def bent() -> xr.Dataset:
             "escape_rate": ((*dims, "sigma2"), rate, "1", ""),
         },
         {"sigma2_init": [200.0, 1.0], "learned": [False, True], "sigma2": sigma2},
-        tables.provenance(command="a | b", num_steps=4000),
+        tables.provenance({"config": {"num_steps": 4000}}, command="a | b"),
     ).assign_coords(beta=1.0)
 
 

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import children
 import jax
@@ -185,6 +186,19 @@ def test_chunks_follow_the_memory(monkeypatch):
     little = parallel.plan(*args, batching="vmap", memory=int(3.5 * each / 0.8))
     assert little.chunk == 3
     assert parallel.plan(*args, batching="vmap", memory=1).chunk == 1
+
+
+def test_free_memory_counts_what_the_system_would_give_back(monkeypatch):
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    untouched = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # of pages that nobody has touched the system keeps some for itself
+    assert 0.8 * untouched < parallel.free_memory() < installed
+
+    def missing(*args: object, **options: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)  # no Linux
+    assert parallel.free_memory() == installed
 
 
 def test_annealing_and_other_values_become_dimensions():
