@@ -77,8 +77,10 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
     best = table.final_elbo.sel(learned=True, sigma2_init=elbo.sel(learned=True).idxmax())
     spread = float(best.std("seed", ddof=1)) if best.sizes["seed"] > 1 else 0.0
     gain = float(best.mean() - elbo.sel(learned=False).max())
-    largest = table.sigma2_init.max()
-    at = _mean(table.final_collapsed.sel(sigma2_init=largest)) / table.sizes["latent"]
+    # where learning σ² takes it down the furthest
+    largest = table.sel(sigma2_init=table.sigma2_init.max())
+    at = _mean(largest.final_collapse).mean("epsilon", skipna=False)
+    kl = _mean(largest.final_kl.sum("latent", skipna=False))
     return Claim(
         "C8",
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
@@ -99,9 +101,14 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
                 f"no worse than by two spreads over seeds, {spread:.2g} nats each",
             ),
             Check(
-                "share collapsed at the largest σ²: held minus learned from there",
-                float(at.sel(learned=False) - at.sel(learned=True)), ">=", 0.05,
-                "ours: learning takes σ² down from there, and latents come back",
+                "collapse (mean share over ε) at the largest σ²: held minus learned from there",
+                float(at.sel(learned=False) - at.sel(learned=True)), ">=", 0.0,
+                "at ε = 0.01 alone seeds decide; there the paper's falls on MNIST, rises on CelebA",
+            ),
+            Check(
+                "KL at the largest σ²: learned from there over held",
+                float(kl.sel(learned=True) / kl.sel(learned=False)), ">=", 1.5,
+                "ours: latents tell more; in the paper's table 2.6 on MNIST, 6.5 on CelebA",
             ),
         ),
         f"Held σ² from {runs.sigma2[0]:g} to {runs.sigma2[-1]:g}: {100 * runs.collapsed[0]:.0f} to "

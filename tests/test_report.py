@@ -318,6 +318,13 @@ def test_claims_fail_when_they_should(found):
     same = found["curves"].assign(final_collapse=found["curves"].final_collapse * 0)
     assert not nonlinear_claims.judge(found | both | {"curves": same})[0].holds  # NaN
     assert not claims(final_elbo=table.final_elbo * table.final_elbo.learned)["C8"].holds
+    largest = table.sigma2_init == table.sigma2_init.max()
+    learned, held = largest & table.learned, largest & ~table.learned
+    # σ² learned, and yet as little KL, or more collapse
+    poorer = claims(final_kl=table.final_kl.where(~learned, 0.05 * table.final_kl))["C8"]
+    assert [check.holds for check in poorer.checks] == [True, True, True, True, False]
+    worse = claims(final_collapse=table.final_collapse.where(~held, 0.0))["C8"]
+    assert [check.holds for check in worse.checks[1:]] == [True, True, False, True]
     saved = found["annealing"].assign(final_collapsed=found["annealing"].final_collapsed * 0.4)
     assert not nonlinear_claims.judge(found | {"annealing": saved})[2].holds
     never = found["annealing"].assign(kl=found["annealing"].kl * 0.5)
