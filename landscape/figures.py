@@ -53,6 +53,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(_STYLE):
+        figure.draw_without_rendering()  # lays it out, once for both
+        figure.set_layout_engine("none")
         for suffix in (".png", ".pdf"):
             target = path.with_name(path.name + suffix)
             figure.savefig(target)

@@ -119,8 +119,8 @@ CELEBA = replace(
 # a few minutes on two cores
 QUICK = replace(
     MNIST, k=100, widths=(256, 128), sigma2=(30.0, 1.0, 0.1), seeds=2,
-    curve_sigma2=(100.0, 10.0, 3.0, 0.3), annealed_sigma2=(30.0,), other_seeds=1, epochs=40,
-    batch_size=32, warmup=200, linear_k=50, curvature_data=5000, variations=(),
+    curve_sigma2=(100.0, 10.0, 3.0, 0.3), annealed_sigma2=(30.0,), other_seeds=1, epochs=30,
+    batch_size=32, warmup=200, linear_k=50, curvature_data=2500, variations=(),
 )  # fmt: skip
 # every sweep, hardly any training
 SMOKE = replace(
@@ -213,8 +213,11 @@ def train(
     annealings = _annealings(_config(settings, count).num_steps)
     grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
     keep("annealing", sweep_of("annealing", own, grid)[2])
+    widths = settings.widths if settings.network == "mlp" else None
     for name in ENCODERS:
-        network = networks.named(name, n, settings.linear_k, data_scale=own.data_scale)
+        network = networks.named(
+            name, n, settings.linear_k, widths=widths, data_scale=own.data_scale
+        )
         keep(name, sweep_of(name, network, sweeps.Grid(others))[2])
     if settings.variations:
         varied = [_finals(AS_IN_THE_TABLE, table)]

@@ -42,12 +42,12 @@ class Settings:
     """
 
     k: int = 50
-    num_steps: int = 12_000
+    num_steps: int = 10_000
     learning_rate: float = 0.03
     sampled_learning_rate: float = 0.01
     batch_size: int = 128
     seeds: int = 2
-    latents: tuple[int, ...] = (5, 20, 50, 100, 200)
+    latents: tuple[int, ...] = (5, 20, 50, 100)
     max_latents: int = 300
     fixed_latents: int = 50
     searches: tuple[tuple[int, int], ...] = ((2, 1), (3, 2), (4, 2), (3, 3), (4, 3), (4, 3))

@@ -61,7 +61,7 @@ def conditioning_path(
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
     c = stacked.conditioning
     dims = ("pattern", "sigma2")
-    optimum = jnp.stack([ppca.optimal_elbo(eigenvalues, k, s) for s in sigma2])
+    optimum = jax.vmap(lambda s: ppca.optimal_elbo(eigenvalues, k, s))(sigma2)
     assignments = np.stack(list(chosen.values()))
     critical = np.where(assignments >= 0, np.asarray(eigenvalues)[assignments], 0.0)
     return tables.dataset(

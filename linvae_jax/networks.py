@@ -391,8 +391,8 @@ def named(
         n: data dimension.
         k: latent dimension.
         image_shape: (H, W, C), for "conv".
-        widths: hidden layers of "mlp"'s encoder, which the decoder mirrors, or channels of "conv";
-            those of the classes by default.
+        widths: hidden layers of the encoder of "mlp", whose decoder mirrors them, and of
+            "mlp-encoder", or channels of "conv"; those of the classes by default.
         data_scale: as in `Mlp`.
 
     Raises:
@@ -408,7 +408,7 @@ def named(
         "mlp": Mlp(n, k, widths, widths[::-1]),
         "linear-encoder": Mlp(n, k, (), (), shared_variance=True),
         "deep-linear-encoder": Mlp(n, k, (256, 256), (), "identity", shared_variance=True),
-        "mlp-encoder": Mlp(n, k, Mlp.encoder, ()),
+        "mlp-encoder": Mlp(n, k, widths, ()),
     }
     if name not in known:
         _checks.fail("network", repr(name), f"one of {('conv', *known)}")

@@ -127,7 +127,7 @@ def optimal_sigma2(
     # suffix sums from the small end, which loses no digits of a small tail
     tail = jnp.append(jnp.cumsum(eigenvalues[::-1])[::-1], 0)  # tail[r] = Σ_{i>r} λ_i
     f = eigenvalues * (n - r[1:] * beta) - beta * tail[1:]
-    used = jnp.sum(f[:k] > 0)
+    used = jnp.sum((f > 0) & (jnp.arange(n) < k))  # of one shape for every k: compiled once
     return tail[used] / (n - used * beta)
 
 

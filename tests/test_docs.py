@@ -193,18 +193,19 @@ def test_claims_in_the_readme_are_those_of_the_saved_tables():
 
 
 def test_curvature_in_the_readme_is_that_of_the_saved_table():
-    """The caption's claims: collapse is stable, nearly so, or not at all."""
+    """The caption's claims: where collapse is stable."""
     table = tables.load(MNIST / "nonlinear_curvature.nc")
     share = table.critical_sigma2_by_steps / table.own_sigma2
     assert (share.sel(learned=False, sigma2_init=[10.0, 1.0]) < 1).all()
-    assert (share.sel(learned=True, sigma2_init=[10.0, 1.0]) < 1).all()
-    assert 1 < share.sel(learned=True, sigma2_init=0.1) < 1.1
+    assert (share.sel(learned=True) < 1).all()
+    assert (share.sel(learned=False, sigma2_init=[0.1, 0.01, 0.001]) > 1).all()
+    assert (table.critical_sigma2_by_steps < table.linear_critical_sigma2).all()
     config = json.loads(table.attrs["config"])["config"]
-    assert 3 * config["num_steps"] == nonlinear.load(MNIST)["table"].step[-1]  # of the epochs
-    assert (share.sel(learned=False, sigma2_init=[0.1, 0.01, 0.001]) > 3).all()
-    below = table.critical_sigma2_by_steps < table.linear_critical_sigma2
-    assert not below.sel(learned=True, sigma2_init=0.001)  # the README says which
-    assert int(below.sum()) == below.size - 1
+    assert config["num_steps"] == nonlinear.load(MNIST)["table"].step[-1]  # the table's networks
+    at = table.sel(learned=False, sigma2_init=1.0)
+    own, linear = (float(at[name]) for name in ("critical_sigma2", "linear_critical_sigma2"))
+    told = f"of the network stays so down to {own:.2f}, for the others explain what it could, and "
+    assert f"{told}one of the linear VAE down to {linear:.2f}" in " ".join(README.split())
 
 
 def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
