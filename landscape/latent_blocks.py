@@ -127,16 +127,34 @@ def _inverse_root(values: Array) -> tuple[Array, Array]:
     return jnp.where(values > small, values, jnp.inf) ** -0.5, small
 
 
-@partial(jax.jit, static_argnames=("model", "latent", "batch_size"))
+def _as_first(
+    model: vae.LatentModel, params: Any, x: Array, key: PRNGKeyArray, latent: int
+) -> tuple[Any, Array, Array]:
+    """The VAE with this latent collapsed, data and noise; latents renumbered, this one the first.
+
+    So the programs below serve any latent, and are compiled once.
+    """
+    _checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
+    point = collapsed(model, in_float64(params), (latent,))
+    data = jnp.asarray(x, jnp.float64)
+    noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
+    if latent:
+        swapped = model.latent_weights(point, (latent, 0))
+        point = model.with_latent_weights(point, (0, latent), swapped)
+        noise = noise.at[:, [0, latent]].set(noise[:, [latent, 0]])
+    return point, data, noise
+
+
+@partial(jax.jit, static_argnames=("model", "batch_size"))
 def _first_order(
-    model: vae.LatentModel, params: Any, x: Array, noise: Array, latent: int, batch_size: int
+    model: vae.LatentModel, params: Any, x: Array, noise: Array, batch_size: int
 ) -> tuple[Array, Array]:
     """Sums for B and C, from one gradient of the error and of the posterior for each datum."""
-    weights = dict(model.latent_weights(params, (latent,)))
+    weights = dict(model.latent_weights(params, (0,)))
     decoder = {model.decoder_name: weights.pop(model.decoder_name)}
 
     def with_weights(changed: dict[str, Array]) -> Any:
-        return model.with_latent_weights(params, (latent,), decoder | weights | changed)
+        return model.with_latent_weights(params, (0,), decoder | weights | changed)
 
     def half_error(changed: Any, datum: Array, eps: Array) -> Array:
         point = with_weights(changed)
@@ -145,7 +163,7 @@ def _first_order(
     def posterior(changed: Any, datum: Array) -> Array:
         found = model.encode(with_weights(changed), datum[None])
         log_d = jnp.broadcast_to(found.log_d, found.mean.shape)
-        return jnp.stack([found.mean[0, latent], log_d[0, latent]])
+        return jnp.stack([found.mean[0, 0], log_d[0, 0]])
 
     def flat(tree: Any, batch: int = 0) -> Array:
         return jnp.concatenate([leaf.reshape(*leaf.shape[:batch], -1) for leaf in tree], axis=-1)
@@ -153,7 +171,7 @@ def _first_order(
     def of_datum(datum_eps: tuple[Array, Array]) -> tuple[Array, Array]:
         datum, eps = datum_eps
         # with z = 1 the gradient in the latent's weights is that in what they feed
-        slope = jax.grad(half_error)(decoder, datum, eps.at[latent].set(1))
+        slope = jax.grad(half_error)(decoder, datum, eps.at[0].set(1))
         features = jax.jacrev(posterior)(weights, datum)
         return flat(jax.tree.leaves(slope)), flat(jax.tree.leaves(features), 1)
 
@@ -162,17 +180,15 @@ def _first_order(
     return -matmul(slopes.T, mean), matmul(mean.T, mean) + matmul(log_d.T, log_d) / 2
 
 
-@partial(jax.jit, static_argnames=("model", "latent"))
-def _second_order(
-    model: vae.LatentModel, params: Any, x: Array, noise: Array, latent: int
-) -> Array:
+@partial(jax.jit, static_argnames="model")
+def _second_order(model: vae.LatentModel, params: Any, x: Array, noise: Array) -> Array:
     """A, from Hessian-vector products of the error."""
-    noise = noise.at[:, latent].set(1)  # enters by its square, of mean 1
-    weights = model.latent_weights(params, (latent,))
+    noise = noise.at[:, 0].set(1)  # enters by its square, of mean 1
+    weights = model.latent_weights(params, (0,))
     name = model.decoder_name
 
     def half_error(decoder: Array) -> Array:
-        point = model.with_latent_weights(params, (latent,), weights | {name: decoder})
+        point = model.with_latent_weights(params, (0,), weights | {name: decoder})
         return vae.with_noise(model, point, x, noise).square_error.mean() / 2
 
     return hessian.dense(half_error, weights[name], chunk=8)
@@ -215,35 +231,30 @@ def at(
     _checks.data_matrix("x", x, model.n)
     _checks.in_range("hessian_data", hessian_data, 1, 2**31 - 1, "at least one")
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
-    _checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
-    point = collapsed(model, in_float64(params), (latent,))
-    data = jnp.asarray(x, jnp.float64)
-    noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
+    point, data, noise = _as_first(model, params, x, key, latent)
     some = windowed.spread(len(data), hessian_data)
     coupling, encoder = jnp.zeros(()), jnp.zeros(())
     for i in range(0, len(data), _PIECE):
         piece = slice(i, i + _PIECE)
-        sums = _first_order(model, point, data[piece], noise[piece], latent, batch_size)
+        sums = _first_order(model, point, data[piece], noise[piece], batch_size)
         coupling, encoder = coupling + sums[0] / len(data), encoder + sums[1] / len(data)
-    decoder = _second_order(model, point, data[some], noise[some], latent)
+    decoder = _second_order(model, point, data[some], noise[some])
     # units silent in all of those data are as good as dead
     silent = jnp.diag(decoder) == 0
     coupling = jnp.where(silent[:, None], 0, coupling)
     return Blocks(decoder, coupling, encoder)
 
 
-@partial(jax.jit, static_argnames=("model", "latent"))
-def _slopes(
-    model: vae.LatentModel, params: Any, x: Array, noise: Array, latent: int, along: Array
-) -> Array:
+@partial(jax.jit, static_argnames="model")
+def _slopes(model: vae.LatentModel, params: Any, x: Array, noise: Array, along: Array) -> Array:
     """Sum over data of the error's slope along a direction of the decoder's weights, z = ±1."""
-    weights = model.latent_weights(params, (latent,))
+    weights = model.latent_weights(params, (0,))
     name = model.decoder_name
     step = along.reshape(weights[name].shape)
 
     def half_error(t: Array, z: float) -> Array:
-        point = model.with_latent_weights(params, (latent,), weights | {name: t * step})
-        passed = vae.with_noise(model, point, x, noise.at[:, latent].set(z))
+        point = model.with_latent_weights(params, (0,), weights | {name: t * step})
+        passed = vae.with_noise(model, point, x, noise.at[:, 0].set(z))
         return passed.square_error.sum() / 2
 
     slope = jax.grad(half_error)
@@ -277,15 +288,12 @@ def curvature_along(
         ValueError: as `at`; a direction of another shape, NaN or Inf; step ≤ 0.
     """
     _checks.data_matrix("x", x, model.n)
-    _checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
     _checks.shape("direction", direction, ("d",))
     _checks.finite("direction", direction)
     _checks.positive("step", step)
-    point = collapsed(model, in_float64(params), (latent,))
-    data = jnp.asarray(x, jnp.float64)
-    noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
+    point, data, noise = _as_first(model, params, x, key, latent)
     total = jnp.zeros(())
     for i in range(0, len(data), _PIECE):
         piece = slice(i, i + _PIECE)
-        total += _slopes(model, point, data[piece], noise[piece], latent, step * direction)
+        total += _slopes(model, point, data[piece], noise[piece], step * direction)
     return total / (len(data) * step**2)

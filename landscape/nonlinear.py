@@ -119,7 +119,7 @@ CELEBA = replace(
 # a few minutes on two cores
 QUICK = replace(
     MNIST, k=100, widths=(256, 128), sigma2=(30.0, 1.0, 0.1), seeds=2,
-    curve_sigma2=(100.0, 10.0, 3.0, 0.3), annealed_sigma2=(30.0,), other_seeds=1, epochs=30,
+    curve_sigma2=(100.0, 10.0, 3.0, 0.3), annealed_sigma2=(30.0,), other_seeds=1, epochs=25,
     batch_size=32, warmup=200, linear_k=50, curvature_data=2500, variations=(),
 )  # fmt: skip
 # every sweep, hardly any training
