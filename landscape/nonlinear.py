@@ -67,8 +67,8 @@ class Settings:
     Attributes:
         network: "mlp" or "conv", for colour images.
         k: latents.
-        widths: of the hidden layers of an MLP's encoder, or channels of the convolutions; the
-            decoder mirrors them.
+        widths: of the hidden layers of an MLP's encoder, figure 4's too, or channels of the
+            convolutions; the decoder mirrors them.
         sigma2: initial σ² of the table's rows, each held and learned.
         seeds: of each row.
         curve_sigma2: further σ², held, for the curves of collapse.

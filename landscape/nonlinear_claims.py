@@ -40,6 +40,16 @@ def _mean(values: xr.DataArray) -> xr.DataArray:
     return values.mean("seed", skipna=False)
 
 
+def _kl(table: xr.Dataset) -> xr.DataArray:
+    """At the end, of all latents; nats per datum."""
+    return _mean(table.final_kl.sum("latent", skipna=False))
+
+
+def _collapse(table: xr.Dataset) -> xr.DataArray:
+    """At the end, the mean over ε of the share that is (ε, 0.01)-collapsed: not of one ε's luck."""
+    return _mean(table.final_collapse).mean("epsilon", skipna=False)
+
+
 def held(tables: Mapping[str, xr.Dataset]) -> Held:
     """All runs with σ² held, of the paper's rows and of the further σ²."""
     parts = [tables[name].sel(learned=False) for name in ("table", "curves") if name in tables]
@@ -79,8 +89,7 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
     gain = float(best.mean() - elbo.sel(learned=False).max())
     # where learning σ² takes it down the furthest
     largest = table.sel(sigma2_init=table.sigma2_init.max())
-    at = _mean(largest.final_collapse).mean("epsilon", skipna=False)
-    kl = _mean(largest.final_kl.sum("latent", skipna=False))
+    at, kl = _collapse(largest), _kl(largest)
     return Claim(
         "C8",
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
@@ -154,19 +163,16 @@ def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
     def share(table: xr.Dataset) -> xr.DataArray:
         return _mean(table.final_collapsed / k)
 
-    def kl(table: xr.Dataset) -> xr.DataArray:
-        return _mean(table.final_kl.sum("latent", skipna=False))
-
     during = annealed.where(annealed.step <= last / 2)
     peak = _mean(during.kl.max("step"))
     least = _mean((during.collapsed / k).min("step"))
-    ends = [_mean(t.final_collapse).mean("epsilon", skipna=False) for t in (annealed, plain)]
     # where plain training collapses nothing there is nothing to prevent
-    again = (ends[0] / ends[1]).where(ends[1] >= 0.05)
-    lost = ((peak - kl(annealed)) / (peak - kl(plain))).where(peak > kl(plain))
+    again = (_collapse(annealed) / _collapse(plain)).where(_collapse(plain) >= 0.05)
+    lost = ((peak - _kl(annealed)) / (peak - _kl(plain))).where(peak > _kl(plain))
     notes = [
         f"σ² = {s:g}, {name}: KL {float(peak.sel(at)):.0f} nats at the most while annealed, "
-        f"{float(kl(annealed).sel(at)):.1f} at the end, {float(kl(plain).sel(sigma2_init=s)):.1f} "
+        f"{float(_kl(annealed).sel(at)):.1f} at the end, "
+        f"{float(_kl(plain).sel(sigma2_init=s)):.1f} "
         f"without; collapsed {100 * float(least.sel(at)):.0f} % at the least while annealed, "
         f"{100 * float(share(annealed).sel(at)):.0f} % at the end, "
         f"{100 * float(share(plain).sel(sigma2_init=s)):.0f} % without"

@@ -106,6 +106,16 @@ def test_colour_images_take_convolutions_and_no_more_than_the_table_needs(asked,
     assert config == training.TrainConfig(40 * epoch, epoch, schedule="decay", warmup=500)
     assert grid.seeds == (0, 1, 2, 3, 4)
     assert {"curvature", "variations"}.isdisjoint(found)
+    # channels are no widths
+    model = asked["mlp-encoder"].task.model
+    assert model == networks.Mlp(12_288, 50, (1024, 512), (), data_scale=3.0)
+
+
+def test_encoders_of_the_quick_run_are_as_small_as_its_networks(asked, tmp_path):
+    settings = replace(nonlinear.QUICK, curvature_data=0)
+    nonlinear.train(settings, data(1000, 784), None, tmp_path)
+    model = asked["mlp-encoder"].task.model
+    assert model == networks.Mlp(784, 50, (256, 128), (), data_scale=3.0)
 
 
 def test_curvature_is_computed_again_for_another_sweep_and_not_for_the_same(
