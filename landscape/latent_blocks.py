@@ -98,6 +98,7 @@ class Blocks:
         """Unit vector of the decoder's weights in which the latent would leave; 0 if nowhere."""
         return self._steepest()[1]
 
+    @jax.jit  # op by op it compiles forty programs for each size
     def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
         """γ and its direction."""
         # features in units of their own: their scales may differ by many orders
