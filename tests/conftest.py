@@ -1,14 +1,19 @@
 """Settings of every test: float64, and Hypothesis without deadlines or luck."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
 
-# a test compiles a program and runs it once: half the optimisation takes half of the time
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Most of the suite's time goes to compiling small programs that run once: unoptimised, and by the
+# older of XLA's two code generators, each takes less than half. "thorough" is as users run.
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+if PROFILE == "default":
+    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 # and the suite's processes, children included, compile what takes long once for all of them
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
@@ -19,7 +24,7 @@ jax.config.update("jax_enable_x64", True)
 # a new shape compiles for a quarter of a second, so no deadline; CI must not depend on luck
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+hypothesis.settings.load_profile(PROFILE)
 
 # CPU seconds of the files that take longest. A file stays in one of two processes, for there its
 # tests share fixtures and compiled programs; the longest start first, so that both end together.
@@ -42,6 +47,17 @@ SLOW = {
     "test_stationary.py": 30,
     "test_data.py": 25,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """JAX keeps 3 MB for each of thousands of programs, and gets slower at making new ones.
+
+    Small files share programs with those after them.
+    """
+    yield
+    if request.path.name in SLOW:
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

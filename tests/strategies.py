@@ -34,17 +34,22 @@ def separated_spectra(draw: st.DrawFn, n: int) -> np.ndarray:
     return 0.2 * np.cumprod(np.array(ratios))[::-1].copy()
 
 
+def normal(seed: int | list[int], *shape: int) -> jax.Array:
+    """Standard normal numbers; by NumPy, for JAX would compile a program for each shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
 def orthogonal(seed: int, n: int) -> jax.Array:
     """A random rotation."""
-    return jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (n, n)))[0]
+    return jnp.asarray(np.linalg.qr(normal(seed, n, n))[0])
 
 
 def moments_with(eigenvalues: np.ndarray, seed: int) -> tuple[mom.Moments, jax.Array]:
     """Moments with these eigenvalues in a random basis, and that basis."""
     U = orthogonal(seed, len(eigenvalues))
-    S = (U * eigenvalues) @ U.T
-    mean = jax.random.normal(jax.random.key(seed + 1), (len(eigenvalues),))
-    return mom.from_covariance((S + S.T) / 2, mean), U
+    S = (np.asarray(U) * eigenvalues) @ np.asarray(U).T
+    mean = normal(seed + 1, len(eigenvalues))
+    return mom.from_covariance(jnp.asarray((S + S.T) / 2), mean), U
 
 
 @st.composite
@@ -58,13 +63,9 @@ def data(draw: st.DrawFn, n: int, rows: int = 40) -> np.ndarray:
 @st.composite
 def parameters(draw: st.DrawFn, n: int, k: int) -> linear.LinearVAE:
     """A linear VAE with nothing special about it."""
-    key = jax.random.split(jax.random.key(draw(seeds)), 3)
-    return linear.LinearVAE(
-        jax.random.normal(key[0], (n, k)),
-        jax.random.normal(key[1], (k, n)),
-        jax.random.normal(key[2], (k,)),
-        jnp.log(jnp.asarray(draw(noise))),
-    )
+    rng = np.random.default_rng(draw(seeds))
+    weights = (jnp.asarray(rng.normal(size=shape)) for shape in ((n, k), (k, n), (k,)))
+    return linear.LinearVAE(*weights, jnp.asarray(np.log(draw(noise))))
 
 
 @st.composite

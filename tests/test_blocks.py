@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import moments_with, seeds
+from strategies import moments_with, normal, orthogonal, seeds
 
 from landscape import (
     arrowhead,
@@ -83,9 +83,8 @@ def close(ours, exact, scale):
 
 
 def some_direction(seed, n, k):
-    keys = jax.random.split(jax.random.key(seed), 4)
     shapes = ((n, k), (k, n), (k,), ())
-    return LinearVAE(*(jax.random.normal(key, s) for key, s in zip(keys, shapes, strict=True)))
+    return LinearVAE(*(normal([seed, i], *shape) for i, shape in enumerate(shapes)))
 
 
 def flat(direction, learn=NOISE):
@@ -108,7 +107,7 @@ def test_spectrum_is_the_dense_hessians(learn, problem, seed):
 def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
     lam, assignment, sigma2, _ = problem
     point, moments, _ = at(problem, seed)
-    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (len(assignment),) * 2))[0]
+    rotation = orthogonal(seed, len(assignment))
     exact = np.linalg.eigvalsh(dense_likelihood(point.W @ rotation, sigma2, moments, learn))
     ours = blocks.log_likelihood_eigenvalues(lam, assignment, sigma2, learn=learn)
     # at λ = σ² everything may cancel; 1/σ² is the size of what does

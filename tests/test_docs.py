@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
 import landscape
 import linvae_jax
@@ -25,6 +26,12 @@ MODULES = sorted(
     for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     if not info.name.endswith("__main__")
 )
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, xr.Dataset]:
+    """The saved tables of MNIST; nobody changes them."""
+    return nonlinear.load(MNIST)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -48,10 +55,10 @@ def test_python_example_of_the_readme_runs_and_prints_zeros():
     assert float(slope) == 0
 
 
-def test_table_of_the_readme_is_that_of_the_saved_results():
+def test_table_of_the_readme_is_that_of_the_saved_results(found):
     shown = README.split("tests/test_docs.py -->\n")[1].split("<!-- end of table -->")[0].strip()
-    found = paper_table.compare(nonlinear.load(MNIST)["table"], "mnist")
-    assert shown == paper_table.markdown(found).strip()
+    compared = paper_table.compare(found["table"], "mnist")
+    assert shown == paper_table.markdown(compared).strip()
     assert shown in (MNIST / "report.md").read_text(encoding="utf-8")
 
 
@@ -64,8 +71,8 @@ def test_training_length_in_the_readme_is_that_of_the_saved_sweep():
     assert table.attrs["command"].startswith("linvae sweep {")
 
 
-def test_other_numbers_of_the_readme_are_those_of_the_saved_tables():
-    found, text = nonlinear.load(MNIST), " ".join(README.split())
+def test_other_numbers_of_the_readme_are_those_of_the_saved_tables(found):
+    text = " ".join(README.split())
     seconds = {name: float(table.attrs["seconds"]) for name, table in found.items()}
     hours = sum(seconds.values()) / 3600
     assert f"in {hours:.0f} hours, {seconds['table'] / 60:.0f} minutes of them for the" in text
@@ -101,8 +108,8 @@ def test_other_numbers_of_the_readme_are_those_of_the_saved_tables():
     assert f"about {6 * weights * 6e6 * runs / 1e15:.0f} PFLOP" in text
 
 
-def test_variations_in_the_readme_are_those_of_the_saved_table():
-    whole = tables.load(MNIST / "nonlinear_variations.nc")
+def test_variations_in_the_readme_are_those_of_the_saved_table(found):
+    whole = found["variations"]
     table = whole.isel(seed=0)
     elbo = table.final_elbo + float(table.attrs["pixel_constant"])
     percent = (table.final_collapsed / 2).round()  # of 200
@@ -154,8 +161,8 @@ def test_variations_in_the_readme_are_those_of_the_saved_table():
     assert f"{held:.0f} % collapse at σ² = 1 held and {learned:.0f} % learned" in text
 
 
-def test_claims_in_the_readme_are_those_of_the_saved_tables():
-    text, found = " ".join(README.split()), nonlinear.load(MNIST)
+def test_claims_in_the_readme_are_those_of_the_saved_tables(found):
+    text = " ".join(README.split())
     runs = nonlinear_claims.held(found)
     share = {s: (100 * c, 100 * p) for s, c, p in zip(*runs[:3], strict=True)}
     at = [f"{share[s][0]:.0f} against {share[s][1]:.0f} % at" for s in (3.0, 1.0, 0.3)]
@@ -192,16 +199,16 @@ def test_claims_in_the_readme_are_those_of_the_saved_tables():
     assert f"`third_curves.nc`; {mean:.2f}, {curves:.2f} and {rank:.2f})" in text
 
 
-def test_curvature_in_the_readme_is_that_of_the_saved_table():
+def test_curvature_in_the_readme_is_that_of_the_saved_table(found):
     """The caption's claims: where collapse is stable."""
-    table = tables.load(MNIST / "nonlinear_curvature.nc")
+    table = found["curvature"]
     share = table.critical_sigma2_by_steps / table.own_sigma2
     assert (share.sel(learned=False, sigma2_init=[10.0, 1.0]) < 1).all()
     assert (share.sel(learned=True) < 1).all()
     assert (share.sel(learned=False, sigma2_init=[0.1, 0.01, 0.001]) > 1).all()
     assert (table.critical_sigma2_by_steps < table.linear_critical_sigma2).all()
     config = json.loads(table.attrs["config"])["config"]
-    assert config["num_steps"] == nonlinear.load(MNIST)["table"].step[-1]  # the table's networks
+    assert config["num_steps"] == found["table"].step[-1]  # the table's networks
     at = table.sel(learned=False, sigma2_init=1.0)
     own, linear = (float(at[name]) for name in ("critical_sigma2", "linear_critical_sigma2"))
     told = f"of the network stays so down to {own:.2f}, for the others explain what it could, and "

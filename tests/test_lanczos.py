@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from strategies import moments_with
+from strategies import moments_with, normal
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
 from landscape import blocks, hessian, lanczos, lobpcg, matrix_free, objectives, stationary
@@ -170,9 +170,8 @@ def test_the_bracket_holds_what_these_probes_would_see_in_the_end(elbo):
 
 
 def test_deep_linear_network():
-    key = jax.random.split(KEY, 4)
-    x = jax.random.normal(key[3], (20, 5))
-    point = [{"W": jax.random.normal(key[i], (5, 5)) / 2, "b": jnp.ones(5)} for i in range(3)]
+    x = normal(3, 20, 5)
+    point = [{"W": normal(i, 5, 5) / 2, "b": jnp.ones(5)} for i in range(3)]
 
     def loss(layers):
         y = x
@@ -209,7 +208,7 @@ def test_breakdown_at_once(scale, count):
 
 
 def test_breakdown_of_a_rank_one_hessian():
-    direction = jax.random.normal(KEY, (60,))
+    direction = normal(0, 60)
     found = lanczos.quadrature(
         lambda x: (direction @ x) ** 2 / 2, jnp.ones(60), KEY, probes=30, steps=10
     )

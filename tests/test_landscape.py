@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import moments_with, problems
+from strategies import moments_with, normal, problems
 from tolerances import EXACT, FACTORED
 
 from landscape import conditioning, hessian, objectives, stationary, surface
@@ -40,7 +40,7 @@ def test_dense_columns_are_products(problem):
     params, moments, _ = problem
     _, point = objectives.elbo(params, moments, learn=EVERYTHING)
     size = sum(leaf.size for leaf in jax.tree.leaves(point))
-    direction = jax.random.normal(jax.random.key(0), (size,))
+    direction = normal(0, size)
     ours = product_along(params, moments, direction)
     # central differences of the gradient share nothing with forward-over-reverse
     gradient = partial(gradient_beside, params, moments)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
-from strategies import moments_with, noise, problems, seeds, separated_spectra, spectra, weights
+from strategies import (
+    moments_with,
+    noise,
+    normal,
+    problems,
+    seeds,
+    separated_spectra,
+    spectra,
+    weights,
+)
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
 from linvae_jax import moments as mom
@@ -53,7 +62,7 @@ def test_no_weights_beat_the_mle(draw, seed, sigma2):
     best = ppca.mle(moments, 2, sigma2)
     top = ppca.log_likelihood(best.W, sigma2, moments)
     np.testing.assert_allclose(top, ppca.optimal_elbo(jnp.asarray(lam), 2, sigma2), rtol=FACTORED)
-    steps = jax.random.normal(jax.random.key(seed), (20, 5, 2))
+    steps = normal(seed, 20, 5, 2)
     for size in (1e-3, 0.1, 1.0):
         others = jax.vmap(lambda d, s=size: ppca.log_likelihood(best.W + s * d, sigma2, moments))
         assert (others(steps) <= top + FACTORED * abs(top)).all()
