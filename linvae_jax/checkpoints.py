@@ -72,13 +72,16 @@ class Store:
     a folder that all of them see.
     """
 
-    def __init__(self, folder: str | Path, identity: Mapping[str, Any], keep: int = 2):
+    def __init__(
+        self, folder: str | Path, identity: Mapping[str, Any], keep: int = 2, longer: str = ""
+    ):
         """Open a folder, or make it.
 
         Args:
             folder: new, empty, or of an earlier `Store`.
             identity: what defines the run, JSON values; all that resuming must not change.
             keep: how many saves stay; with 1 there is nothing to fall back to.
+            longer: a list of the identity, by its dotted name, that resuming may lengthen.
 
         Raises:
             ValueError: the folder belongs to another run (the text names what differs), or holds
@@ -87,7 +90,7 @@ class Store:
         if keep < 1:
             _checks.fail("keep", keep, "a number of saves >= 1")
         self.folder = Path(folder).absolute()
-        _claim(self.folder, identity)
+        _claim(self.folder, identity, longer)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -231,15 +234,19 @@ def load_tree(path: str | Path, template: Any = None) -> Any:
 # --- whose folder is it? ---
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def _claim(folder: Path, identity: Mapping[str, Any], longer: str) -> None:
     """Make the folder this run's, or see that it is."""
     asked = _json("identity", identity)
     path, partial = folder / _IDENTITY, folder / f"{_IDENTITY}.partial"
+
+    def write() -> None:
+        partial.write_text(json.dumps({"format": _FORMAT, "identity": asked}, indent=1))
+        partial.replace(path)
+
     if jax.process_index() == 0 and not folder.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         if all(entry == partial for entry in folder.iterdir()):
-            partial.write_text(json.dumps({"format": _FORMAT, "identity": asked}, indent=1))
-            partial.replace(path)
+            write()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"linvae_jax identity of {folder}")
     if not path.is_file():
@@ -247,10 +254,12 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
         if folder.is_dir():
             what = f"which holds {_some(sorted(entry.name for entry in folder.iterdir()))}"
         _checks.fail("folder", f"{folder}, {what}", "a new or empty one, or one of this run")
-    _compare_identity(folder, asked)
+    _compare_identity(folder, asked, longer)
+    if longer and jax.process_index() == 0:
+        write()  # it may have grown
 
 
-def _compare_identity(folder: Path, asked: Mapping[str, Any]) -> None:
+def _compare_identity(folder: Path, asked: Mapping[str, Any], longer: str = "") -> None:
     path = folder / _IDENTITY
     try:
         written = json.loads(path.read_text())
@@ -261,6 +270,10 @@ def _compare_identity(folder: Path, asked: Mapping[str, Any]) -> None:
             "folder", f"{folder}, whose {_IDENTITY} is not ours or damaged", "a folder of this run"
         )
     here, there = dict(_fields(asked)), dict(_fields(written["identity"]))
+    if longer in here:
+        old, new = json.loads(there.get(longer, "null")), json.loads(here[longer])
+        if isinstance(old, list) and new[: len(old)] == old:
+            there[longer] = here[longer]
     differ = [name for name in here | there if here.get(name) != there.get(name)]
     if differ:
 

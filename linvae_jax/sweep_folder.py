@@ -9,7 +9,8 @@
 
 Killed at any moment, a sweep goes on from its last checkpoint, and on the same layout ends with the
 same bits as if it had not been. On another number of devices it goes on too, to the same numbers
-up to rounding. SIGTERM makes it save and raise `Stopped`.
+up to rounding; with more seeds than before it trains those. SIGTERM makes it save and raise
+`Stopped`.
 """
 
 import signal
@@ -69,7 +70,8 @@ def train(
     Args:
         trainer: of all runs.
         folder: of this sweep, new or old.
-        identity: what makes it this sweep; an old folder must have the same.
+        identity: what makes it this sweep; an old folder must have the same, but for seeds that
+            come after those it has.
         label: makes the table of a finished run.
         every: seconds between checkpoints.
 
@@ -79,7 +81,9 @@ def train(
     """
     known = tables.plain(identity) | {"data": fingerprint(trainer.data)}
     runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
-    with checkpoints.Store(folder / "checkpoints", known) as store, _stop_signal() as stopping:
+    # seeds vary slowest: runs of new ones come after those there are, whose numbers stay
+    stored = checkpoints.Store(folder / "checkpoints", known, longer="grid.seeds")
+    with stored as store, _stop_signal() as stopping:
         finished = {i: result for i in range(runs) if (result := _read(trainer, folder, i))}
         _together("sweep_folder: finished runs read")  # before anyone adds to them
         trainer.look.skip(len(finished) * config.num_steps)

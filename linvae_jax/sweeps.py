@@ -140,8 +140,9 @@ def run(
             measured on all data. Windows, as many as records, that do not hold all rows: a
             warning.
         grid: the runs.
-        folder: where results and checkpoints go, and where a sweep that was stopped goes on;
-            shared by all processes if there are several. None: nothing is written.
+        folder: where results and checkpoints go, and where a sweep that was stopped goes on, or
+            one that is to have more seeds after those it has; shared by all processes if there
+            are several. None: nothing is written.
         checkpoint_seconds: between checkpoints, at the end of a segment of `record_every` steps.
         batching: "vmap", "map" or "loop"; see `parallel`. "auto" takes what is faster.
         chunk: runs trained together; by default as many as fit.

@@ -118,7 +118,7 @@ def test_encoders_of_the_quick_run_are_as_small_as_its_networks(asked, tmp_path)
     assert model == networks.Mlp(784, 50, (256, 128), (), data_scale=3.0)
 
 
-def test_curvature_is_computed_again_for_another_sweep_and_not_for_the_same(
+def test_curvature_is_computed_again_for_another_sweep_and_not_for_more_seeds(
     asked, tmp_path, monkeypatch
 ):
     calls = []
@@ -130,7 +130,7 @@ def test_curvature_is_computed_again_for_another_sweep_and_not_for_the_same(
     monkeypatch.setattr(trained, "escape_of_sweep", escape)
     settings = replace(nonlinear.MNIST, variations=(), curvature_data=100)
     values = data(1000, 784)
-    for changed in ({}, {}, {"epochs": 7}, {"epochs": 7, "curvature_data": 50}):
+    for changed in ({}, {}, {"seeds": 1}, {"epochs": 7}, {"epochs": 7, "curvature_data": 50}):
         for runs in tmp_path.glob("sweeps/*/runs"):  # the recorder makes them anew
             (runs / "0000.nc").unlink()
             runs.rmdir()

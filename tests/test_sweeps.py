@@ -23,6 +23,7 @@ from linvae_jax import (
     sweep_folder,
     sweeps,
     tables,
+    trainer,
     training,
 )
 from linvae_jax import moments as mom
@@ -61,8 +62,6 @@ def test_layouts_agree(whole, batching, chunk):
 
 
 def test_stopped_by_sigterm_it_saves_and_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
-    from linvae_jax import trainer
-
     looks = []
     segment = trainer.Look.segment
 
@@ -127,6 +126,42 @@ def test_two_processes_share_a_sweep(whole, tmp_path):
     table = tables.load(tmp_path / "sweep.nc")
     assert table.attrs["devices"] == "2"
     assert_close(table, whole.table)
+
+
+def test_seeds_can_be_added(tmp_path, monkeypatch):
+    """To a finished sweep, and to one that was stopped: what there is stays to the bit."""
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=4, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    grid = sweeps.Grid(seeds=(0, 1, 2), sigma2=(0.5, 1.0))
+
+    def run(folder: Path | None, *seeds: int) -> sweeps.Sweep:
+        of = replace(grid, seeds=seeds)
+        options = {"chunk": 1, "checkpoint_seconds": 0.0, "quiet": True}
+        return sweeps.run(task, config, problem, of, folder=folder, **options)
+
+    whole = run(None, *grid.seeds)
+    trained = []
+    segment = trainer.Look.segment
+
+    def counted(self, *args):
+        trained.append(1)
+        segment(self, *args)
+
+    monkeypatch.setattr(trainer.Look, "segment", counted)
+    run(tmp_path / "finished", 0)
+    assert len(trained) == 2 * 4
+    assert same_bits(run(tmp_path / "finished", *grid.seeds), whole)
+    assert len(trained) == 6 * 4  # nothing was trained twice
+    monkeypatch.setattr(sweep_folder, "_any", stop_after(5))
+    with pytest.raises(sweep_folder.Stopped):
+        run(tmp_path / "stopped", 0)
+    monkeypatch.undo()
+    assert same_bits(run(tmp_path / "stopped", *grid.seeds), whole)
+    for others in ((0, 1), (0, 2, 1, 3), (1,)):
+        with pytest.raises(
+            ValueError, match=r"got grid\.seeds = .*, expected grid\.seeds = \[0, 1, 2\]"
+        ):
+            run(tmp_path / "stopped", *others)
 
 
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
