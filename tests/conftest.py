@@ -26,26 +26,25 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=40, 
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(PROFILE)
 
-# CPU seconds of the files that take longest. A file stays in one of two processes, for there its
+# Seconds of the files that take longest. A file stays in one of two processes, for there its
 # tests share fixtures and compiled programs; the longest start first, so that both end together.
 SLOW = {
-    "test_cli.py": 215,
-    "test_sweeps.py": 180,
-    "test_windowed_sweeps.py": 95,
-    "test_blocks.py": 90,
-    "test_trained.py": 85,
-    "test_lanczos.py": 75,
-    "test_docs.py": 50,
-    "test_latent_blocks.py": 45,
-    "test_benchmarks.py": 45,
-    "test_study.py": 45,
-    "test_training.py": 40,
-    "test_networks.py": 40,
-    "test_census.py": 40,
-    "test_landscape.py": 35,
+    "test_cli.py": 165,
+    "test_sweeps.py": 155,
+    "test_blocks.py": 85,
+    "test_docs.py": 70,
+    "test_windowed_sweeps.py": 65,
+    "test_lanczos.py": 60,
+    "test_census.py": 55,
+    "test_trained.py": 50,
+    "test_contracts.py": 50,
+    "test_networks.py": 45,
+    "test_benchmarks.py": 40,
+    "test_training.py": 35,
+    "test_data.py": 35,
+    "test_study.py": 30,
+    "test_latent_blocks.py": 30,
     "test_report.py": 30,
-    "test_stationary.py": 30,
-    "test_data.py": 25,
 }
 
 
