@@ -254,12 +254,12 @@ def _claim(folder: Path, identity: Mapping[str, Any], longer: str) -> None:
         if folder.is_dir():
             what = f"which holds {_some(sorted(entry.name for entry in folder.iterdir()))}"
         _checks.fail("folder", f"{folder}, {what}", "a new or empty one, or one of this run")
-    _compare_identity(folder, asked, longer)
-    if longer and jax.process_index() == 0:
-        write()  # it may have grown
+    if _compare_identity(folder, asked, longer) and jax.process_index() == 0:
+        write()
 
 
-def _compare_identity(folder: Path, asked: Mapping[str, Any], longer: str = "") -> None:
+def _compare_identity(folder: Path, asked: Mapping[str, Any], longer: str = "") -> bool:
+    """Refuse another run's folder; whether the list that may be longer is."""
     path = folder / _IDENTITY
     try:
         written = json.loads(path.read_text())
@@ -270,10 +270,10 @@ def _compare_identity(folder: Path, asked: Mapping[str, Any], longer: str = "") 
             "folder", f"{folder}, whose {_IDENTITY} is not ours or damaged", "a folder of this run"
         )
     here, there = dict(_fields(asked)), dict(_fields(written["identity"]))
-    if longer in here:
-        old, new = json.loads(there.get(longer, "null")), json.loads(here[longer])
-        if isinstance(old, list) and new[: len(old)] == old:
-            there[longer] = here[longer]
+    # as text: [0, 1] begins like [0], but for the bracket that closes it
+    grown = here.get(longer, "").startswith(there.get(longer, "]")[:-1] + ",")
+    if grown:
+        there[longer] = here[longer]
     differ = [name for name in here | there if here.get(name) != there.get(name)]
     if differ:
 
@@ -286,6 +286,7 @@ def _compare_identity(folder: Path, asked: Mapping[str, Any], longer: str = "") 
             f"{told(there)}, as stored in {path}",
             "Take another folder, or delete this one to start again.",
         )
+    return grown
 
 
 def _fields(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -107,7 +107,7 @@ def test_spectrum_is_the_dense_hessians(learn, problem, seed):
 def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
     lam, assignment, sigma2, _ = problem
     point, moments, _ = at(problem, seed)
-    rotation = orthogonal(seed, len(assignment))
+    rotation = orthogonal(seed + 1, len(assignment))  # not the basis, where k = n
     exact = np.linalg.eigvalsh(dense_likelihood(point.W @ rotation, sigma2, moments, learn))
     ours = blocks.log_likelihood_eigenvalues(lam, assignment, sigma2, learn=learn)
     # at λ = σ² everything may cancel; 1/σ² is the size of what does
