@@ -471,6 +471,21 @@ def test_a_folder_of_another_run_is_refused_by_name(tmp_path, change, message):
     assert names(tmp_path) == ["identity.json", "step_1"]
 
 
+def test_one_list_of_the_identity_may_get_longer_and_nothing_else(tmp_path):
+    def opened(**identity):
+        Store(tmp_path, identity, longer="grid").__exit__(None, None, None)
+
+    for grid in ([1], [1, 2], [1, 2], [1, 2, 13]):
+        opened(grid=grid, beta=1.0)
+    for grid in ([1, 2], [1, 2, 1], [1, 2, 1, 13], [2, 1, 13], [], 1, "[1, 2, 13, 4]"):
+        with pytest.raises(ValueError, match=r"got grid = .*, expected grid = \[1, 2, 13\]"):
+            opened(grid=grid, beta=1.0)
+    with pytest.raises(ValueError, match=r"got beta = 2.0, expected beta = 1.0"):
+        opened(grid=[1, 2, 13, 4], beta=2.0)
+    with pytest.raises(ValueError, match=r"expected grid = \[1, 2, 13\]"):
+        Store(tmp_path, {"grid": [1, 2, 13, 4], "beta": 1.0})
+
+
 def test_folders_of_other_people_are_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"which holds notes.txt, expected a new or empty one"):

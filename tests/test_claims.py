@@ -71,6 +71,13 @@ def test_columns_that_are_not_the_principal_directions(moments, seed):
     assert judged(1.0) == judged(float("nan")) == [True, True, True, False]
 
 
+def test_a_tie_leaves_rotations_that_cost_nothing():
+    tied = mom.from_covariance(jnp.array([4.0, 4.0, 2.0, 0.5, 0.3]))
+    runs = history(angle=1e-3)
+    claim = claims.identifiable(tied, mom.spectrum(tied), K, LAM, runs, runs, KEY)
+    assert [check.holds for check in claim.checks[:3]] == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("search", "listed", "failing"),
     [
