@@ -41,6 +41,7 @@ class Conditioning:
     tolerance: Float[Array, "*batch"]
 
 
+@jax.jit
 def summarise(
     eigenvalues: Float[Array, "*batch p"], rtol: Float[Array, ""] | float | None = None
 ) -> Conditioning:
@@ -97,6 +98,7 @@ def at(
     return summarise(values, rtol), unravel(vectors[:, -1])
 
 
+@jax.jit
 def escape_rate(
     eigenvalue: Float[Array, "*#batch"], sigma2: Float[Array, "*#batch"] | float
 ) -> Float[Array, "..."]:

@@ -21,6 +21,7 @@ from itertools import combinations
 from math import comb
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -108,6 +109,19 @@ def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any =
         )
 
 
+@jax.jit
+def _point(
+    eigenvectors: Array, eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar
+) -> LinearVAE:
+    noise = jnp.asarray(beta * sigma2, eigenvalues.dtype)
+    # λ = βσ² makes a latent collapsed
+    lam = jnp.where(assignment >= 0, eigenvalues[assignment], noise)
+    W = ppca.principal_weights(eigenvectors[:, assignment], lam, noise)
+    return LinearVAE(
+        W, (W / lam).T, jnp.log(noise / lam), jnp.log(jnp.asarray(sigma2, eigenvalues.dtype))
+    )
+
+
 def point(
     eigenvectors: Float[Array, "n m"],
     eigenvalues: Float[Array, "m"],
@@ -135,18 +149,18 @@ def point(
     """
     _checks.shape("eigenvectors", eigenvectors, ("n", len(eigenvalues)))
     check_assignment(assignment, eigenvalues, sigma2, beta)
-    a = jnp.asarray(assignment)
-    noise = jnp.asarray(beta * sigma2, eigenvalues.dtype)
-    lam = jnp.where(a >= 0, eigenvalues[a], noise)  # λ = βσ² makes a latent collapsed
-    W = ppca.principal_weights(eigenvectors[:, a], lam, noise)
-    return LinearVAE(
-        W, (W / lam).T, jnp.log(noise / lam), jnp.log(jnp.asarray(sigma2, eigenvalues.dtype))
-    )
+    return _point(eigenvectors, eigenvalues, jnp.asarray(assignment), sigma2, beta)
 
 
-def _in_use(assignment: Any, n: int) -> Array:
+def _in_use(assignment: Array, n: int) -> Array:
     """(n,) bool: which components have a latent."""
-    return (jnp.asarray(assignment)[:, None] == jnp.arange(n)).any(axis=0)
+    return (assignment[:, None] == jnp.arange(n)).any(axis=0)
+
+
+@jax.jit
+def _value(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) -> Float[Array, ""]:
+    active = _in_use(assignment, len(eigenvalues))
+    return ppca.elbo_with_components(eigenvalues, active, sigma2, beta)
 
 
 def value(
@@ -160,8 +174,16 @@ def value(
     Exact. All n eigenvalues are needed, zeros included. Errors as `point`.
     """
     check_assignment(assignment, eigenvalues, sigma2, beta)
-    active = _in_use(assignment, len(eigenvalues))
-    return ppca.elbo_with_components(eigenvalues, active, sigma2, beta)
+    return _value(eigenvalues, jnp.asarray(assignment), sigma2, beta)
+
+
+@jax.jit
+def _index(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) -> Int[Array, ""]:
+    active = assignment >= 0
+    unused = ~_in_use(assignment, len(eigenvalues))
+    noise = beta * jnp.asarray(sigma2, eigenvalues.dtype)
+    level = jnp.where(active, eigenvalues[assignment], noise)
+    return jnp.sum(unused & (eigenvalues > level[:, None]))
 
 
 def index(
@@ -191,8 +213,4 @@ def index(
     Source: landscape/README.md, 2; own derivation, checked against dense Hessians in the tests.
     """
     check_assignment(assignment, eigenvalues, sigma2, beta)
-    a = jnp.asarray(assignment)
-    active = a >= 0
-    unused = ~_in_use(a, len(eigenvalues))
-    level = jnp.where(active, eigenvalues[a], beta * jnp.asarray(sigma2, eigenvalues.dtype))
-    return jnp.sum(unused & (eigenvalues > level[:, None]))
+    return _index(eigenvalues, jnp.asarray(assignment), sigma2, beta)

@@ -152,6 +152,17 @@ def _square_error(params: LinearVAE, moments: mom.Moments, SVt: Array) -> Float[
     )
 
 
+@jax.jit
+def _elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
+    SVt = mom.cov_matmul(moments, params.V.T)
+    error = _square_error(params, moments, SVt)
+    mean_square = jnp.sum(params.V.T * SVt, axis=0)
+    return ElboTerms(
+        gaussian.log_density(error, params.W.shape[0], params.log_sigma2),
+        gaussian.kl(mean_square, params.log_d),
+    )
+
+
 def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
     """Reconstruction () and KL per latent (k,), means over the data, in closed form.
 
@@ -169,13 +180,7 @@ def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
     Source: Lucas et al. 2019, section 4 (claim C1).
     """
     check(params, moments)
-    SVt = mom.cov_matmul(moments, params.V.T)
-    error = _square_error(params, moments, SVt)
-    mean_square = jnp.sum(params.V.T * SVt, axis=0)
-    return ElboTerms(
-        gaussian.log_density(error, params.W.shape[0], params.log_sigma2),
-        gaussian.kl(mean_square, params.log_d),
-    )
+    return _elbo_terms(params, moments)
 
 
 def elbo(
@@ -196,6 +201,20 @@ def elbo(
     return terms.reconstruction - beta * terms.kl.sum()
 
 
+@jax.jit
+def _gradient(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> LinearVAE:
+    W, V, D = params.W, params.V, jnp.exp(params.log_d)
+    precision = jnp.exp(-params.log_sigma2)
+    SVt = mom.cov_matmul(moments, V.T)
+    G = matmul(W.T, W)
+    inner = matmul(V, SVt)
+    dW = precision * (SVt - matmul(W, inner) - W * D)
+    dV = precision * (mom.cov_matmul(moments, W) - matmul(SVt, G)) - beta * SVt
+    dlog_d = 0.5 * (beta - D * (beta + jnp.diag(G) * precision))
+    error = _square_error(params, moments, SVt)  # the compiler shares the products above
+    return LinearVAE(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
+
+
 def gradient(
     params: LinearVAE, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
 ) -> LinearVAE:
@@ -211,22 +230,25 @@ def gradient(
     """
     check(params, moments)
     _checks.nonnegative("beta", beta)
-    W, V, D = params.W, params.V, jnp.exp(params.log_d)
-    precision = jnp.exp(-params.log_sigma2)
-    SVt = mom.cov_matmul(moments, V.T)
-    G = matmul(W.T, W)
-    inner = matmul(V, SVt)
-    dW = precision * (SVt - matmul(W, inner) - W * D)
-    dV = precision * (mom.cov_matmul(moments, W) - matmul(SVt, G)) - beta * SVt
-    dlog_d = 0.5 * (beta - D * (beta + jnp.diag(G) * precision))
-    error = _square_error(params, moments, SVt)  # under jit it shares the products above
-    return LinearVAE(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
+    return _gradient(params, moments, beta)
 
 
 def _centred(params: LinearVAE, moments: mom.Moments, x: Float[Array, "N n"]) -> Array:
     check(params, moments)
     _checks.data_matrix("x", x, moments.mean.shape[0])
     return x - moments.mean
+
+
+@jax.jit
+def _elbo_terms_per_datum(params: LinearVAE, centred: Float[Array, "N n"]) -> ElboTerms:
+    mean = matmul(centred, params.V.T)
+    residual = centred - matmul(mean, params.W.T)
+    spread = jnp.sum(jnp.exp(params.log_d) * jnp.sum(params.W**2, axis=0))
+    error = jnp.sum(residual**2, axis=1) + spread
+    return ElboTerms(
+        gaussian.log_density(error, params.W.shape[0], params.log_sigma2),
+        gaussian.kl(mean**2, params.log_d),
+    )
 
 
 def elbo_terms_per_datum(
@@ -245,15 +267,7 @@ def elbo_terms_per_datum(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    centred = _centred(params, moments, x)
-    mean = matmul(centred, params.V.T)
-    residual = centred - matmul(mean, params.W.T)
-    spread = jnp.sum(jnp.exp(params.log_d) * jnp.sum(params.W**2, axis=0))
-    error = jnp.sum(residual**2, axis=1) + spread
-    return ElboTerms(
-        gaussian.log_density(error, params.W.shape[0], params.log_sigma2),
-        gaussian.kl(mean**2, params.log_d),
-    )
+    return _elbo_terms_per_datum(params, _centred(params, moments, x))
 
 
 def elbo_per_datum(
@@ -265,6 +279,14 @@ def elbo_per_datum(
     """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
     _checks.nonnegative("beta", beta)
     terms = elbo_terms_per_datum(params, moments, x)
+    return terms.reconstruction - beta * terms.kl.sum(axis=1)
+
+
+@jax.jit
+def _elbo_stochastic(
+    params: LinearVAE, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Array | float
+) -> Float[Array, "N"]:
+    terms = vae.elbo_terms(Model(*params.W.shape), params, centred, key)
     return terms.reconstruction - beta * terms.kl.sum(axis=1)
 
 
@@ -291,9 +313,15 @@ def elbo_stochastic(
         ValueError: shapes disagree, NaN or Inf.
     """
     _checks.nonnegative("beta", beta)
-    model = Model(*params.W.shape)
-    terms = vae.elbo_terms(model, params, _centred(params, moments, x), key)
-    return terms.reconstruction - beta * terms.kl.sum(axis=1)
+    return _elbo_stochastic(params, _centred(params, moments, x), key, beta)
+
+
+@jax.jit
+def _optimal_encoder(W: Float[Array, "n k"], sigma2: Array | float, beta: Array | float) -> Encoder:
+    noise = jnp.asarray(beta, W.dtype) * jnp.asarray(sigma2, W.dtype)
+    M = matmul(W.T, W) + noise * jnp.eye(W.shape[1], dtype=W.dtype)
+    V = cho_solve((jnp.linalg.cholesky(M), True), W.T)
+    return Encoder(V, -jnp.log1p(jnp.sum(W**2, axis=0) / noise))
 
 
 def optimal_encoder(
@@ -320,10 +348,7 @@ def optimal_encoder(
     _checks.finite("W", W)
     _checks.positive("sigma2", sigma2)
     _checks.positive("beta", beta)
-    noise = jnp.asarray(beta, W.dtype) * jnp.asarray(sigma2, W.dtype)
-    M = matmul(W.T, W) + noise * jnp.eye(W.shape[1], dtype=W.dtype)
-    V = cho_solve((jnp.linalg.cholesky(M), True), W.T)
-    return Encoder(V, -jnp.log1p(jnp.sum(W**2, axis=0) / noise))
+    return _optimal_encoder(W, sigma2, beta)
 
 
 def with_optimal_encoder(

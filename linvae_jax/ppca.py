@@ -52,6 +52,18 @@ def _cholesky_M(W: Float[Array, "n k"], sigma2: Float[Array, ""]) -> Float[Array
     return jnp.linalg.cholesky(M)
 
 
+@jax.jit
+def _log_likelihood(W: Array, sigma2: Array | float, moments: mom.Moments) -> Float[Array, ""]:
+    n, k = W.shape
+    sigma2 = jnp.asarray(sigma2, W.dtype)
+    L = _cholesky_M(W, sigma2)
+    log_det = (n - k) * jnp.log(sigma2) + 2 * jnp.log(jnp.diag(L)).sum()
+    SW = mom.cov_matmul(moments, W)
+    explained = jnp.trace(cho_solve((L, True), matmul(W.T, SW)))
+    fit = (mom.trace(moments) - explained) / sigma2
+    return -0.5 * (n * jnp.log(2 * jnp.pi) + log_det + fit)
+
+
 def log_likelihood(
     W: Float[Array, "n k"], sigma2: Float[Array, ""] | float, moments: mom.Moments
 ) -> Float[Array, ""]:
@@ -75,16 +87,10 @@ def log_likelihood(
     _checks.shape("W", W, (moments.mean.shape[0], "k"))
     _checks.finite("W", W)
     _checks.positive("sigma2", sigma2)
-    n, k = W.shape
-    sigma2 = jnp.asarray(sigma2, W.dtype)
-    L = _cholesky_M(W, sigma2)
-    log_det = (n - k) * jnp.log(sigma2) + 2 * jnp.log(jnp.diag(L)).sum()
-    SW = mom.cov_matmul(moments, W)
-    explained = jnp.trace(cho_solve((L, True), matmul(W.T, SW)))
-    fit = (mom.trace(moments) - explained) / sigma2
-    return -0.5 * (n * jnp.log(2 * jnp.pi) + log_det + fit)
+    return _log_likelihood(W, sigma2, moments)
 
 
+@jax.jit
 def principal_weights(
     eigenvectors: Float[Array, "n k"],
     eigenvalues: Float[Array, "k"],
@@ -96,6 +102,18 @@ def principal_weights(
     active = excess > 0
     scale = jnp.where(active, jnp.sqrt(jnp.where(active, excess, 1)), 0)
     return eigenvectors * scale
+
+
+@jax.jit
+def _optimal_sigma2(eigenvalues: Array, k: Array | int, beta: Array | float) -> Float[Array, ""]:
+    n = eigenvalues.shape[0]
+    beta = jnp.asarray(beta, eigenvalues.dtype)
+    r = jnp.arange(n + 1, dtype=eigenvalues.dtype)
+    # suffix sums from the small end, which loses no digits of a small tail
+    tail = jnp.append(jnp.cumsum(eigenvalues[::-1])[::-1], 0)  # tail[r] = Σ_{i>r} λ_i
+    f = eigenvalues * (n - r[1:] * beta) - beta * tail[1:]
+    used = jnp.sum((f > 0) & (jnp.arange(n) < k))  # of one shape for every k: compiled once
+    return tail[used] / (n - used * beta)
 
 
 def optimal_sigma2(
@@ -122,15 +140,10 @@ def optimal_sigma2(
     _checks.positive("beta", beta)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n - 1, "a learned σ² needs a discarded component: k < n")
-    beta = jnp.asarray(beta, eigenvalues.dtype)
-    r = jnp.arange(n + 1, dtype=eigenvalues.dtype)
-    # suffix sums from the small end, which loses no digits of a small tail
-    tail = jnp.append(jnp.cumsum(eigenvalues[::-1])[::-1], 0)  # tail[r] = Σ_{i>r} λ_i
-    f = eigenvalues * (n - r[1:] * beta) - beta * tail[1:]
-    used = jnp.sum((f > 0) & (jnp.arange(n) < k))  # of one shape for every k: compiled once
-    return tail[used] / (n - used * beta)
+    return _optimal_sigma2(eigenvalues, k, beta)
 
 
+@jax.jit
 def elbo_with_components(
     eigenvalues: Float[Array, "n"],
     active: Bool[Array, "n"],
@@ -163,6 +176,14 @@ def elbo_with_components(
     )
 
 
+@jax.jit
+def _optimal_elbo(
+    eigenvalues: Array, k: Array | int, sigma2: Array | float, beta: Array | float
+) -> Float[Array, ""]:
+    active = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > beta * sigma2)
+    return elbo_with_components(eigenvalues, active, sigma2, beta)
+
+
 def optimal_elbo(
     eigenvalues: Float[Array, "n"],
     k: int,
@@ -190,8 +211,7 @@ def optimal_elbo(
     if sigma2 is None:
         sigma2 = optimal_sigma2(eigenvalues, k, beta)
     _checks.positive("sigma2", sigma2)
-    active = (jnp.arange(n) < k) & (eigenvalues > beta * sigma2)
-    return elbo_with_components(eigenvalues, active, sigma2, beta)
+    return _optimal_elbo(eigenvalues, k, sigma2, beta)
 
 
 def mle(moments: mom.Moments, k: int, sigma2: Float[Array, ""] | float | None = None) -> PPCA:
@@ -241,6 +261,14 @@ def mle_from_spectrum(
     return PPCA(W, sigma2, mean)
 
 
+@jax.jit
+def _posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
+    factor = (_cholesky_M(model.W, model.sigma2), True)
+    mean = cho_solve(factor, matmul(model.W.T, (x - model.mean).T)).T
+    cov = model.sigma2 * cho_solve(factor, jnp.eye(model.W.shape[1], dtype=model.W.dtype))
+    return Posterior(mean, cov)
+
+
 def posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
     """Exact posterior N(M⁻¹Wᵀ(x−μ), σ²M⁻¹) of each datum.
 
@@ -253,10 +281,7 @@ def posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
     """
     _checks.data_matrix("x", x, model.W.shape[0])
     _checks.positive("model.sigma2", model.sigma2)
-    factor = (_cholesky_M(model.W, model.sigma2), True)
-    mean = cho_solve(factor, matmul(model.W.T, (x - model.mean).T)).T
-    cov = model.sigma2 * cho_solve(factor, jnp.eye(model.W.shape[1], dtype=model.W.dtype))
-    return Posterior(mean, cov)
+    return _posterior(model, x)
 
 
 def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N n"]:
