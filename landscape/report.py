@@ -113,7 +113,7 @@ def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], fo
     parts = ["# Posterior collapse in linear and nonlinear VAEs: results", ""]
     if claims:
         failed = [claim.id for claim in claims if not claim.holds]
-        verdict = f"**{', '.join(failed)} do not hold.**" if failed else "All claims hold."
+        verdict = f"**Does not hold: {', '.join(failed)}.**" if failed else "All claims hold."
         parts += [f"{len(claims)} claims of the paper were measured. {verdict}", ""]
     if "table" in found:
         parts += ["## Nonlinear VAEs: the table", "", *_table(found["table"])]
