@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from landscape import blocks, conditioning, stationary
@@ -124,7 +125,7 @@ def path(
     _checks.eigenvalues("eigenvalues", eigenvalues)
     _checks.shape("sigma2", sigma2, ("steps",))
     _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("beta", beta)
     # any component will do: at some σ² it may exist
     stationary.check_assignment(pattern, jnp.ones_like(eigenvalues), 0.5)
     dtype = eigenvalues.dtype
@@ -209,11 +210,12 @@ def histogram(
     blocks.check_learn(learn)
     p = blocks.levels(eigenvalues, assignment, sigma2, beta)
     edges = None
-    if isinstance(bins, int):
+    if isinstance(bins, int | np.integer):
         _checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
     else:
         edges = jnp.asarray(bins, eigenvalues.dtype)
-        if _checks.concrete(edges) and not (len(edges) > 1 and (jnp.diff(edges) > 0).all()):
+        increase = not _checks.concrete(bins) or (np.diff(np.asarray(bins)) > 0).all()
+        if len(edges) < 2 or not increase:
             _checks.fail("bins", "edges that do not increase", "a number, or increasing edges")
         bins = len(edges) - 1
-    return _histogram(p, edges, frozenset(learn), bins)
+    return _histogram(p, edges, frozenset(learn), int(bins))

@@ -160,8 +160,8 @@ class Census:
 def _inputs(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[np.ndarray, float]:
     """λ in float64 without rounding's negative zeros, and the noise level βσ²."""
     _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("sigma2", sigma2)
+    _checks.positive_scalar("beta", beta)
     return np.maximum(np.asarray(eigenvalues, float), 0), float(beta) * float(sigma2)
 
 

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from landscape import hessian
+from linvae_jax import _checks
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -47,6 +48,8 @@ def summarise(
 ) -> Conditioning:
     """Read off a spectrum.
 
+    A NaN among the eigenvalues makes every float NaN, and counts as nothing.
+
     Args:
         eigenvalues: (*batch, p), in any order.
         rtol: eigenvalues below rtol · max|μ| count as zero; by default 10 p ε of the dtype, the
@@ -59,14 +62,15 @@ def summarise(
     tolerance = rtol * size.max(axis=-1)
     up = eigenvalues > tolerance[..., None]
     down = eigenvalues < -tolerance[..., None]
-    stiffness = jnp.max(jnp.where(down, size, 0), axis=-1)
+    known = jnp.where(jnp.isnan(tolerance), jnp.nan, 1.0)
+    stiffness = known * jnp.max(jnp.where(down, size, 0), axis=-1)
     softest = jnp.min(jnp.where(down, size, jnp.inf), axis=-1)
     return Conditioning(
         index=up.sum(axis=-1),
         nullity=p - (up | down).sum(axis=-1),
         stiffness=stiffness,
         condition_number=jnp.where(down.any(axis=-1), stiffness / softest, jnp.nan),
-        escape_rate=jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
+        escape_rate=known * jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
         tolerance=tolerance,
     )
 
@@ -99,6 +103,12 @@ def at(
 
 
 @jax.jit
+def _escape_rate(lam: Array, s: Array) -> Float[Array, "..."]:
+    root = jnp.sqrt((1 / s - lam) ** 2 + 4 * lam**2 / s**2)
+    # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
+    return 2 * lam * (lam - s) / s**2 / (root + 1 / s + lam)
+
+
 def escape_rate(
     eigenvalue: Float[Array, "*#batch"], sigma2: Float[Array, "*#batch"] | float
 ) -> Float[Array, "..."]:
@@ -113,13 +123,16 @@ def escape_rate(
     Returns:
         Rate per unit time of gradient flow. Exact.
 
+    Raises:
+        ValueError: λ < 0, σ² ≤ 0.
+
     Source: landscape/README.md, 2, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
     """
+    _checks.nonnegative("eigenvalue", eigenvalue)
+    _checks.positive("sigma2", sigma2)
     lam = jnp.asarray(eigenvalue)
-    s = jnp.asarray(sigma2, lam.dtype)
-    root = jnp.sqrt((1 / s - lam) ** 2 + 4 * lam**2 / s**2)
-    # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
-    return 2 * lam * (lam - s) / s**2 / (root + 1 / s + lam)
+    lam = lam if jnp.issubdtype(lam.dtype, jnp.floating) else lam.astype(float)
+    return _escape_rate(lam, jnp.asarray(sigma2, lam.dtype))
 
 
 def critical_sigma2(
@@ -142,8 +155,15 @@ def critical_sigma2(
     Returns:
         γ/β. Exact.
 
+    Raises:
+        ValueError: eigenvalues unsorted or negative, k out of range, σ² or β ≤ 0.
+
     Source: landscape/README.md, 5.
     """
+    _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.in_range("k", k, 1, len(eigenvalues), "at most n components")
+    _checks.positive_scalar("sigma2", sigma2)
+    _checks.positive_scalar("beta", beta)
     lam = jnp.asarray(eigenvalues)
     tau = jnp.asarray(beta * sigma2, lam.dtype)
     used = jnp.minimum((lam > tau).sum(), k - 1)

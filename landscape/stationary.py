@@ -36,9 +36,15 @@ def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
     """Number of components with λ_i > βσ²."""
     _checks.eigenvalues("eigenvalues", eigenvalues)
     _checks.in_range("k", k, 1, len(eigenvalues), "at most n components")
-    _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
-    return int(np.sum(np.asarray(eigenvalues) > float(beta) * float(sigma2)))
+    _checks.positive_scalar("sigma2", sigma2)
+    _checks.positive_scalar("beta", beta)
+    lam = np.asarray(eigenvalues)
+    return int(np.sum(lam > _noise(beta, sigma2, lam.dtype)))
+
+
+def _noise(beta: Any, sigma2: Any, dtype: Any) -> Any:
+    """βσ², rounded as formulas in that dtype do."""
+    return np.asarray(beta, dtype) * np.asarray(sigma2, dtype)
 
 
 def count(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
@@ -82,8 +88,8 @@ def points(
 def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any = 1.0) -> None:
     """Raise `ValueError` unless the assignment is one, of this spectrum at this noise."""
     _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("sigma2", sigma2)
+    _checks.positive_scalar("beta", beta)
     _checks.shape("assignment", assignment, ("k",))
     if not np.issubdtype(jnp.asarray(assignment).dtype, np.integer):
         _checks.fail("assignment", f"dtype {jnp.asarray(assignment).dtype}", "integers")
@@ -97,26 +103,36 @@ def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any =
         _checks.fail("assignment", a.tolist(), f"components 0 to {n - 1}, or -1 for collapsed")
     if len(np.unique(used)) < len(used):
         _checks.fail("assignment", a.tolist(), "no component twice")
-    level = np.asarray(beta) * np.asarray(sigma2)
-    small = used[np.asarray(eigenvalues)[used] <= level]
+    lam = np.asarray(eigenvalues)
+    level = _noise(beta, sigma2, lam.dtype)
+    small = used[lam[used] <= level]
     if len(small):
         i = int(small[0])
         _checks.fail(
             "assignment",
-            f"component {i} with eigenvalue {float(eigenvalues[i]):.6g}",
+            f"component {i} with eigenvalue {float(lam[i]):.6g}",
             f"eigenvalues > beta * sigma2 = {float(level):.6g}",
             "Below that level there is no such stationary point: the latent is collapsed (-1).",
         )
+
+
+def _levels(
+    eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar
+) -> tuple[Array, Array]:
+    """βσ², and λ of each latent's component: βσ² where collapsed, NaN where that is no point."""
+    dtype = eigenvalues.dtype
+    noise = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
+    lam = eigenvalues.at[assignment].get(mode="fill", fill_value=jnp.nan)
+    return noise, jnp.where(assignment < 0, noise, jnp.where(lam > noise, lam, jnp.nan))
 
 
 @jax.jit
 def _point(
     eigenvectors: Array, eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar
 ) -> LinearVAE:
-    noise = jnp.asarray(beta * sigma2, eigenvalues.dtype)
-    # λ = βσ² makes a latent collapsed
-    lam = jnp.where(assignment >= 0, eigenvalues[assignment], noise)
+    noise, lam = _levels(eigenvalues, assignment, sigma2, beta)
     W = ppca.principal_weights(eigenvectors[:, assignment], lam, noise)
+    W = jnp.where(jnp.isnan(lam), jnp.nan, W)
     return LinearVAE(
         W, (W / lam).T, jnp.log(noise / lam), jnp.log(jnp.asarray(sigma2, eigenvalues.dtype))
     )
@@ -160,7 +176,9 @@ def _in_use(assignment: Array, n: int) -> Array:
 @jax.jit
 def _value(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) -> Float[Array, ""]:
     active = _in_use(assignment, len(eigenvalues))
-    return ppca.elbo_with_components(eigenvalues, active, sigma2, beta)
+    _, lam = _levels(eigenvalues, assignment, sigma2, beta)
+    value = ppca.elbo_with_components(eigenvalues, active, sigma2, beta)
+    return jnp.where(jnp.isnan(lam).any(), jnp.nan, value)
 
 
 def value(
@@ -179,10 +197,8 @@ def value(
 
 @jax.jit
 def _index(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) -> Int[Array, ""]:
-    active = assignment >= 0
     unused = ~_in_use(assignment, len(eigenvalues))
-    noise = beta * jnp.asarray(sigma2, eigenvalues.dtype)
-    level = jnp.where(active, eigenvalues[assignment], noise)
+    _, level = _levels(eigenvalues, assignment, sigma2, beta)
     return jnp.sum(unused & (eigenvalues > level[:, None]))
 
 

@@ -30,6 +30,14 @@ def numeric(name: str, x: Any) -> None:
         fail(name, f"an array of dtype {dtype}", "real numbers")
 
 
+def floating(name: str, x: Any) -> None:
+    """An array of floats, as formulas want that compute in the dtype they are given."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = type(x).__name__ if dtype is None else f"an array of dtype {dtype}"
+        fail(name, got, "an array of floats")
+
+
 def shape(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
     """An exact shape; letters stand for any positive length."""
     got = np.shape(x)
@@ -69,6 +77,18 @@ def nonnegative(name: str, x: Any) -> None:
         fail(name, np.asarray(x).min(), "a number >= 0")
 
 
+def positive_scalar(name: str, x: Any) -> None:
+    """One number > 0; many at once are for `vmap`."""
+    positive(name, x)
+    shape(name, x, ())
+
+
+def nonnegative_scalar(name: str, x: Any) -> None:
+    """One number >= 0; many at once are for `vmap`."""
+    nonnegative(name, x)
+    shape(name, x, ())
+
+
 def in_range(name: str, x: int, low: int, high: int, why: str) -> None:
     """An integer with low <= x <= high; `why` says where the bounds come from."""
     if isinstance(x, bool) or not isinstance(x, int | np.integer):
@@ -106,13 +126,13 @@ def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
         values: (n,).
         largest: what negative values are measured against; the first value by default.
     """
-    numeric(name, values)
+    floating(name, values)
     shape(name, values, ("n",))
     finite(name, values)
     if concrete(values):
         v = np.asarray(values)
         scale = abs(float(v[0])) if largest is None else largest
-        eps = np.finfo(v.dtype).eps if v.dtype.kind == "f" else 0.0
+        eps = float(jnp.finfo(v.dtype).eps)
         if (np.diff(v) > 0).any():
             fail(name, "an increasing sequence somewhere", "eigenvalues sorted from large to small")
         if v[-1] < -100 * len(v) * eps * scale:

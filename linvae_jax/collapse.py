@@ -49,7 +49,8 @@ class MutualInformation(NamedTuple):
 def count_below(kl: Float[Array, "N k"], epsilon: Float[Array, "*grid"]) -> Int[Array, "*grid k"]:
     """Number of data whose KL in latent j is strictly below ε, for a whole grid of ε at once.
 
-    Integers add exactly, so counts of batches may be summed in any order. A NaN is below nothing.
+    Integers add exactly, so counts of batches may be summed in any order. A NaN, where a
+    transformation keeps it from being looked at, is below nothing.
 
     Args:
         kl: (N, k), nats, of each datum and latent.

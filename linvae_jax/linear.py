@@ -67,6 +67,7 @@ def check(params: LinearVAE, moments: mom.Moments) -> None:
     _checks.shape("params.log_d", params.log_d, (k,))
     _checks.shape("params.log_sigma2", params.log_sigma2, ())
     for name in ("W", "V", "log_d", "log_sigma2"):
+        _checks.floating(f"params.{name}", getattr(params, name))
         _checks.finite(f"params.{name}", getattr(params, name))
 
 
@@ -79,7 +80,7 @@ def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1
         ValueError: not 1 ≤ k ≤ n, σ² ≤ 0.
     """
     _checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
-    _checks.positive("sigma2", sigma2)
+    _checks.positive_scalar("sigma2", sigma2)
     key_W, key_V = jax.random.split(key)
     W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
     V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
@@ -133,6 +134,8 @@ class Model:
 
 def rotate(params: LinearVAE, rotation: Float[Array, "n n"]) -> LinearVAE:
     """Parameters in coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
+    n = params.W.shape[0]
+    _checks.shape("rotation", rotation, (n, n))
     return LinearVAE(
         matmul(rotation.T, params.W),
         matmul(params.V, rotation),
@@ -196,14 +199,15 @@ def elbo(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    _checks.nonnegative("beta", beta)
+    _checks.nonnegative_scalar("beta", beta)
     terms = elbo_terms(params, moments)
-    return terms.reconstruction - beta * terms.kl.sum()
+    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum()
 
 
 @jax.jit
 def _gradient(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> LinearVAE:
     W, V, D = params.W, params.V, jnp.exp(params.log_d)
+    beta = jnp.asarray(beta, W.dtype)
     precision = jnp.exp(-params.log_sigma2)
     SVt = mom.cov_matmul(moments, V.T)
     G = matmul(W.T, W)
@@ -229,7 +233,7 @@ def gradient(
         ValueError: shapes disagree, NaN or Inf.
     """
     check(params, moments)
-    _checks.nonnegative("beta", beta)
+    _checks.nonnegative_scalar("beta", beta)
     return _gradient(params, moments, beta)
 
 
@@ -277,9 +281,9 @@ def elbo_per_datum(
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "N"]:
     """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
-    _checks.nonnegative("beta", beta)
+    _checks.nonnegative_scalar("beta", beta)
     terms = elbo_terms_per_datum(params, moments, x)
-    return terms.reconstruction - beta * terms.kl.sum(axis=1)
+    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=1)
 
 
 @jax.jit
@@ -287,7 +291,7 @@ def _elbo_stochastic(
     params: LinearVAE, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Array | float
 ) -> Float[Array, "N"]:
     terms = vae.elbo_terms(Model(*params.W.shape), params, centred, key)
-    return terms.reconstruction - beta * terms.kl.sum(axis=1)
+    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=1)
 
 
 def elbo_stochastic(
@@ -312,7 +316,7 @@ def elbo_stochastic(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    _checks.nonnegative("beta", beta)
+    _checks.nonnegative_scalar("beta", beta)
     return _elbo_stochastic(params, _centred(params, moments, x), key, beta)
 
 
@@ -344,10 +348,11 @@ def optimal_encoder(
     Raises:
         ValueError: W not a matrix, NaN or Inf, σ² or β ≤ 0.
     """
+    _checks.floating("W", W)
     _checks.shape("W", W, ("n", "k"))
     _checks.finite("W", W)
-    _checks.positive("sigma2", sigma2)
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("sigma2", sigma2)
+    _checks.positive_scalar("beta", beta)
     return _optimal_encoder(W, sigma2, beta)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from linvae_jax import _checks, collapse, linear, ppca, training
@@ -124,8 +125,8 @@ class LinearTask:
     def check(self, data: Problem, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
         n = self.dimension(data)
-        # a traced `learned` may be true
-        learned = not _checks.concrete(hyper.learned) or bool(jnp.any(jnp.asarray(hyper.learned)))
+        # where `learned` is traced, k = n gives no optimum to compare with: NaN
+        learned = _checks.concrete(hyper.learned) and bool(np.any(np.asarray(hyper.learned)))
         _checks.in_range("k", self.k, 1, n - learned, "k < n when σ² is learned")
         if self.gradients not in ("exact", "sampled"):
             _checks.fail("gradients", repr(self.gradients), "one of ('exact', 'sampled')")
@@ -197,7 +198,7 @@ class LinearTask:
     ) -> Array:
         """The σ² of the optimum to compare with: held, or learned."""
         if self.k == self.dimension(data):
-            return held  # `check` saw to it that it is
+            return jnp.where(hyper.learned, jnp.nan, held)
         best = ppca.optimal_sigma2(data.spectrum.eigenvalues, self.k, beta)
         return jnp.where(hyper.learned, best, held)
 

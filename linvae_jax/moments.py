@@ -99,15 +99,16 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
     Raises:
         ValueError: no piece, pieces of different n, NaN or Inf, one row in all, constant data.
     """
-    total = None
+    total, rows = None, 0
     for i, chunk in enumerate(chunks):
         n = "n" if total is None else total.mean.shape[0]
         _checks.data_matrix(f"chunks[{i}]", chunk, n)
+        rows += np.shape(chunk)[0]
         part = _of_chunk(_as_float(chunk))
         total = part if total is None else _merge(total, part)
     if total is None:
         _checks.fail("chunks", "no chunk at all", "at least one array (N_i, n)")
-    if total.count < 2:
+    if rows < 2:
         _checks.fail("chunks", "one row in all (N = 1)", "at least two data points")
     return _checked(total, "chunks")
 
@@ -177,9 +178,11 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
 
 def check(moments: Moments, name: str = "moments") -> None:
     """Raise `ValueError` unless shapes agree, values are finite, `cov` symmetric, variances ≥ 0."""
+    _checks.floating(f"{name}.mean", moments.mean)
     _checks.shape(f"{name}.mean", moments.mean, ("n",))
     _checks.finite(f"{name}.mean", moments.mean)
     n = moments.mean.shape[0]
+    _checks.floating(f"{name}.cov", moments.cov)
     if jnp.ndim(moments.cov) == 1:
         _checks.shape(f"{name}.cov", moments.cov, (n,))
         _checks.finite(f"{name}.cov", moments.cov)

@@ -67,6 +67,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         return jnp.asarray(x, jnp.result_type(float))
 
     given, values = values, windowed.whole(values)
+    _checks.finite("values", values)
     N, n = values.shape
     pieces = range(0, N, 4096)
     if n <= _LARGE:

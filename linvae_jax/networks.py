@@ -136,7 +136,7 @@ def _pixelwise(layer: nnx.Linear, x: Float[Array, "N h w a"]) -> Float[Array, "N
 
 
 def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
-    _checks.positive("sigma2", sigma2)
+    _checks.positive_scalar("sigma2", sigma2)
     if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
         _checks.fail("dtype", config.dtype, "float32", "float64 needs jax_enable_x64.")
     _, weights = nnx.split(kind(config, nnx.Rngs(key)), nnx.Param)

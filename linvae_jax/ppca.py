@@ -84,9 +84,10 @@ def log_likelihood(
         ValueError: shapes disagree, NaN or Inf, σ² ≤ 0, S not symmetric.
     """
     mom.check(moments)
+    _checks.floating("W", W)
     _checks.shape("W", W, (moments.mean.shape[0], "k"))
     _checks.finite("W", W)
-    _checks.positive("sigma2", sigma2)
+    _checks.positive_scalar("sigma2", sigma2)
     return _log_likelihood(W, sigma2, moments)
 
 
@@ -137,7 +138,7 @@ def optimal_sigma2(
     f_{r+1} − f_r = (λ_{r+1} − λ_r)(n − rβ) ≤ 0; so r* counts the positive f_r, r ≤ k.
     """
     _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("beta", beta)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n - 1, "a learned σ² needs a discarded component: k < n")
     return _optimal_sigma2(eigenvalues, k, beta)
@@ -165,6 +166,7 @@ def elbo_with_components(
     Returns:
         (), nats per datum. Exact.
     """
+    beta = jnp.asarray(beta, eigenvalues.dtype)
     s = beta * jnp.asarray(sigma2, eigenvalues.dtype)
     safe = jnp.where(active, eigenvalues, s)
     terms = jnp.where(active, 1 + jnp.log(safe / s), eigenvalues / s)
@@ -180,7 +182,9 @@ def elbo_with_components(
 def _optimal_elbo(
     eigenvalues: Array, k: Array | int, sigma2: Array | float, beta: Array | float
 ) -> Float[Array, ""]:
-    active = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > beta * sigma2)
+    dtype = eigenvalues.dtype
+    noise = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
+    active = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > noise)
     return elbo_with_components(eigenvalues, active, sigma2, beta)
 
 
@@ -205,12 +209,12 @@ def optimal_elbo(
         ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative.
     """
     _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("beta", beta)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
     if sigma2 is None:
         sigma2 = optimal_sigma2(eigenvalues, k, beta)
-    _checks.positive("sigma2", sigma2)
+    _checks.positive_scalar("sigma2", sigma2)
     return _optimal_elbo(eigenvalues, k, sigma2, beta)
 
 
@@ -255,7 +259,7 @@ def mle_from_spectrum(
                 "variance left for σ² to explain",
                 "Fix sigma2, take a smaller k, or more data.",
             )
-    _checks.positive("sigma2", sigma2)
+    _checks.positive_scalar("sigma2", sigma2)
     sigma2 = jnp.asarray(sigma2, spectrum.eigenvalues.dtype)
     W = principal_weights(spectrum.eigenvectors[:, :k], spectrum.eigenvalues[:k], sigma2)
     return PPCA(W, sigma2, mean)

@@ -84,13 +84,13 @@ def predict(
     _checks.eigenvalues("eigenvalues", eigenvalues)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
-    _checks.positive("beta", beta)
+    _checks.positive_scalar("beta", beta)
     collapse.check_grid(epsilon)
     if sigma2 is None:
         sigma2 = ppca.optimal_sigma2(eigenvalues, k, beta)
-    _checks.positive("sigma2", sigma2)
+    _checks.positive_scalar("sigma2", sigma2)
     sigma2 = jnp.asarray(sigma2, eigenvalues.dtype)
-    level = beta * sigma2
+    level = jnp.asarray(beta, sigma2.dtype) * sigma2
     coded, rest = eigenvalues[:k], eigenvalues[k:]
 
     kl = 0.5 * jnp.log(jnp.maximum(coded / level, 1))

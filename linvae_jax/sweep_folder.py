@@ -13,6 +13,7 @@ up to rounding; with more seeds than before it trains those. SIGTERM makes it sa
 `Stopped`.
 """
 
+import shutil
 import signal
 import threading
 import time
@@ -22,6 +23,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 import jax
 import jax.numpy as jnp
@@ -76,14 +82,18 @@ def train(
         every: seconds between checkpoints.
 
     Raises:
-        ValueError: the folder is of another sweep, or its checkpoints are all damaged.
+        ValueError: the folder is of another sweep, or no longer says of which, another process
+            trains in it, or its checkpoints are all damaged.
         Stopped: by SIGTERM.
     """
     known = tables.plain(identity) | {"data": fingerprint(trainer.data)}
     runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
     # seeds vary slowest: runs of new ones come after those there are, whose numbers stay
-    stored = checkpoints.Store(folder / "checkpoints", known, longer="grid.seeds")
-    with stored as store, _stop_signal() as stopping:
+    with (
+        _alone(folder),
+        checkpoints.Store(folder / "checkpoints", known, longer="grid.seeds") as store,
+        _stop_signal() as stopping,
+    ):
         finished = {i: result for i in range(runs) if (result := _read(trainer, folder, i))}
         _together("sweep_folder: finished runs read")  # before anyone adds to them
         trainer.look.skip(len(finished) * config.num_steps)
@@ -125,6 +135,27 @@ def train(
     return finished
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile, and it knows whose it is."""
+    if jax.process_index() > 0:
+        yield
+        return
+    if any(folder.glob("runs/*.nc")) and not any(folder.glob("checkpoints/identity.json")):
+        _checks.fail(
+            "folder", f"{folder}, with runs/ but without checkpoints/identity.json",
+            "a folder that says of which sweep its runs are", "Take another, or delete all of it.",
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+            except BlockingIOError:
+                _checks.fail("folder", f"{folder}, in which another process trains", "one at rest")
+        yield
+
+
 def load_params(folder: str | Path, run: int, task: training.Task, data: Any) -> Any:
     """Parameters of a finished run.
 
@@ -156,6 +187,9 @@ def _write(
     folder: Path, run: int, result: Result, label: Callable[[int, Result], xr.Dataset]
 ) -> None:
     table, model = _paths(folder, run)
+    if jax.process_index() == 0:  # of a run without a table, or damaged: nothing could be added
+        shutil.rmtree(model, ignore_errors=True)
+    _together("sweep_folder: room for a model")
     checkpoints.save_tree(model, result.params)
     if jax.process_index() == 0:  # the table comes last: with it a run is finished
         tables.save(label(run, result), table)

@@ -49,6 +49,12 @@ class Grid:
     beta: tuple[float, ...] = (1.0,)
     annealing: tuple[Annealing, ...] = (Annealing(),)
 
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not isinstance(value, tuple | list | range):
+                _checks.fail(f.name, repr(value), "a tuple, of one value or more")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of values of each."""

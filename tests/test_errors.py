@@ -14,13 +14,22 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from landscape import hessian, objectives, stationary, surface
+from landscape import (
+    block_summaries,
+    blocks,
+    conditioning,
+    hessian,
+    objectives,
+    stationary,
+    surface,
+)
 from linvae_jax import (
     collapse,
     linear,
     linear_task,
     network_task,
     ppca,
+    predictions,
     sweeps,
     tables,
     training,
@@ -95,6 +104,34 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "β < 0": (
         lambda: linear.elbo(PARAMS, MOMENTS, -1.0),
         r"beta: got -1.0, expected a number >= 0",
+    ),
+    "many β at once": (
+        lambda: linear.gradient(PARAMS, MOMENTS, jnp.ones(2)),
+        r"beta: got shape \(2,\), expected shape \(\)",
+    ),
+    "many σ² at once": (
+        lambda: ppca.optimal_elbo(LAM, 2, jnp.ones(3)),
+        r"sigma2: got shape \(3,\), expected shape \(\)",
+    ),
+    "W of integers": (
+        lambda: ppca.log_likelihood(jnp.ones((3, 2), int), 1.5, MOMENTS),
+        r"W: got an array of dtype int64, expected an array of floats",
+    ),
+    "eigenvalues of integers": (
+        lambda: predictions.predict(jnp.array([4, 2, 1]), 1, 1.5),
+        r"eigenvalues: got an array of dtype int64, expected an array of floats",
+    ),
+    "a list of eigenvalues": (
+        lambda: ppca.optimal_sigma2([4.0, 2.0, 1.0], 1),  # pyright: ignore[reportArgumentType]
+        r"eigenvalues: got list, expected an array of floats",
+    ),
+    "moments of integers": (
+        lambda: linear.elbo(PARAMS, replace(MOMENTS, cov=jnp.diag(jnp.array([4, 2, 1])))),
+        r"moments.cov: got an array of dtype int64, expected an array of floats",
+    ),
+    "a rotation of another n": (
+        lambda: linear.rotate(PARAMS, jnp.eye(4)),
+        r"rotation: got shape \(4, 4\), expected shape \(3, 3\)",
     ),
     "β NaN": (lambda: linear.gradient(PARAMS, MOMENTS, NAN), r"beta: got 1 NaN or Inf"),
     "index at σ² < 0": (
@@ -222,6 +259,19 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: stationary.point(EYE, LAM, np.array([0, 3]), 0.1),
         r"assignment: got \[0, 3\], expected components 0 to 2, or -1",
     ),
+    "component at the noise in float32, 0.1f > 0.1": (
+        lambda: blocks.eigenvalues(jnp.array([4.0, 0.1], jnp.float32), np.array([1]), 0.1),
+        r"assignment: got component 1 with eigenvalue 0.1, expected eigenvalues >",
+    ),
+    "critical σ² of no latents": (
+        lambda: conditioning.critical_sigma2(LAM, 0, 1.0),
+        r"k: got 0, expected 1 <= k <= 3",
+    ),
+    "escape at σ² < 0": (lambda: conditioning.escape_rate(4.0, -1.0), r"sigma2: got -1.0"),
+    "edges that do not increase": (
+        lambda: block_summaries.histogram(LAM, np.array([0]), 1.0, jnp.array([1.0, 1.0])),
+        r"bins: got edges that do not increase",
+    ),
     "component below the noise": (
         lambda: stationary.point(EYE, LAM, np.array([0, 2]), 1.0),
         r"assignment: got component 2 with eigenvalue 0.5, expected eigenvalues > .* = 1",
@@ -293,6 +343,11 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: train(gradients="sampled"),
         r"problem.x: got None, expected data",
     ),
+    "pixels with NaN": (
+        lambda: network_task.prepare(np.array([[0.0, NAN], [1, 2]])),
+        r"values: got 1 NaN or Inf",
+    ),
+    "one σ² that is no tuple": (lambda: sweep(sigma2=1.0), r"sigma2: got 1.0, expected a tuple"),
     "no seeds": (lambda: sweep(seeds=()), r"seeds: got an empty sequence"),
     "a σ² that is negative": (lambda: sweep(sigma2=(1.0, -2.0)), r"sigma2: got -2.0"),
     "unknown batching": (
@@ -322,3 +377,39 @@ def test_inside_jit_bad_values_become_nan_and_bad_shapes_still_raise():
     assert jnp.isnan(likelihood(PARAMS.W, -1.0))
     with pytest.raises(ValueError, match="W: got shape"):
         likelihood(jnp.ones((2, 2)), 1.0)
+
+
+def test_what_is_known_is_looked_at_inside_jit_too():
+    """Constants of a compiled function, and edges, chunks and `learned` among them."""
+    histogram = jax.jit(lambda s: block_summaries.histogram(LAM, np.array([0]), s, np.ones(2)))
+    with pytest.raises(ValueError, match="bins: got edges that do not increase"):
+        histogram(1.0)
+    with pytest.raises(ValueError, match="assignment: got component 2"):
+        jax.jit(lambda U: stationary.point(U, LAM, np.array([2]), 1.0))(EYE)
+    with pytest.raises(ValueError, match="chunks: got one row"):
+        jax.jit(lambda x: mom.from_chunks([x]))(np.ones((1, 2)))
+    hyper = training.Hyperparameters(learned=False)
+    config, problem = training.TrainConfig(2, 1), linear_task.problem(MOMENTS)
+    task = linear_task.LinearTask(k=2)
+    params, _ = jax.jit(lambda key: training.train(task, config, problem, hyper, key))(
+        jax.random.key(0)
+    )
+    assert jnp.isfinite(params.W).all()
+
+
+def test_assignments_that_are_no_points_are_nan_under_vmap():
+    """Component 2 is below the noise, 7 is none at all; [0, -1] is a point."""
+    assignments = jnp.array([[0, -1], [2, -1], [7, -1]])
+    expected = [False, True, True]
+    values = jax.vmap(lambda a: stationary.value(LAM, a, 1.0))(assignments)
+    assert jnp.isnan(values).tolist() == expected
+    points = jax.vmap(lambda a: stationary.point(EYE, LAM, a, 1.0))(assignments)
+    for leaf in (points.W[:, :, 0], points.V[:, 0], points.log_d[:, :1]):
+        assert jnp.isnan(leaf).all(axis=1).tolist() == expected
+        assert jnp.isfinite(leaf[0]).all()
+
+
+def test_a_spectrum_with_nan_is_not_taken_for_a_flat_maximum():
+    found = conditioning.summarise(jnp.array([[1.0, NAN], [1.0, -1.0]]))
+    for name in ("stiffness", "condition_number", "escape_rate", "tolerance"):
+        assert jnp.isnan(getattr(found, name)).tolist() == [True, False], name

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -206,6 +207,46 @@ def test_a_damaged_result_is_trained_again(tmp_path):
     tables.save(tables.load(path).drop_vars("elbo"), path)
     with pytest.raises(ValueError, match=r"0000\.nc, without elbo, expected what this version"):
         run()
+
+
+@pytest.mark.parametrize("damage", ["cut", "deleted", "without model"])
+def test_a_damaged_model_is_trained_again(tmp_path, damage):
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    first = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+    model = tmp_path / "models" / "0000"
+    if damage == "without model":
+        shutil.rmtree(model)
+    elif damage == "cut":
+        (model / "identity.json").write_text("{")
+    else:
+        (model / "identity.json").unlink()
+    with pytest.warns(UserWarning, match="run 0 will be trained again"):
+        again = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+    assert same_bits(first, again)
+
+
+def test_runs_of_which_nobody_knows_the_sweep_are_not_taken_for_ours(tmp_path):
+    """Without its checkpoints a folder cannot tell that these are runs at another σ²."""
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+    shutil.rmtree(tmp_path / "checkpoints")
+    other = sweeps.Grid(sigma2=(0.1,))
+    with pytest.raises(ValueError, match=r"with runs/ but without checkpoints/identity\.json"):
+        sweeps.run(task, config, problem, other, folder=tmp_path, quiet=True)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    """Another file handle, even of this process, holds the lock as another process would."""
+    fcntl = pytest.importorskip("fcntl")
+    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="in which another process trains"):
+            sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
+    sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
 
 
 def test_chunks_follow_the_memory(monkeypatch):

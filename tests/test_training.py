@@ -80,6 +80,19 @@ def test_held_noise_stays_and_collapses_what_it_should():
     assert history.gap[-1] < 1e-5
 
 
+@pytest.mark.parametrize("gradients", ["exact", "sampled"])
+def test_as_many_latents_as_dimensions_with_held_noise(problem, gradients):
+    """With σ² held k = n needs no discarded component; all n components are in use."""
+    n = problem.moments.mean.shape[0]
+    task = linear_task.LinearTask(n, gradients)
+    sigma2 = 0.5 * float(problem.spectrum.eigenvalues[-1])
+    hyper = training.Hyperparameters(learning_rate=0.03, sigma2=sigma2, learned=False)
+    _, history = training.train(task, CONFIG, problem, hyper, jax.random.key(0))
+    assert history.gap.shape == (CONFIG.num_records,)
+    assert (history.gap >= -1e-9).all()  # a true optimum; 1e-9 is rounding of values of 10 nats
+    assert history.gap[-1] < history.gap[0]
+
+
 def test_sampled_gradients_average_to_the_exact_one(problem):
     task = replace(TASK, gradients="sampled", batch_size=50)
     params = task.init(problem, jax.random.key(0), 1.0)
