@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from landscape import block_summaries, stationary
+from landscape import block_summaries, escape, stationary
 from landscape.conditioning import rotation_stiffness as stiffness
 from landscape.ledger import Check, Claim
 from linvae_jax import linear, ppca
@@ -325,7 +325,9 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
     critical = float(escapes.eigenvalue.max())
     beyond = collapsed["index"].where(collapsed.sigma2 > critical, drop=True)
     rises = [np.diff(row[np.isfinite(row)]) for row in escapes.conditioning.values]
-    error = np.abs(escapes.simulated_steps / escapes.predicted_steps - 1)
+    # data of another unit, or nearly flat: what would take too long was not simulated
+    tried = (escapes.predicted_steps <= 0.99 * escape.MAX_STEPS).values
+    error = np.abs(escapes.simulated_steps / escapes.predicted_steps - 1).values[tried]
     ends = collapsed.escape_steps.where(collapsed.escape_rate > 0, drop=True)
     return Claim(
         "C6",
@@ -353,8 +355,9 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
                 "total collapse is then the optimum itself",
             ),
             Check(
-                "simulated against predicted escape steps, largest relative difference",
-                _worst(error),
+                "simulated against predicted escape steps, largest relative difference"
+                + (f", {tried.sum()} of {tried.size} cases" if not tried.all() else ""),
+                _worst(error) if tried.any() else float("nan"),
                 "<=",
                 1e-3,
                 "a deviation of 10⁻³ data units is still linear to 10⁻⁶; steps are interpolated",

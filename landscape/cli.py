@@ -5,7 +5,6 @@ numbers on the same machine.
 """
 
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -71,7 +70,7 @@ class Data:
     """A folder with the original files, if you have downloaded them yourself."""
 
     count: int | None = None
-    """Only so many, the first ones."""
+    """Only so many, the first ones. The digits come sorted: of 1,000 half are zeros, half ones."""
 
     window: int | None = None
     """Only so many rows on the device at a time, the next ones read meanwhile; for networks, where
@@ -167,6 +166,8 @@ class Fit:
 
     def run(self) -> int:
         """Fit, save, report."""
+        if self.out.is_dir() or any(parent.is_file() for parent in self.out.parents):
+            _checks.fail("out", f"{self.out}, which is or lies in what is there", "a file's name")
         x, constant, source = load(self.data)
         moments = mom.from_data(x)
         model = ppca.mle(moments, self.k, self.sigma2)
@@ -200,7 +201,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Points:
-    """List the stationary points on data, the optimum first, with value, index and escape rate."""
+    """List pPCA's stationary points on data, the optimum first: value, index, escape rate.
+
+    The ELBO has more, saddles all of them: `linvae landscape` lists all of a small problem.
+    """
 
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     k: int = 5
@@ -214,6 +218,7 @@ class Points:
 
     def run(self) -> int:
         """Enumerate and classify."""
+        _checks.in_range("limit", self.limit, 1, 2**31 - 1, "at least one")
         x, _, source = load(self.data)
         lam = mom.spectrum(mom.from_data(x)).eigenvalues
         sigma2 = float(ppca.optimal_sigma2(lam, self.k)) if self.sigma2 is None else self.sigma2
@@ -223,7 +228,7 @@ class Points:
         index = jax.vmap(stationary.index, (None, 0, None))(lam, assignments, sigma2)
         best = float(ppca.optimal_elbo(lam, self.k, sigma2))
         rates = [float(block_summaries.summarise(lam, a, sigma2).escape_rate) for a in assignments]
-        print(f"{total:,} stationary points up to the order of latents; σ² = {sigma2:.6g}")
+        print(f"{total:,} stationary points of pPCA, up to the order of latents; σ² = {sigma2:.6g}")
         heading = "components, from 1 (-: collapsed)"
         print(f"{heading:<40}{'below optimum':>16}{'index':>8}{'escape rate':>14}")
         for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
@@ -610,7 +615,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = command.run()
     except sweep_folder.Stopped as stopped:
         print(f"linvae {name}: {stopped}", file=sys.stderr)
-        status = 128 + signal.SIGTERM
+        status = 128 + stopped.by
     except (ValueError, ImportError, OSError) as error:
         print(f"linvae {name}: error: {error}", file=sys.stderr)
         status = 2

@@ -22,6 +22,9 @@ from landscape import conditioning, stationary
 from linvae_jax import _checks, linear
 from linvae_jax import moments as mom
 
+# of a simulation, unless told; they take seconds
+MAX_STEPS = 10_000_000
+
 
 class Escape(NamedTuple):
     """Escape of one collapsed latent along one component, by gradient descent.
@@ -87,7 +90,7 @@ def simulate(
     *,
     growth: float = 1e3,
     start: float = 1e-6,
-    max_steps: int = 10_000_000,
+    max_steps: int = MAX_STEPS,
 ) -> Escape:
     """Leave total collapse along one component by gradient descent with step 1/stiffness.
 
@@ -97,7 +100,7 @@ def simulate(
         sigma2: noise variance, held.
         growth: by how much the deviation is to grow.
         start: its initial size, small enough for start · growth to be in the linear regime.
-        max_steps: give up (NaN) after this many.
+        max_steps: give up (NaN) after this many; at once if more are predicted.
 
     Raises:
         ValueError: λ of the component ≤ σ²: there is no escape along it.
@@ -109,10 +112,13 @@ def simulate(
     lam = eigenvalues[component]
     rate = conditioning.escape_rate(lam, sigma2)
     step_size = 1 / collapsed_stiffness(eigenvalues[0], sigma2)
-    found = _simulate(
-        lam, sigma2, step_size, jnp.asarray(start, lam.dtype), jnp.asarray(growth), max_steps
-    )
-    return Escape(rate, steps(rate, step_size, growth), found)
+    predicted = steps(rate, step_size, growth)
+    found = jnp.full_like(predicted, jnp.nan)
+    if not _checks.concrete(predicted) or predicted <= max_steps:
+        found = _simulate(
+            lam, sigma2, step_size, jnp.asarray(start, lam.dtype), jnp.asarray(growth), max_steps
+        )
+    return Escape(rate, predicted, found)
 
 
 def collapsed_stiffness(

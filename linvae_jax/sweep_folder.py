@@ -9,12 +9,13 @@
 
 Killed at any moment, a sweep goes on from its last checkpoint, and on the same layout ends with the
 same bits as if it had not been. On another number of devices it goes on too, to the same numbers
-up to rounding; with more seeds than before it trains those. SIGTERM makes it save and raise
-`Stopped`.
+up to rounding; with more seeds than before it trains those. SIGTERM, or SIGINT (Ctrl-C) once, makes
+it save and raise `Stopped`.
 """
 
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -42,7 +43,15 @@ _HASHED = 2**30  # bytes of data that are read whole to know them again
 
 
 class Stopped(Exception):
-    """A sweep was asked to stop, has saved what it had, and can go on."""
+    """A sweep was asked to stop, has saved what it had, and can go on.
+
+    Attributes:
+        by: the signal.
+    """
+
+    def __init__(self, message: str, by: signal.Signals) -> None:
+        super().__init__(message)
+        self.by = by
 
 
 def fingerprint(data: Any) -> str:
@@ -84,7 +93,7 @@ def train(
     Raises:
         ValueError: the folder is of another sweep, or no longer says of which, another process
             trains in it, or its checkpoints are all damaged.
-        Stopped: by SIGTERM.
+        Stopped: by SIGTERM or SIGINT.
     """
     known = tables.plain(identity) | {"data": fingerprint(trainer.data)}
     runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
@@ -103,7 +112,7 @@ def train(
 
         def save(progress: Progress) -> None:
             nonlocal last, number
-            stop = _any(stopping.is_set())
+            stop = _any(bool(stopping))
             if stop or _any(time.monotonic() - last >= every):
                 facts = {"ids": progress.ids, "records": progress.records}
                 number += 1
@@ -111,10 +120,12 @@ def train(
                 last = time.monotonic()
             if stop:
                 store.wait()
+                by = stopping[0] if stopping else signal.SIGTERM  # which another process got
                 raise Stopped(
-                    f"stopped by SIGTERM after {len(finished)} of {runs} runs, with "
+                    f"stopped by {by.name} after {len(finished)} of {runs} runs, with "
                     f"{len(progress.ids)} more at step {progress.records * config.record_every:,} "
-                    f"of {config.num_steps:,}: run the same again to go on"
+                    f"of {config.num_steps:,}: run the same again to go on",
+                    by,
                 )
 
         def keep(results: dict[int, Result]) -> None:
@@ -221,17 +232,28 @@ def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, while this lasts; only the main thread can ask for it."""
-    event = threading.Event()
+def _stop_signal() -> Iterator[list[signal.Signals]]:
+    """Signals to stop that came while this lasts; only the main thread can ask for them.
+
+    The second Ctrl-C is what it was before: it interrupts at once.
+    """
+    came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield came
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+
+    def ask(number: int, _: Any) -> None:
+        came.append(signal.Signals(number))
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            print("\nstopping at the next record; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield event
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _any(flag: bool) -> bool:

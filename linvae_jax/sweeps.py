@@ -162,7 +162,7 @@ def run(
     Raises:
         ValueError: a grid without values, what `training.check` refuses, a folder of another
             sweep, checkpoints that cannot be read.
-        sweep_folder.Stopped: by SIGTERM, after a checkpoint; only with a folder.
+        sweep_folder.Stopped: by SIGTERM or Ctrl-C, after a checkpoint; only with a folder.
     """
     folder = None if folder is None else Path(folder)
     for field in fields(grid):

@@ -50,7 +50,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
 def test_points_are_listed_with_the_optimum_first(data, tmp_path, capsys):
     out = tmp_path / "points.nc"
     assert linvae("points", "--data", data, "--k", 2, "--sigma2", 1.5, "--out", out) == 0
-    assert "stationary points up to the order of latents" in capsys.readouterr().out
+    assert "stationary points of pPCA, up to the order of latents" in capsys.readouterr().out
     table = tables.load(out)
     assert table["index"][0] == 0
     assert (table.value[0] >= table.value).all()

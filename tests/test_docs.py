@@ -225,7 +225,7 @@ def test_curvature_in_the_readme_is_that_of_the_saved_table(found):
 def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
     _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     for large, small in (
-        ("Mlp(k=50)", "Mlp(k=5, encoder=(8,), decoder=(8,))"),
+        ("Mlp(k=50,", "Mlp(k=5, encoder=(8,), decoder=(8,),"),
         ("num_steps=1000", "num_steps=50"),
         ('("digits").images  #', '("digits").images[:500]  #'),
     ):
@@ -236,7 +236,7 @@ def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "final_linear_collapsed" in done.stdout
-    assert len(list((tmp_path / "results" / "mlp" / "runs").glob("*.nc"))) == 12
+    assert len(list((tmp_path / "results" / "python" / "runs").glob("*.nc"))) == 12
 
 
 def test_commands_and_links_of_the_readme_exist():

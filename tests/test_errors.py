@@ -6,6 +6,7 @@ users.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import pytest
 from landscape import (
     block_summaries,
     blocks,
+    cli,
     conditioning,
     hessian,
     objectives,
@@ -358,6 +360,11 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: collapse.is_collapsed(jnp.ones(2), 1.0),
         r"delta: got 1.0, expected 0 <= delta < 1",
     ),
+    "a model where a folder is": (
+        lambda: cli.Fit(out=Path(__file__).parent).run(),
+        r"out: got .*tests, which is or lies in what is there, expected a file's name",
+    ),
+    "no points to list": (lambda: cli.Points(limit=0).run(), r"limit: got 0, expected 1 <= limit"),
     "a table without a model": (
         lambda: tables.to_linear(tables.dataset({"W": (("a",), np.zeros(2), "1", "")})),
         r"data: got a data set without \['V', 'log_d', 'log_sigma2'\]",

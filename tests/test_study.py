@@ -123,6 +123,19 @@ def test_figures_draw_from_tables(tmp_path):
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in drawn.axes)
 
 
+def test_an_escape_that_would_take_too_long_is_not_held_against_the_claim():
+    """Eigenvalues of pixels from 0 to 255: 10⁷ steps do not suffice at λ/2, and do at λ/10⁹."""
+    lam = 4000.0 * LAM
+    sigma2 = jnp.geomspace(0.2, float(lam[0]) * 1.5, 20)
+    path = study.conditioning_path(lam, 3, sigma2)
+    escapes = study.escapes(lam, (0, 1), sigma2, simulate_at=(1e-9, 0.5))
+    assert np.isfinite(escapes.simulated_steps.values).tolist() == [[True, False]] * 2
+    claim = claims.conditioning_improves(path, escapes)
+    assert claim.holds
+    assert "2 of 4 cases" in claim.checks[-1].quantity
+    assert not claims.conditioning_improves(path, escapes.isel(fraction=[1])).holds  # none made
+
+
 def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     """Maxima that skip NaN would let both pass."""
     sigma2 = jnp.geomspace(0.2, 15, 20)

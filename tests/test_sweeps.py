@@ -62,22 +62,26 @@ def test_layouts_agree(whole, batching, chunk):
     assert_close(other.table, whole.table)
 
 
-def test_stopped_by_sigterm_it_saves_and_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
-    looks = []
+def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
+    looks, signals = [], {4: signal.SIGTERM, 17: signal.SIGINT}
     segment = trainer.Look.segment
 
     def stop_at_some(self, *args):
         looks.append(1)
-        if len(looks) in (4, 17):
-            os.kill(os.getpid(), signal.SIGTERM)
+        if len(looks) in signals:
+            os.kill(os.getpid(), signals[len(looks)])
         segment(self, *args)
 
     monkeypatch.setattr(trainer.Look, "segment", stop_at_some)
-    before = signal.getsignal(signal.SIGTERM)
-    for stops in ("after 0 of 8 runs, with 4 more at step 20 ", "after 4 of 8 runs"):
-        with pytest.raises(sweep_folder.Stopped, match=stops):
+    before = [signal.getsignal(number) for number in signals.values()]
+    for number, stops in zip(
+        signals.values(), ("after 0 of 8 runs, with 4 more at step 20 ", "after 4 of 8 runs"),
+        strict=True,
+    ):  # fmt: skip
+        with pytest.raises(sweep_folder.Stopped, match=f"{number.name} {stops}") as stopped:
             sweep_child.run(tmp_path, checkpoint_seconds=1e9)
-        assert signal.getsignal(signal.SIGTERM) is before
+        assert stopped.value.by == number
+        assert [signal.getsignal(number) for number in signals.values()] == before
     assert len(list((tmp_path / "runs").glob("*.nc"))) == 4  # finished runs are there already
     resumed = sweep_child.run(tmp_path)
     assert same_bits(resumed, whole)
