@@ -36,10 +36,11 @@ def gaussian(
     Raises:
         ValueError: eigenvalues negative, not sorted, all zero, NaN or Inf; N too small.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    _checks.numeric("eigenvalues", eigenvalues)
     scale = jnp.asarray(eigenvalues)
     if not jnp.issubdtype(scale.dtype, jnp.floating):
         scale = scale.astype(jnp.result_type(float))
+    _checks.eigenvalues("eigenvalues", scale)
     if _checks.concrete(scale) and not scale[0] > 0:
         _checks.fail("eigenvalues", "none above 0", "at least one positive: data that vary")
     n = len(scale)
