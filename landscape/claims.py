@@ -325,7 +325,8 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
     critical = float(escapes.eigenvalue.max())
     beyond = collapsed["index"].where(collapsed.sigma2 > critical, drop=True)
     rises = [np.diff(row[np.isfinite(row)]) for row in escapes.conditioning.values]
-    # data of another unit, or nearly flat: what would take too long was not simulated
+    # what would take too long, as in data of a large unit, was not simulated; 1 % of room, for one
+    # that is predicted to end just in time may not
     tried = (escapes.predicted_steps <= 0.99 * escape.MAX_STEPS).values
     error = np.abs(escapes.simulated_steps / escapes.predicted_steps - 1).values[tried]
     ends = collapsed.escape_steps.where(collapsed.escape_rate > 0, drop=True)

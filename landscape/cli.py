@@ -166,8 +166,10 @@ class Fit:
 
     def run(self) -> int:
         """Fit, save, report."""
-        if self.out.is_dir() or any(parent.is_file() for parent in self.out.parents):
-            _checks.fail("out", f"{self.out}, which is or lies in what is there", "a file's name")
+        if self.out.is_dir():
+            _checks.fail("out", f"{self.out}, a folder", "a file's name")
+        if files := [str(parent) for parent in self.out.parents if parent.is_file()]:
+            _checks.fail("out", f"{self.out}, where {files[0]} is a file", "a file in a folder")
         x, constant, source = load(self.data)
         moments = mom.from_data(x)
         model = ppca.mle(moments, self.k, self.sigma2)

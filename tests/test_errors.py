@@ -362,7 +362,11 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a model where a folder is": (
         lambda: cli.Fit(out=Path(__file__).parent).run(),
-        r"out: got .*tests, which is or lies in what is there, expected a file's name",
+        r"out: got .*tests, a folder, expected a file's name",
+    ),
+    "a model in a file": (
+        lambda: cli.Fit(out=Path(__file__) / "model.nc").run(),
+        r"out: got .*, where .*test_errors\.py is a file, expected a file in a folder",
     ),
     "no points to list": (lambda: cli.Points(limit=0).run(), r"limit: got 0, expected 1 <= limit"),
     "a table without a model": (

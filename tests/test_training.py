@@ -93,6 +93,18 @@ def test_as_many_latents_as_dimensions_with_held_noise(problem, gradients):
     assert history.gap[-1] < history.gap[0]
 
 
+def test_as_many_latents_as_dimensions_with_learned_noise_have_no_optimum(problem):
+    """Refused where `learned` is known; where it is traced, NaN and no number in its place."""
+    n = problem.moments.mean.shape[0]
+    task, params = linear_task.LinearTask(n), linear.init(jax.random.key(0), n, n)
+
+    def gap(learned):
+        hyper = training.Hyperparameters(learned=learned)
+        return task.observe(problem, params, hyper, jax.random.key(0)).gap
+
+    assert jnp.isnan(jax.vmap(gap)(jnp.array([True, False]))).tolist() == [True, False]
+
+
 def test_sampled_gradients_average_to_the_exact_one(problem):
     task = replace(TASK, gradients="sampled", batch_size=50)
     params = task.init(problem, jax.random.key(0), 1.0)
