@@ -190,14 +190,14 @@ def run(
         else:
 
             def label(run: int, result: Result) -> xr.Dataset:
-                alone = _table(task, config, grid.only(run), [result], facts)
+                alone = table_of(task, config, grid.only(run), [result], facts)
                 return alone.isel({axis.dim: 0 for axis in _AXES.values() if axis.always})
 
             identity = {"task": task, "config": config, "grid": grid}
             finished = sweep_folder.train(trainer, folder, identity, label, checkpoint_seconds)
     results = [finished[i] for i in range(grid.size)]
     params = _stack(grid, shape, [result.params for result in results])
-    sweep = Sweep(params, _table(task, config, grid, results, facts))
+    sweep = Sweep(params, table_of(task, config, grid, results, facts))
     if folder is not None and jax.process_index() == 0:
         tables.save(sweep.table, folder / "sweep.nc")
     return sweep
@@ -223,7 +223,7 @@ def _coordinate(grid: Grid, name: str) -> list[Any]:
     return [str(v) for v in values] if name == "annealing" else list(values)
 
 
-def _table(
+def table_of(
     task: training.Task, config: training.TrainConfig, grid: Grid, results: list[Result],
     attrs: Mapping[str, str],
 ) -> xr.Dataset:  # fmt: skip
