@@ -1,8 +1,8 @@
 """All that is to be known of a device, in one command that ends in the time it is given.
 
 `python -m benchmarks.device --minutes 9 --manual-dir DIR --out DIR`, or `make device`; README.md
-here says more. It is meant for a borrowed accelerator: it runs from the tree, asks no network, saves
-each number as soon as it is measured, and leaves out what there is no time for.
+here says more. It is meant for a borrowed accelerator: it runs from the tree, asks no network,
+saves each number as soon as it is measured, and leaves out what there is no time for.
 """
 
 import os
