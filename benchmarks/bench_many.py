@@ -57,7 +57,7 @@ def throughput(lease: Lease) -> Iterator[Measurement]:
     """MLP VAEs of the paper's size side by side: by vmap, in a loop, and PyTorch's."""
     groups = [[1, 2], [4]] if lease.smoke else [[1, 4, 16], [64], [256]]
     for models in groups:
-        if not lease.allows(20 if not lease.smoke else 0, f"{models} models side by side"):
+        if not lease.allows(20 if not lease.smoke else 0, f"{', '.join(map(str, models))} models side by side"):
             continue
         cases = {
             f"{m} models by {how}, {precision}": (_case(lease, m, precision), how)

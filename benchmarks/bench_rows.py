@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-import jax
 import numpy as np
 import xarray as xr
 
@@ -17,7 +16,7 @@ from benchmarks import records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
 from landscape import nonlinear, paper_table
-from linvae_jax import _checks, network_task, networks, parallel, sweeps, tables, training
+from linvae_jax import _checks, network_task, networks, parallel, streams, sweeps, tables, training
 from linvae_jax.data import mnist, preprocessing
 from linvae_jax.trainer import Result
 
@@ -134,7 +133,7 @@ def rows(lease: Lease) -> Iterator[Measurement]:
         )  # fmt: skip
     else:
         plan = Plan(networks.Mlp(784, 200, (1024, 512), (512, 1024)))
-    key = jax.random.key(DATA_SEED)
+    key = streams.key(DATA_SEED, "data noise")
     data = network_task.prepare(images, TRANSFORM, key)
     plan = replace(plan, model=replace(plan.model, data_scale=network_task.data_scale(data)))
     constant = TRANSFORM.constant(images)
