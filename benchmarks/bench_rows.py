@@ -72,6 +72,7 @@ class Side:
     """Runs of a grid side by side, trained an epoch at a time as long as one likes."""
 
     def __init__(self, plan: Plan, data: network_task.Data, grid: sweeps.Grid, constant: float):
+        self.begin = monotonic()
         count = data.values.shape[0]
         self.grid, self.data = grid, data
         self.task = network_task.NetworkTask(
@@ -140,22 +141,26 @@ def rows(lease: Lease) -> Iterator[Measurement]:
     yield records.plain("constant of the pixel scale", constant, "nats")
     rate = (plan.learning_rate,)
     grid = sweeps.Grid(tuple(range(plan.seeds)), plan.sigma2, (False, True), rate)
-    yield from _trained("table", lease, plan, Side(plan, data, grid, constant))
-    if lease.allows(0 if lease.smoke else 30, "curves of collapse"):
+    begin = monotonic()
+    side = Side(plan, data, grid, constant)
+    side.epoch()  # compiles, which takes a minute on a GPU
+    compiling = monotonic() - begin
+    lease.say(f"  compiled and one epoch in {compiling:.0f} s")
+    yield from _trained("table", lease, plan, side)
+    if lease.allows(0 if lease.smoke else 2 * compiling, "curves of collapse"):
         grid = sweeps.Grid((0, 1)[: plan.seeds], plan.curves, (False,), rate)
-        yield from _trained("curves", lease, plan, Side(plan, data, grid, constant))
+        side = Side(plan, data, grid, constant)
+        yield from _trained("curves", lease, plan, side)
 
 
 def _trained(name: str, lease: Lease, plan: Plan, side: Side) -> Iterator[Measurement]:
     """Train as far as time allows; a table every so many epochs and at the end."""
-    begin = monotonic()
-    side.epoch()  # compiles
-    lease.say(f"  {name}: compiled and one epoch in {monotonic() - begin:.0f} s")
+    begin = side.begin
     took, measuring, saved = 0.0, 5.0, 0
     while side.epochs < plan.most:
-        began = monotonic()
+        compiled, began = side.epochs > 0, monotonic()
         elbo = side.epoch()
-        took = max(0.8 * took, monotonic() - began)
+        took = monotonic() - began if compiled else took
         if side.epochs % 10 == 0:
             low, high = np.nanmin(elbo), np.nanmax(elbo)
             lease.say(
