@@ -36,6 +36,7 @@ SLOW = {
     "test_windowed_sweeps.py": 65,
     "test_lanczos.py": 60,
     "test_census.py": 55,
+    "test_units.py": 45,
     "test_trained.py": 50,
     "test_contracts.py": 50,
     "test_networks.py": 45,
