@@ -161,7 +161,8 @@ def kind(name: str, x: Any, expected: type, maker: str = "") -> None:
     """An object of one of our classes; `maker` says how to get one."""
     if not isinstance(x, expected):
         array = f" of shape {np.shape(x)}" if hasattr(x, "shape") else ""
-        fail(name, f"{type(x).__name__}{array}", f"a {expected.__name__}", maker)
+        article = "an" if expected.__name__[0] in "AEIOU" else "a"
+        fail(name, f"{type(x).__name__}{array}", f"{article} {expected.__name__}", maker)
 
 
 def path(name: str, x: Any) -> Path:

@@ -33,8 +33,8 @@ NAN, INF = float("nan"), float("inf")
 
 def log_density(error: float, sigma2: float, n: int = 6) -> float:
     """E log p(x | z) of an error E‖x − x̂‖², in extended precision."""
-    error, sigma2 = np.longdouble(error), np.longdouble(sigma2)
-    return float(-n / 2 * np.log(2 * np.pi * sigma2) - error / (2 * sigma2))
+    noise = np.longdouble(sigma2)
+    return float(-n / 2 * np.log(2 * np.pi * noise) - np.longdouble(error) / (2 * noise))
 
 
 def judged(
@@ -143,9 +143,7 @@ def test_of_a_network_that_diverged_nothing_is_left_but_the_word(tmp_path, noise
     args = (task, config, network_task.prepare(x), grid)
     raw, lost = [], trainer.Trainer.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            trainer.Trainer, "train", lambda *a: raw.append(lost(*a)) or raw[-1]
-        )
+        patch.setattr(trainer.Trainer, "train", lambda *a: raw.append(lost(*a)) or raw[-1])
         table = sweeps.run(*args, folder=tmp_path, quiet=True, batching="map").table
     ends = [result.final for results in raw for result in results.values()]
     assert len(ends) == 4

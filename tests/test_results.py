@@ -205,6 +205,6 @@ def test_a_table_is_written_whole_or_not_at_all(table, tmp_path, monkeypatch):
 def test_the_summary_of_a_sweep_does_not_leave_a_diverged_seed_out():
     dims = ("seed", "sigma2_init", "step")
     values = np.array([[[1.0], [2.0]], [[3.0], [math.nan]]])
-    named = {name: (dims, values, "1", "") for name in ("elbo", "sigma2", "collapsed")}
+    named = dict.fromkeys(("elbo", "sigma2", "collapsed"), (dims, values, "1", ""))
     lines = cli._summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0]}))
     assert [line.split() for line in lines[1:]] == [["0.5"] + ["2"] * 3, ["4"] + ["nan"] * 3]
