@@ -102,6 +102,11 @@ def shape_of(function: Callable[..., Any], *args: Any) -> Shape:
     return Shape(dict(zip(names, shapes, strict=True)), structure)
 
 
+def one_of(runs: Any) -> Any:
+    """What `shape_of` takes for one of several runs: the shapes of a leading axis's elements."""
+    return jax.eval_shape(lambda runs: jax.tree.map(lambda leaf: leaf[0], runs), runs)
+
+
 def bytes_per_run(
     task: training.Task, config: training.TrainConfig, data: Any, hyper: Any, keys: Any
 ) -> int:
@@ -200,7 +205,7 @@ def _most(
         room -= 2 * _bytes(windowed.window_shape(windows))  # that in use and the next
     state = shape_of(
         lambda *one: raw(flat(training.init(task, config, *one))),
-        data, jax.tree.map(lambda leaf: leaf[0], hyper), keys[0],
+        data, jax.tree.map(lambda leaf: leaf[0], hyper), one_of(keys),
     )  # fmt: skip
     size = sum(map(_bytes, state.leaves.values()))
     if wanted * size < _SMALL * room:
@@ -333,8 +338,12 @@ class Executor:
             return states.params
         return [state.params for state in states]
 
-    def init(self, data: Any, hyper: Any, keys: Any) -> tuple[Any, Any]:
-        """States before the first step, and the record there of what `divergence` wants."""
+    def init(self, data: Any, hyper: Any, keys: Any) -> Any:
+        """States before the first step."""
+        return self._call(training.init, None, data, hyper, keys)
+
+    def begin(self, data: Any, hyper: Any, keys: Any) -> tuple[Any, Any]:
+        """The same, and the records there of what `divergence` wants (`training.START`)."""
         return self._unzipped(self._call(_begin, None, data, hyper, keys))
 
     def segment(self, data: Any, hyper: Any, states: Any) -> tuple[Any, Any]:

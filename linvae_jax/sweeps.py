@@ -31,6 +31,7 @@ from linvae_jax import (
     divergence,
     parallel,
     progress,
+    streams,
     sweep_folder,
     tables,
     training,
@@ -45,12 +46,16 @@ class Grid:
     """The runs of a sweep: all combinations of these values, the last varying fastest.
 
     Attributes:
-        seeds: each gives one key, the same for all other values.
+        seeds: integers, 0 ≤ seed < 2³²; each gives one key, the same for all other values.
         sigma2: initial σ², or the value held.
         learned: whether σ² is learned.
         learning_rate: initial learning rate.
         beta: weight of the KL.
         annealing: of that weight.
+
+    Raises:
+        ValueError: a field that is no sequence, the same value twice in one, which would count as
+            two independent runs, or what is no seed (`streams.check`).
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -75,6 +80,18 @@ class Grid:
         object.__setattr__(self, "learned", tuple(map(bool, self.learned)))
         for value in self.annealing:
             _checks.kind("annealing", value, Annealing)
+        for seed in self.seeds:
+            streams.check("seeds", seed)
+        for f in fields(self):
+            seen = set()
+            for value in getattr(self, f.name):
+                if np.shape(value):
+                    _checks.fail(f.name, f"an array of shape {np.shape(value)} in it", "numbers")
+                # scalars of NumPy and JAX as Python's: those of JAX are not hashable
+                plain = value.item() if hasattr(value, "item") else value
+                if plain in seen:
+                    _checks.fail(f.name, f"{plain} twice", "each value once")
+                seen.add(plain)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,8 +110,9 @@ class Grid:
 
     def keys(self) -> Any:
         """A key for each run, (runs,)."""
-        keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
-        return jnp.repeat(keys, self.size // len(self.seeds))
+        keys = jnp.stack([streams.key(seed, "training", "seeds") for seed in self.seeds])
+        # the runs of a seed have the same noise on purpose
+        return jax.random.clone(jnp.repeat(keys, self.size // len(self.seeds)))
 
     def hyperparameters(self, dtype: Any) -> Hyperparameters:
         """The runs' hyperparameters: leaves are (runs,)."""
@@ -233,7 +251,7 @@ def run(
             _checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
     keys = grid.keys()
     training.check(task, config, data, grid.hyperparameters(float))
-    shape = parallel.shape_of(task.init, data, keys[0], 1.0)
+    shape = parallel.shape_of(task.init, data, parallel.one_of(keys), 1.0)
     hyper = grid.hyperparameters(shape.leaves["log_sigma2"].dtype)
     training.check_values(hyper)  # 1e-60 is no number > 0 in float32
     layout = parallel.plan(
@@ -254,15 +272,14 @@ def run(
         else:
 
             def label(run: int, result: Result) -> xr.Dataset:
-                its = jax.tree.map(lambda leaf: leaf[run : run + 1], hyper)
-                alone = _table(task, config, data, grid.only(run), its, [result], facts)
+                alone = table_of(task, config, data, grid.only(run), [result], facts)
                 return alone.isel({axis.dim: 0 for axis in _AXES.values() if axis.always})
 
             identity = {"task": task, "config": config, "grid": grid}
             finished = sweep_folder.train(trainer, folder, identity, label, checkpoint_seconds)
     results = [finished[i] for i in range(grid.size)]
     params = _stack(grid, shape, [result.params for result in results])
-    sweep = Sweep(params, _table(task, config, data, grid, hyper, results, facts))
+    sweep = Sweep(params, table_of(task, config, data, grid, results, facts))
     if folder is not None and jax.process_index() == 0:
         try:
             tables.save(sweep.table, folder / "sweep.nc")
@@ -302,12 +319,12 @@ def _coordinate(grid: Grid, name: str) -> list[Any]:
 
 
 def _lost(
-    task: training.Task, config: training.TrainConfig, data: Any, hyper: Hyperparameters,
-    results: list[Result],
+    task: training.Task, config: training.TrainConfig, data: Any, grid: Grid, results: list[Result]
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Which runs have diverged (runs,), and from which record on (runs, records)."""
     steps = config.record_every * np.arange(1, config.num_records + 1)
     start = {of: np.stack([r.history[name] for r in results]) for name, of in START.items()}
+    hyper = grid.hyperparameters(results[0].history["sigma2"].dtype)
     judge = partial(divergence.lost, task, data, hyper)
     measured = {name: np.stack([r.history[name] for r in results]) for name in divergence.JUDGED}
     at_records = judge(steps, start, measured)
@@ -319,15 +336,16 @@ def _lost(
     return at_end, divergence.ended(at_records, at_end)
 
 
-def _table(
+def table_of(
     task: training.Task, config: training.TrainConfig, data: Any, grid: Grid,
-    hyper: Hyperparameters, results: list[Result], attrs: Mapping[str, str],
+    results: list[Result], attrs: Mapping[str, str],
 ) -> xr.Dataset:  # fmt: skip
+    """The table of a sweep from the results of its runs, in the order of the grid."""
     kept = _kept(grid)
     dims = tuple(_AXES[name].dim for name in kept)
     shape = tuple(len(getattr(grid, name)) for name in kept)
 
-    diverged, lost = _lost(task, config, data, hyper, results)
+    diverged, lost = _lost(task, config, data, grid, results)
 
     def stacked(values: list[np.ndarray], missing: np.ndarray | None) -> np.ndarray:
         all_runs = np.stack(values)

@@ -18,6 +18,11 @@ from linvae_jax import divergence, parallel, training, windowed
 START = {f"start_{name}": name for name in training.START}
 
 
+def started(record: dict[str, np.ndarray], runs: int) -> dict[str, np.ndarray]:
+    """Part of the history of the first so many runs, from their record before the first step."""
+    return {name: record[of][:runs] for name, of in START.items()}
+
+
 class Result(NamedTuple):
     """Of a finished run: parameters by name, history (records, …) and `START`, final numbers."""
 
@@ -154,7 +159,7 @@ class Trainer:
 
     def param_shape(self) -> parallel.Shape:
         """Parameters of one run."""
-        return parallel.shape_of(self.task.init, self.data, self.keys[0], 1.0)
+        return parallel.shape_of(self.task.init, self.data, parallel.one_of(self.keys), 1.0)
 
     def start(self, ids: list[int]) -> Progress:
         """A chunk before its first step."""
@@ -162,9 +167,8 @@ class Trainer:
         _, history = self.shapes(len(ids))
         empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in history.items()}
         with self._stream(0, 1) as stream:
-            states, record = self.executor.init(next(stream), hyper, keys)
-        begun = self.executor.host(record)
-        begun = {name: begun[of][: len(ids)] for name, of in START.items()}
+            states, record = self.executor.begin(next(stream), hyper, keys)
+        begun = started(self.executor.host(record), len(ids))
         return Progress(ids, 0, states, empty | begun)
 
     def gather(self, progress: Progress) -> dict[str, Any]:
