@@ -24,6 +24,7 @@ from linvae_jax import (
     linear_task,
     network_task,
     parallel,
+    streams,
     sweep_folder,
     sweeps,
     tables,
@@ -51,7 +52,8 @@ def test_table_is_labelled_and_holds_what_single_runs_give(whole):
     assert (held.sigma2 == held.sigma2_init.astype("float32")).all()
     hyper = training.Hyperparameters(0.01, 3.0, learned=True)
     hyper = jax.tree.map(lambda x: jnp.asarray(x, None if x is True else "float32"), hyper)
-    one = (sweep_child.TASK, sweep_child.CONFIG, sweep_child.data(), hyper, jax.random.key(1))
+    key = streams.key(1, "training")
+    one = (sweep_child.TASK, sweep_child.CONFIG, sweep_child.data(), hyper, key)
     params, history = training.train(*one)
     at = table.sel(seed=1, sigma2_init=3.0, learned=True)
     np.testing.assert_allclose(at.elbo, history.elbo, rtol=1e-4)  # as in `assert_close`
