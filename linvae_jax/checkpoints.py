@@ -48,9 +48,9 @@ from linvae_jax import _checks
 _FORMAT = "linvae_jax checkpoints 1"
 _IDENTITY = "identity.json"
 _ONE_TREE = {"content": "one tree"}
-# bytes on disk besides those of the arrays, blocks half full and descriptions: 70,000 for a few
-# arrays, 100,000 for a hundred
-_BESIDES = 2**17
+# bytes on disk besides those of the arrays, blocks half full and descriptions: where blocks are
+# 4 kB, 70,000 for a few arrays to 160,000 for a hundred
+_BESIDES = 2**18
 
 # Orbax tells its progress through absl, on stderr, and its errors too, though it raises them
 _ORBAX = str(Path(ocp.__file__).parent)
@@ -162,7 +162,7 @@ class Store:
         Orbax would find out in one of many threads, and as the others go on without the loop that
         started them, each prints a traceback ("Event loop is closed") that says nothing.
         """
-        needed = sum(leaf.nbytes for leaf in arrays.values()) + _BESIDES + 2**9 * len(arrays)
+        needed = sum(leaf.nbytes for leaf in arrays.values()) + _BESIDES + 2**10 * len(arrays)
         disk = shutil.disk_usage(self.folder)
         # a file system that does not know its size has no free space either
         if _everywhere(np.uint32(disk.total > 0 and disk.free < needed)).any():
