@@ -18,7 +18,7 @@ from benchmarks.records import Measurement
 from landscape import nonlinear, paper_table
 from linvae_jax import _checks, network_task, networks, parallel, streams, sweeps, tables, training
 from linvae_jax.data import mnist, preprocessing
-from linvae_jax.trainer import Result
+from linvae_jax.trainer import Result, started
 
 FILE = "train-images-idx3-ubyte.gz"
 TRANSFORM = preprocessing.Logit(1e-6)
@@ -90,7 +90,8 @@ class Side:
         self.executor = parallel.Executor(self.task, self.config, layout)
         self.placed = self.executor.replicate(data)
         self.hyper, keys = self.executor.place(hyper), self.executor.place(keys)
-        self.states = self.executor.init(self.placed, self.hyper, keys)
+        self.states, record = self.executor.begin(self.placed, self.hyper, keys)
+        self.begun = started(self.executor.host(record), grid.size)
         self.history: dict[str, list[np.ndarray]] = {}
         self.facts = {"pixel_constant": str(constant), "count": str(count)}
 
@@ -110,7 +111,7 @@ class Side:
         """Of the runs as they are, measured on all data: as `nonlinear.train` keeps it."""
         final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
         history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
-        parts = history, final
+        parts = history | self.begun, final
         results = [
             Result({}, *({n: np.asarray(leaf[i]) for n, leaf in of.items()} for of in parts))
             for i in range(self.grid.size)
@@ -118,7 +119,7 @@ class Side:
         config = replace(self.config, num_steps=self.epochs * self.config.record_every)
         made = {"task": self.task, "config": config, "grid": self.grid}
         facts = tables.provenance(made, device=records.device_name()) | self.facts
-        whole = sweeps.table_of(self.task, config, self.grid, results, facts)
+        whole = sweeps.table_of(self.task, config, self.data, self.grid, results, facts)
         small = nonlinear.summary(whole, np.asarray(self.data.eigenvalues))
         return small.assign_attrs(seconds=str(round(seconds)))
 

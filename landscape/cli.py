@@ -586,7 +586,10 @@ def _summary(table: xr.Dataset) -> list[str]:
              "linear_elbo": "linear VAE: ELBO", "linear_collapsed": "collapsed"}  # fmt: skip
     # what was measured at the end on all data is better than the last record
     shown = {n: final.get(f"final_{n}", final.get(n)) for n in names}
-    shown = {n: values.mean("seed") for n, values in shown.items() if values is not None}
+    # skipna=False: a diverged seed is no reason to leave it out
+    shown = {
+        n: values.mean("seed", skipna=False) for n, values in shown.items() if values is not None
+    }
     dims = [d for d in table.elbo.dims if d not in ("seed", "step")]
     lines = ["".join(f"{d:>20}" for d in dims) + "".join(f"{names[n]:>18}" for n in shown)]
     stacked = xr.Dataset(shown).stack(run=dims)

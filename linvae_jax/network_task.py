@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from linvae_jax import _checks, collapse, evaluation, ppca, predictions, training, vae, windowed
 from linvae_jax import moments as mom
@@ -123,7 +123,7 @@ class Record:
         reconstruction: (), E log p(x | z), nats per datum.
         kl: (k,), mean KL of each latent, nats.
         sigma2: (), σ².
-        collapsed: (), latents that are (0.01, 0.01)-collapsed.
+        collapsed: (), latents that are (0.01, 0.01)-collapsed; like the next NaN where unknown.
         active_units: (), latents whose posterior mean varies over data by more than 0.01.
     """
 
@@ -131,8 +131,8 @@ class Record:
     reconstruction: Float[Array, "*records"]
     kl: Float[Array, "*records k"]
     sigma2: Float[Array, "*records"]
-    collapsed: Int[Array, "*records"]
-    active_units: Int[Array, "*records"]
+    collapsed: Float[Array, "*records"]
+    active_units: Float[Array, "*records"]
 
 
 _COMMON = {
@@ -201,6 +201,7 @@ class NetworkTask:
 
     def check(self, data: Data, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
+        _checks.kind("data", data, Data, "Make one of data x: network_task.prepare(x).")
         _checks.shape("data.values", data.values, ("N", self.model.n))
         _checks.shape("data.mean", data.mean, (self.model.n,))
         windows = data.values if isinstance(data.values, windowed.Windowed) else None
@@ -224,6 +225,10 @@ class NetworkTask:
     def dimension(self, data: Data) -> int:
         """Number of data dimensions n."""
         return self.model.n
+
+    def variance(self, data: Data) -> float:
+        """Total variance tr S of the data."""
+        return float(np.sum(data.eigenvalues, dtype=float))
 
     def init(self, data: Data, key: PRNGKeyArray, sigma2: Any) -> Any:
         """Random parameters of the model."""
