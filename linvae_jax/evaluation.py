@@ -55,7 +55,8 @@ class Totals:
     Attributes:
         count: (), number of data.
         mean: over the data.
-        variance: over the data, divided by their number.
+        variance: over the data, divided by their number; of `square_error` no more than the
+            largest number of its dtype.
         below: (grid, k), number of data with KL_j < ε.
         epsilon: the grid of ε, nats.
     """
@@ -155,7 +156,9 @@ def totals(
     if transform is not None:
         values = _arrays.as_given("values", values)
         mean = _arrays.as_float("mean", mean)
-    elif _checks.concrete(values, mean) and not isinstance(values, jax.Array):
+    elif _checks.concrete(values, mean) and (
+        _arrays.rounds(values) or not isinstance(values, jax.Array)
+    ):
         # before JAX rounds either of them
         values = _arrays.less("values", values, mean)
         mean = jnp.zeros(model.n, values.dtype)
@@ -214,6 +217,7 @@ def _of_data(measured: Measured, counted: Array, epsilon: tuple[float, ...]) -> 
 
     mean = jax.tree.map(average, measured)
     variance = jax.tree.map(lambda v, m: average((v - m) ** 2), measured, mean)
+    variance = _saturated(variance)
     kl = jnp.where(counted[:, None], measured.kl, jnp.inf)
     below = collapse.count_below(kl, jnp.asarray(epsilon, kl.dtype))
     return Totals(count, mean, variance, below, epsilon)
@@ -239,11 +243,20 @@ def merge(a: Totals, b: Totals) -> Totals:
 
     step = jax.tree.map(jnp.subtract, b.mean, a.mean)
     mean = jax.tree.map(lambda m, d: m + share(m) * d, a.mean, step)
-    variance = jax.tree.map(
-        lambda u, v, d: u + share(u) * (v - u + (1 - share(u)) * d**2),
-        *(a.variance, b.variance, step),
-    )
-    return Totals(count, mean, variance, a.below + b.below, a.epsilon)
+
+    def spread(u: Array, v: Array, d: Array) -> Array:
+        both = u + share(u) * (v - u + (1 - share(u)) * d**2)
+        # no data on one side: 0 times a square that may be infinite would be NaN
+        return jnp.where(a.count == 0, v, jnp.where(b.count == 0, u, both))
+
+    variance = jax.tree.map(spread, a.variance, b.variance, step)
+    return Totals(count, mean, _saturated(variance), a.below + b.below, a.epsilon)
+
+
+def _saturated(variance: Measured) -> Measured:
+    """In large units a fourth power leaves float32's range; two that are infinite have no merge."""
+    error = variance.square_error
+    return variance._replace(square_error=jnp.minimum(error, jnp.finfo(error.dtype).max))
 
 
 def _check_one_model(totals: Totals) -> None:

@@ -312,8 +312,9 @@ def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
     nothing = jnp.zeros(np.shape(getattr(params, "W", ()))[:1], jnp.result_type(float))
     check(params, mom.Moments(nothing, nothing, jnp.ones(())))
     x = _checks.data_matrix("x", x, params.W.shape[0])
+    mean = _checks.numbers("mean", mean)
     _checks.shape("mean", mean, (params.W.shape[0],))
-    _checks.finite("mean", _checks.numbers("mean", mean))
+    _checks.finite("mean", mean)
     terms = _elbo_terms_per_datum(params, _arrays.less("x", x, mean))
     return terms.reconstruction - terms.kl.sum(axis=1)
 

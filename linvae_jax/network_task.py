@@ -171,7 +171,7 @@ def centred(
     if transform is not None:
         x = transform(_arrays.as_given("data.values", rows), key) - data.offset
     elif isinstance(data.values, windowed.Windowed):  # whose values are as they came
-        x = _arrays.less("data.values", rows, data.mean)
+        x = _arrays.less("data.values", rows, data.mean, data.values.dtype)
     else:
         x = _arrays.less("data.values", rows, data.offset)
     return jnp.asarray(x, jnp.result_type(float))
