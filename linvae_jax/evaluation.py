@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from linvae_jax import _checks, collapse, gaussian, vae
+from linvae_jax import _arrays, _checks, collapse, gaussian, vae
 from linvae_jax._linalg import matmul
 
 # pixels (N, n) and a key → (N, n) real data, row by row; hashable, for it is compiled in
@@ -55,7 +55,8 @@ class Totals:
     Attributes:
         count: (), number of data.
         mean: over the data.
-        variance: over the data, divided by their number.
+        variance: over the data, divided by their number; of `square_error` no more than the
+            largest number of its dtype.
         below: (grid, k), number of data with KL_j < ε.
         epsilon: the grid of ε, nats.
     """
@@ -129,9 +130,10 @@ def totals(
     Args:
         model: the architecture. Static.
         params: its parameters.
-        values: (N, n), real numbers; or pixels, which `transform` makes real. A NaN among them
-            makes the means NaN.
-        mean: (n,), μ of the data after `transform`, which the model does not see.
+        values: (N, n), real numbers as for `moments.from_data`; or pixels, which `transform` makes
+            real. A NaN among them makes the means NaN.
+        mean: (n,), μ of the data after `transform`, which the model does not see. Without a
+            transform it is taken off in the precision of `values` and of itself, then rounded.
         key: for z, and for `transform`.
         transform: (rows, key) → x, both (1, n), for instance dequantisation and logit. Hashable,
             so one function object, not a new lambda for each call. Static.
@@ -140,16 +142,29 @@ def totals(
         first: index of the first row in the whole data set, when `values` is a piece of it.
 
     Raises:
-        ValueError: shapes disagree, a grid without 0.01, batch_size < 1, NaN or Inf in `mean`.
+        ValueError: shapes disagree, a grid without 0.01, batch_size < 1, NaN or Inf in `mean`, an
+            integer for a key, values that are no real numbers.
     """
-    _checks.numeric("values", values)
+    values = _checks.numbers("values", values)
     _checks.shape("values", values, ("N", model.n))
+    mean = _checks.numbers("mean", mean)
     _checks.shape("mean", mean, (model.n,))
     _checks.finite("mean", mean)
+    _checks.key("key", key)
     collapse.check_grid(epsilon)
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one datum at a time")
     _checks.nonnegative("first", first)
-    values = jnp.asarray(values)
+    if transform is not None:
+        values = _arrays.as_given("values", values)
+        mean = _arrays.as_float("mean", mean)
+    elif _checks.concrete(values, mean) and (
+        _arrays.rounds(values) or not isinstance(values, jax.Array)
+    ):
+        # before JAX rounds either of them
+        values = _arrays.less("values", values, mean)
+        mean = jnp.zeros(model.n, values.dtype)
+    else:
+        values, mean = _arrays.as_float("values", values), _arrays.as_float("mean", mean)
     size = min(batch_size, values.shape[0])
     key_x, key_z = jax.random.split(key)
     return _stream(model, params, values, mean, key_x, key_z, first, transform, epsilon, size)
@@ -205,6 +220,7 @@ def _of_data(measured: Measured, counted: Array, epsilon: tuple[float, ...]) -> 
 
     mean = jax.tree.map(average, measured)
     variance = jax.tree.map(lambda v, m: average((v - m) ** 2), measured, mean)
+    variance = _saturated(variance)
     kl = jnp.where(counted[:, None], measured.kl, jnp.inf)
     below = collapse.count_below(kl, jnp.asarray(epsilon, kl.dtype))
     return Totals(count, mean, variance, below, epsilon)
@@ -230,11 +246,20 @@ def merge(a: Totals, b: Totals) -> Totals:
 
     step = jax.tree.map(jnp.subtract, b.mean, a.mean)
     mean = jax.tree.map(lambda m, d: m + share(m) * d, a.mean, step)
-    variance = jax.tree.map(
-        lambda u, v, d: u + share(u) * (v - u + (1 - share(u)) * d**2),
-        *(a.variance, b.variance, step),
-    )
-    return Totals(count, mean, variance, a.below + b.below, a.epsilon)
+
+    def spread(u: Array, v: Array, d: Array) -> Array:
+        both = u + share(u) * (v - u + (1 - share(u)) * d**2)
+        # no data on one side: 0 times a square that may be infinite would be NaN
+        return jnp.where(a.count == 0, v, jnp.where(b.count == 0, u, both))
+
+    variance = jax.tree.map(spread, a.variance, b.variance, step)
+    return Totals(count, mean, _saturated(variance), a.below + b.below, a.epsilon)
+
+
+def _saturated(variance: Measured) -> Measured:
+    """In large units a fourth power leaves float32's range; two that are infinite have no merge."""
+    error = variance.square_error
+    return variance._replace(square_error=jnp.minimum(error, jnp.finfo(error.dtype).max))
 
 
 def _check_one_model(totals: Totals) -> None:

@@ -40,6 +40,7 @@ SLOW = {
     "test_trained.py": 50,
     "test_contracts.py": 50,
     "test_networks.py": 45,
+    "test_any_data.py": 45,
     "test_benchmarks.py": 40,
     "test_training.py": 35,
     "test_data.py": 35,
