@@ -170,16 +170,6 @@ def scalar(name: str, x: Any, dtype: Any = None) -> Any:
     return x if narrow else value
 
 
-def key(name: str, x: Any) -> None:
-    """One key of `jax.random`."""
-    dtype = getattr(x, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    # the older kind of key is an array of two or four words
-    if not (typed and np.shape(x) == ()) and not (dtype == np.uint32 and np.ndim(x) == 1):
-        got = f"shape {np.shape(x)}" if typed else repr(x) if np.ndim(x) == 0 else type(x).__name__
-        fail(name, got, "one key of jax.random", "`jax.random.key(seed)` makes it of an integer.")
-
-
 def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
     """An integer with low <= x <= high; `why` says where the bounds come from."""
     if isinstance(x, bool) or not isinstance(x, int | np.integer):

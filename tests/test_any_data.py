@@ -300,7 +300,7 @@ class Model:
 
     @property
     def log_sigma2(self) -> Wide:
-        return np.asarray(self.linear.log_sigma2).astype(Wide)
+        return np.asarray(self.linear.log_sigma2).astype(Wide)[()]
 
     def error(self, size: Any) -> Any:
         """Sums of some dozen terms of this size; log σ² is one of them."""
