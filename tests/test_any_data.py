@@ -299,8 +299,8 @@ class Model:
         return (self.drawn.exact - np.asarray(self.mean).astype(Wide)) / Wide(self.unit)
 
     @property
-    def log_sigma2(self) -> Wide:
-        return np.asarray(self.linear.log_sigma2).astype(Wide)[()]
+    def log_sigma2(self) -> Any:
+        return np.asarray(self.linear.log_sigma2).astype(Wide)
 
     def error(self, size: Any) -> Any:
         """Sums of some dozen terms of this size; log σ² is one of them."""
@@ -744,3 +744,29 @@ def test_large_integers_as_noise(sigma2):
         assert jnp.isfinite(elbo)
         with pytest.raises(ValueError, match="sigma2: got 1e-60, expected a number from"):
             ppca.log_likelihood(jnp.ones((3, 1)), 1e-60, m)
+
+
+def test_networks_see_the_same_data_wherever_they_are():
+    """Coordinates of 5,000,000 ± 0.5 m without x64: as those of ± 0.5 m."""
+    x = 0.5 * np.random.default_rng(0).standard_normal((200, n)) * [3, 2, 1]
+    hyper = training.Hyperparameters()
+    with jax.enable_x64(False):
+        model = ppca.mle(mom.from_data(x), 1)
+        params = linear.with_optimal_encoder(model.W, model.sigma2)
+        task = network_task.NetworkTask(linear.Model(n, 1), batch_size=8)
+        near, far = network_task.prepare(x), network_task.prepare(x + 5e6)
+        windows = network_task.prepare(Windows(x + 5e6, 50, 0))
+        a, b = (task.finish(data, params, hyper, KEY) for data in (near, far))
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        slope = [task.gradient(data, params, 1.0, KEY) for data in (near, far)]
+        for u, v in zip(*map(jax.tree.leaves, slope), strict=True):
+            np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-4)
+        # new data too, with the mean that was kept
+        scores = [
+            evaluation.evaluate(task.model, params, x[:50] + shift, data.mean, KEY).elbo
+            for data, shift in ((near, 0), (far, 5e6), (windows, 5e6))
+        ]
+        np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
+        assert windows.values.window(0).dtype == np.float32
+        assert np.abs(windows.values.window(0)).max() < 10
