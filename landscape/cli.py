@@ -240,7 +240,7 @@ class Fit:
         else:
             params, table, unit = self._train(moments, attrs)
             gap = float(table.gap[0, 0, 0, -1])
-            history = out.with_name(out.stem + "_history.nc")
+            history = out.with_name(out.name.removesuffix(".nc") + "_history.nc")
             print(f"history           {tables.save(table, history)}")
             own = "their own units" if self.raw else f"units of {unit:.6g}, their spread"
             print(f"trained           on data in {own}; all numbers are in the data's units")
@@ -862,7 +862,7 @@ def _as_flags(message: str, command: Any) -> str:
     found = re.match(r"(?:grid\.|config\.|model\.)?([a-z]\w*(?:\.\w+)?)(?:\[\d+\])?: got ", message)
     if not found:
         return message
-    known = _names(command)
+    known = _names(command) - {"folder"}  # of `report`, which has no flag
     name = found[1] if found[1] in known else _GIVEN_BY.get(found[1], "")
     if name == "batch_size" and "network_batch" in known:
         name = "network_batch"

@@ -8,16 +8,16 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from landscape import cli, figures
-from linvae_jax import tables
+from landscape import cli, figures, nonlinear, reproduce
+from linvae_jax import moments, tables
 
-N, n = 24, 5
-SPREAD = np.array([4.0, 3.0, 2.0, 1.0, 0.5])
+N, n = 24, 8
+SPREAD = np.array([4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 0.7, 0.5])
 
 
 def _x() -> np.ndarray:
@@ -26,7 +26,7 @@ def _x() -> np.ndarray:
 
 def _low_rank() -> np.ndarray:
     x = _x()
-    x[:, 2:] = x[:, :2] @ np.array([[1.0, -2.0, 0.5], [0.25, 1.0, 3.0]])
+    x[:, 2:] = x[:, :2] @ np.array([[1.0, -2.0, 0.5, 0.2, 1.0, 3.0], [0.25, 1.0, 3.0, 0, 2, -1]])
     return x
 
 
@@ -54,8 +54,8 @@ GOOD: dict[str, Callable[[], np.ndarray]] = {
     "uint64-huge": lambda: (1e9 * (_x() - _x().min())).astype(np.uint64) + np.uint64(2**62),
     "int8": lambda: np.clip(10 * _x(), -128, 127).astype(np.int8),
     "bool": lambda: _x() > SPREAD * 0.3,
-    "images": lambda: _x().reshape(N, n, 1),
-    "images-in-colour": lambda: _x().reshape(N, 1, n, 1),
+    "images": lambda: _x().reshape(N, 4, 2),
+    "images-in-colour": lambda: _x().reshape(N, 2, 2, 2),
     "duplicate-rows": lambda: np.repeat(_x()[: N // 2], 2, axis=0),
     "constant-column": _constant_column,
     "huge-unit": lambda: 1e12 * _x(),
@@ -69,7 +69,7 @@ LOW: dict[str, Callable[[], np.ndarray]] = {
     "N=2": lambda: _x()[:2],
     "rank-deficient": _low_rank,
     "rank-deficient-tiny": lambda: 1e-9 * _low_rank(),
-    "rank-deficient-int": lambda: np.outer(np.arange(N), [1, 2, 3, 4, 5]),
+    "rank-deficient-int": lambda: np.outer(np.arange(N), [1, 2, 3, 4, 5, 6, 7, 8]),
 }
 BAD: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "N=1": (lambda: _x()[:1], "two"),
@@ -82,7 +82,7 @@ BAD: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "dates": (lambda: np.zeros((N, n), "datetime64[s]"), "datetime64"),
     "records": (lambda: np.zeros((N, n), [("a", float)]), "dtype"),
     "objects": (lambda: _x().astype(object), "bject"),
-    "empty": (lambda: np.zeros((0, n)), "(0, 5)"),
+    "empty": (lambda: np.zeros((0, n)), "(0, 8)"),
     "no-columns": (lambda: np.zeros((N, 0)), "(24, 0)"),
     "1-d": (lambda: _x()[:, 0], "(24,)"),
     "0-d": (lambda: np.array(1.0), "()"),
@@ -325,6 +325,27 @@ def test_sweep_of_networks_takes_every_file_or_says_why(name, folder, linvae):
     np.testing.assert_allclose(table.final_linear_optimum, known.best, rtol=1e-4)
     # one step from its start: some nats off, and not 10¹² of them
     assert known.best - 1e3 < float(table.final_elbo) < known.best + 1
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_reproduce_gets_what_is_in_every_file(name, folder, linvae, monkeypatch):
+    """What it computes of them is tested elsewhere, and takes a minute."""
+    data = path_of(folder, name)
+    known = exact(data)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(reproduce, "run", lambda settings, x, *_, **__: given.update(x=x))
+    monkeypatch.setattr(nonlinear, "train", lambda settings, data, *_, **__: given.update(net=data))
+    monkeypatch.setattr(cli, "_report", lambda *_: 0)
+    ran = linvae("reproduce", "--smoke", "--data", data, *plain(name), "--k", K, "--out", "r")
+    if name == "volts":
+        assert_one_line(ran, "reproduce", "float32")
+    else:
+        assert (ran.status, ran.err) == (0, "")
+        np.testing.assert_allclose(
+            given["net"].eigenvalues, known.lam, rtol=1e-6, atol=1e-6 * known.lam[0]
+        )
+    lam = moments.spectrum(moments.from_data(given["x"])).eigenvalues
+    np.testing.assert_allclose(lam, known.lam, rtol=1e-9, atol=1e-14 * known.lam[0])
 
 
 COMMANDS = {
