@@ -7,6 +7,7 @@ and a bad value propagates as NaN instead.
 
 from typing import Any, NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -22,12 +23,61 @@ def concrete(*values: Any) -> bool:
     return not any(isinstance(v, Tracer) for v in values)
 
 
+def numbers(name: str, x: Any) -> Any:
+    """The real numbers that `x` holds: an array of JAX as it is, anything else as NumPy reads it.
+
+    This is where data as they come are looked at first: lists and tuples, read-only,
+    Fortran-ordered and memory-mapped arrays, tables of pandas, whatever has `__array__`.
+
+    Returns:
+        A JAX array or tracer; or a NumPy array of booleans, integers, float16, float32, float64 or
+        long double, in the machine's byte order and not copied unless it must be.
+
+    Raises:
+        ValueError: strings, objects, complex numbers, times, a sparse matrix, masked entries, rows
+            of different lengths, integers beyond 64 bits.
+    """
+    if isinstance(x, jax.Array):
+        if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == jnp.bool_) or (
+            jnp.issubdtype(x.dtype, jnp.complexfloating)
+        ):
+            fail(name, f"an array of dtype {x.dtype}", "real numbers")
+        return x
+    if hasattr(x, "todense"):
+        fail(name, f"a sparse matrix ({type(x).__name__})", "a dense array", "Try x.toarray().")
+    if isinstance(x, np.ma.MaskedArray):
+        if hidden := int(np.ma.getmaskarray(x).sum()):
+            fail(name, f"{hidden} masked entries among {x.size}", "a value for each of them")
+        x = x.data
+    if not (type(x) is np.ndarray or type(x) is np.memmap):
+        x = _read(name, x)
+    kind = x.dtype.kind
+    if kind == "V":  # bfloat16 and its relatives, which only JAX knows
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return x.astype(np.float32)
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            return x.astype(np.int8)
+    if kind not in "biuf":
+        fail(name, f"an array of dtype {x.dtype}", "real numbers")
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def _read(name: str, x: Any) -> Any:
+    """What NumPy makes of something that is no array."""
+    try:
+        if type(x) is int:  # NumPy makes an object of one beyond 64 bits
+            return np.asarray(x if -(2**63) <= x < 2**63 else float(x))
+        return np.asarray(x)
+    except jax.errors.TracerArrayConversionError:  # a list of traced numbers
+        return jnp.asarray(x)
+    except Exception as error:  # whatever `__array__` raises
+        got = f"{type(x).__name__} that is no array ({str(error).splitlines()[0]})"
+        fail(name, got, "an array of real numbers")
+
+
 def numeric(name: str, x: Any) -> None:
     """A real array: no strings, objects or complex numbers."""
-    dtype = getattr(x, "dtype", None) or np.asarray(x).dtype
-    # bfloat16 and friends have NumPy kind "V": ask JAX, which knows them
-    if not (jnp.issubdtype(dtype, np.number) or dtype == np.bool_) or dtype.kind == "c":
-        fail(name, f"an array of dtype {dtype}", "real numbers")
+    numbers(name, x)
 
 
 def floating(name: str, x: Any) -> None:
@@ -63,30 +113,69 @@ def finite(name: str, x: Any) -> None:
 
 def positive(name: str, x: Any) -> None:
     """Finite and strictly positive, whatever the shape (where the value is known)."""
-    numeric(name, x)
-    finite(name, x)
-    if concrete(x) and not (np.asarray(x) > 0).all():
-        fail(name, np.asarray(x).min(), "a number > 0")
+    _ordered(name, x, above=True)
 
 
 def nonnegative(name: str, x: Any) -> None:
     """Finite and not negative, whatever the shape (where the value is known)."""
-    numeric(name, x)
+    _ordered(name, x, above=False)
+
+
+def _ordered(name: str, x: Any, above: bool) -> None:
+    x = numbers(name, x)
     finite(name, x)
-    if concrete(x) and not (np.asarray(x) >= 0).all():
-        fail(name, np.asarray(x).min(), "a number >= 0")
+    if concrete(x):
+        values = np.asarray(x)
+        if not (values > 0 if above else values >= 0).all():
+            fail(name, values.min(), "a number > 0" if above else "a number >= 0")
 
 
-def positive_scalar(name: str, x: Any) -> None:
-    """One number > 0; many at once are for `vmap`."""
+def positive_scalar(name: str, x: Any, dtype: Any = None) -> Any:
+    """One number > 0, as JAX takes it; many at once are for `vmap`. See `scalar`."""
     positive(name, x)
-    shape(name, x, ())
+    return scalar(name, x, dtype)
 
 
-def nonnegative_scalar(name: str, x: Any) -> None:
-    """One number >= 0; many at once are for `vmap`."""
+def nonnegative_scalar(name: str, x: Any, dtype: Any = None) -> Any:
+    """One number >= 0, as JAX takes it; many at once are for `vmap`. See `scalar`."""
     nonnegative(name, x)
+    return scalar(name, x, dtype)
+
+
+def scalar(name: str, x: Any, dtype: Any = None) -> Any:
+    """One number, as JAX takes it: integers, which it would wrap at 32 bits, become floats.
+
+    Args:
+        name: the argument's name.
+        x: a number, finite.
+        dtype: of the formula; a number that is too large for it, or so small that it would become
+            zero, is refused. The result keeps its own dtype.
+    """
     shape(name, x, ())
+    if not concrete(x):
+        return x
+    value = float(np.asarray(numbers(name, x)))
+    if dtype is not None and value != 0:
+        limits = jnp.finfo(dtype)
+        if not float(limits.tiny) <= abs(value) <= float(limits.max):
+            fail(
+                name,
+                f"{value:.6g}",
+                f"a number from {limits.tiny:.3g} to {limits.max:.3g}, as {limits.dtype} holds",
+                "Rescale the data, or compute in float64 (jax_enable_x64).",
+            )
+    narrow = isinstance(x, float) or getattr(x, "dtype", None) in (np.float32, np.float64)
+    return x if narrow else value
+
+
+def key(name: str, x: Any) -> None:
+    """One key of `jax.random`."""
+    dtype = getattr(x, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    # the older kind of key is an array of two or four words
+    if not (typed and np.shape(x) == ()) and not (dtype == np.uint32 and np.ndim(x) == 1):
+        got = f"shape {np.shape(x)}" if typed else repr(x) if np.ndim(x) == 0 else type(x).__name__
+        fail(name, got, "one key of jax.random", "`jax.random.key(seed)` makes it of an integer.")
 
 
 def in_range(name: str, x: int, low: int, high: int, why: str) -> None:
@@ -97,11 +186,12 @@ def in_range(name: str, x: int, low: int, high: int, why: str) -> None:
         fail(name, x, f"{low} <= {name} <= {high} ({why})")
 
 
-def data_matrix(name: str, x: Any, n: int | str = "n") -> None:
-    """Data: N rows of n finite numbers."""
-    numeric(name, x)
-    shape(name, x, ("N", n))
-    finite(name, x)
+def data_matrix(name: str, x: Any, n: int | str = "n") -> Any:
+    """Data: N rows of n finite numbers, as `numbers` returns them."""
+    values = numbers(name, x)
+    shape(name, values, ("N", n))
+    finite(name, values)
+    return values
 
 
 def symmetric(name: str, S: Any) -> None:

@@ -7,14 +7,14 @@ few data points, and counts as active.
 Other measures of the same thing: active units (Burda et al. 2016) and mutual information.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 
 # the paper's table counts the latents that are collapsed at this ε, nats, with δ = 0.01
 TABLE_EPSILON = 0.01
@@ -46,7 +46,7 @@ class MutualInformation(NamedTuple):
     limit: Float[Array, "*latents"]
 
 
-def count_below(kl: Float[Array, "N k"], epsilon: Float[Array, "*grid"]) -> Int[Array, "*grid k"]:
+def count_below(kl: Any, epsilon: Any) -> Int[Array, "*grid k"]:
     """Number of data whose KL in latent j is strictly below ε, for a whole grid of ε at once.
 
     Integers add exactly, so counts of batches may be summed in any order. A NaN, where a
@@ -58,10 +58,21 @@ def count_below(kl: Float[Array, "N k"], epsilon: Float[Array, "*grid"]) -> Int[
 
     Returns:
         (*grid, k), int32.
+
+    Raises:
+        ValueError: KL not (N, k), NaN or Inf; ε NaN; either of them no real numbers.
     """
-    _checks.data_matrix("kl", kl)
-    epsilon = jnp.asarray(epsilon, kl.dtype)
+    kl, epsilon = _kl_and_grid(kl, epsilon)
     return _count_below(kl, epsilon.reshape(-1, 1)).reshape(*epsilon.shape, kl.shape[1])
+
+
+def _kl_and_grid(kl: Any, epsilon: Any) -> tuple[Array, Array]:
+    """Both as floats, of the same dtype."""
+    kl = _arrays.as_float("kl", _checks.data_matrix("kl", kl))
+    epsilon = _arrays.as_float("epsilon", epsilon)
+    if _checks.concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
+        _checks.fail("epsilon", "NaN", "nats")
+    return kl, epsilon.astype(kl.dtype)
 
 
 @jax.jit
@@ -76,9 +87,7 @@ def _count_below(kl: Float[Array, "N k"], grid: Float[Array, "grid 1"]) -> Int[A
     return jax.lax.scan(add, counts, padded.reshape(-1, _ROWS, kl.shape[1]))[0]
 
 
-def fraction_below(
-    kl: Float[Array, "N k"], epsilon: Float[Array, "*grid"]
-) -> Float[Array, "*grid k"]:
+def fraction_below(kl: Any, epsilon: Any) -> Float[Array, "*grid k"]:
     """Share of data whose KL in latent j is below ε, for a whole grid of ε at once.
 
     Args:
@@ -87,7 +96,11 @@ def fraction_below(
 
     Returns:
         (*grid, k), in [0, 1]; the empirical P_x[KL_j < ε].
+
+    Raises:
+        ValueError: as `count_below`.
     """
+    kl, epsilon = _kl_and_grid(kl, epsilon)
     return count_below(kl, epsilon).astype(kl.dtype) / kl.shape[0]
 
 
@@ -174,11 +187,7 @@ def gaussian_probability_below(
     return jnp.where(room > 0, inside, 0.0)
 
 
-def mutual_information(
-    mean: Float[Array, "M k"],
-    log_d: Float[Array, "M k"] | Float[Array, "k"],
-    z: Float[Array, "*samples M k"],
-) -> MutualInformation:
+def mutual_information(mean: Any, log_d: Any, z: Any) -> MutualInformation:
     """Information I_q(x; z) that the whole code has of the data, between two biased estimates.
 
     E log q(z_i | x_i) − log of the mean of q(z_i | x_j) over j: with j = i in the mean a lower
@@ -207,11 +216,7 @@ def mutual_information(
     return _information(*_checked_codes(mean, log_d, z))
 
 
-def mutual_information_per_latent(
-    mean: Float[Array, "M k"],
-    log_d: Float[Array, "M k"] | Float[Array, "k"],
-    z: Float[Array, "*samples M k"],
-) -> MutualInformation:
+def mutual_information_per_latent(mean: Any, log_d: Any, z: Any) -> MutualInformation:
     """Information I_q(x; z_j) that each latent alone has of the data, (k,).
 
     Arguments, errors and bounds as `mutual_information`.
@@ -220,9 +225,10 @@ def mutual_information_per_latent(
     return jax.vmap(_information)(*each)
 
 
-def _checked_codes(mean: Array, log_d: Array, z: Array) -> tuple[Array, Array, Array]:
+def _checked_codes(mean: Any, log_d: Any, z: Any) -> tuple[Array, Array, Array]:
     """Means and log variances (M, k), and draws (L, M, k)."""
-    _checks.data_matrix("mean", mean)
+    mean = _arrays.as_float("mean", _checks.data_matrix("mean", mean))
+    log_d, z = _arrays.as_float("log_d", log_d), _arrays.as_float("z", z)
     M, k = mean.shape
     if M < 2:
         _checks.fail("mean", "one datum (M = 1)", "at least two data to tell apart")

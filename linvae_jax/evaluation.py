@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from linvae_jax import _checks, collapse, gaussian, vae
+from linvae_jax import _arrays, _checks, collapse, gaussian, vae
 from linvae_jax._linalg import matmul
 
 # pixels (N, n) and a key → (N, n) real data, row by row; hashable, for it is compiled in
@@ -128,9 +128,10 @@ def totals(
     Args:
         model: the architecture. Static.
         params: its parameters.
-        values: (N, n), real numbers; or pixels, which `transform` makes real. A NaN among them
-            makes the means NaN.
-        mean: (n,), μ of the data after `transform`, which the model does not see.
+        values: (N, n), real numbers as for `moments.from_data`; or pixels, which `transform` makes
+            real. A NaN among them makes the means NaN.
+        mean: (n,), μ of the data after `transform`, which the model does not see. Without a
+            transform it is taken off in the precision of `values` and of itself, then rounded.
         key: for z, and for `transform`.
         transform: (rows, key) → x, both (1, n), for instance dequantisation and logit. Hashable,
             so one function object, not a new lambda for each call. Static.
@@ -139,16 +140,27 @@ def totals(
         first: index of the first row in the whole data set, when `values` is a piece of it.
 
     Raises:
-        ValueError: shapes disagree, a grid without 0.01, batch_size < 1, NaN or Inf in `mean`.
+        ValueError: shapes disagree, a grid without 0.01, batch_size < 1, NaN or Inf in `mean`, an
+            integer for a key, values that are no real numbers.
     """
-    _checks.numeric("values", values)
+    values = _checks.numbers("values", values)
     _checks.shape("values", values, ("N", model.n))
+    mean = _checks.numbers("mean", mean)
     _checks.shape("mean", mean, (model.n,))
     _checks.finite("mean", mean)
+    _checks.key("key", key)
     collapse.check_grid(epsilon)
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one datum at a time")
     _checks.nonnegative("first", first)
-    values = jnp.asarray(values)
+    if transform is not None:
+        values = _arrays.as_given("values", values)
+        mean = _arrays.as_float("mean", mean)
+    elif _checks.concrete(values, mean) and not isinstance(values, jax.Array):
+        # before JAX rounds either of them
+        values = _arrays.less("values", values, mean)
+        mean = jnp.zeros(model.n, values.dtype)
+    else:
+        values, mean = _arrays.as_float("values", values), _arrays.as_float("mean", mean)
     size = min(batch_size, values.shape[0])
     keys = jax.random.split(key)
     return _stream(model, params, values, mean, keys, first, transform, epsilon, size)

@@ -24,7 +24,7 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _checks, gaussian, vae
+from linvae_jax import _arrays, _checks, gaussian, vae
 from linvae_jax import moments as mom
 from linvae_jax._linalg import matmul
 from linvae_jax.vae import ElboTerms, Posterior
@@ -59,6 +59,8 @@ class Encoder(NamedTuple):
 
 def check(params: LinearVAE, moments: mom.Moments) -> None:
     """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values."""
+    if not isinstance(params, LinearVAE):
+        _checks.fail("params", type(params).__name__, "a linear.LinearVAE")
     mom.check(moments)
     n = moments.mean.shape[0]
     _checks.shape("params.W", params.W, (n, "k"))
@@ -80,7 +82,8 @@ def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1
         ValueError: not 1 ≤ k ≤ n, σ² ≤ 0.
     """
     _checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
-    _checks.positive_scalar("sigma2", sigma2)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, jnp.result_type(float))
+    _checks.key("key", key)
     key_W, key_V = jax.random.split(key)
     W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
     V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
@@ -189,7 +192,10 @@ def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
 def elbo(
     params: LinearVAE, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
 ) -> Float[Array, ""]:
-    """Exact ELBO, mean per datum, nats: reconstruction − β KL.
+    """Exact ELBO, mean per datum, nats: reconstruction − β KL, of the data that made the moments.
+
+    Moments of other data have another mean, which this takes for the model's: to score held-out
+    data, use `score`, which is given the model's own.
 
     Args:
         params: (n, k) linear VAE, float32 or float64.
@@ -199,7 +205,7 @@ def elbo(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    _checks.nonnegative_scalar("beta", beta)
+    beta = _checks.nonnegative_scalar("beta", beta)
     terms = elbo_terms(params, moments)
     return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum()
 
@@ -213,7 +219,8 @@ def _gradient(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> L
     G = matmul(W.T, W)
     inner = matmul(V, SVt)
     dW = precision * (SVt - matmul(W, inner) - W * D)
-    dV = precision * (mom.cov_matmul(moments, W) - matmul(SVt, G)) - beta * SVt
+    # the precision first: S W alone leaves float32's range in some units
+    dV = mom.cov_matmul(moments, precision * W) - matmul(SVt, precision * G) - beta * SVt
     dlog_d = 0.5 * (beta - D * (beta + jnp.diag(G) * precision))
     error = _square_error(params, moments, SVt)  # the compiler shares the products above
     return LinearVAE(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
@@ -233,14 +240,14 @@ def gradient(
         ValueError: shapes disagree, NaN or Inf.
     """
     check(params, moments)
-    _checks.nonnegative_scalar("beta", beta)
+    beta = _checks.nonnegative_scalar("beta", beta)
     return _gradient(params, moments, beta)
 
 
-def _centred(params: LinearVAE, moments: mom.Moments, x: Float[Array, "N n"]) -> Array:
+def _centred(params: LinearVAE, moments: mom.Moments, x: Any) -> Float[Array, "N n"]:
     check(params, moments)
-    _checks.data_matrix("x", x, moments.mean.shape[0])
-    return x - moments.mean
+    x = _checks.data_matrix("x", x, moments.mean.shape[0])
+    return _arrays.less("x", x, moments.mean)
 
 
 @jax.jit
@@ -255,15 +262,13 @@ def _elbo_terms_per_datum(params: LinearVAE, centred: Float[Array, "N n"]) -> El
     )
 
 
-def elbo_terms_per_datum(
-    params: LinearVAE, moments: mom.Moments, x: Float[Array, "N n"]
-) -> ElboTerms:
+def elbo_terms_per_datum(params: LinearVAE, moments: mom.Moments, x: Any) -> ElboTerms:
     """Reconstruction (N,) and KL per latent (N, k) of each datum, exact in z.
 
     Args:
         params: (n, k) linear VAE.
-        moments: supplies μ.
-        x: (N, n), in the coordinates of `moments`.
+        moments: supplies μ, and nothing else: x may be held-out data (see `score`).
+        x: (N, n), real numbers, in the coordinates of `moments`.
 
     Returns:
         `ElboTerms`, nats. Their mean over the data that made `moments` is `elbo_terms`.
@@ -277,13 +282,45 @@ def elbo_terms_per_datum(
 def elbo_per_datum(
     params: LinearVAE,
     moments: mom.Moments,
-    x: Float[Array, "N n"],
+    x: Any,
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "N"]:
     """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
-    _checks.nonnegative_scalar("beta", beta)
+    beta = _checks.nonnegative_scalar("beta", beta)
     terms = elbo_terms_per_datum(params, moments, x)
     return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=1)
+
+
+def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
+    """Exact ELBO of each datum, nats, with the model's own mean μ: the score of held-out data.
+
+    `elbo` is for the data that a model is trained on, whose mean is μ: of moments of other data it
+    takes *their* mean. The likelihood of the same decoder, which this bounds, has
+    `ppca.score_per_datum(ppca.PPCA(W, σ², μ), x)`.
+
+    Args:
+        params: (n, k) linear VAE.
+        mean: (n,), μ, as `moments.from_data(x).mean` of the training data.
+        x: (N, n), real numbers, as for `moments.from_data`.
+
+    Returns:
+        (N,), exact in z; at β = 1.
+
+    Raises:
+        ValueError: shapes disagree, NaN or Inf, no real numbers.
+    """
+    nothing = jnp.zeros(np.shape(getattr(params, "W", ()))[:1], jnp.result_type(float))
+    check(params, mom.Moments(nothing, nothing, jnp.ones(())))
+    x = _checks.data_matrix("x", x, params.W.shape[0])
+    _checks.shape("mean", mean, (params.W.shape[0],))
+    _checks.finite("mean", _checks.numbers("mean", mean))
+    terms = _elbo_terms_per_datum(params, _arrays.less("x", x, mean))
+    return terms.reconstruction - terms.kl.sum(axis=1)
+
+
+def score(params: LinearVAE, mean: Any, x: Any) -> Float[Array, ""]:
+    """Mean of `score_per_datum`, nats per datum."""
+    return score_per_datum(params, mean, x).mean()
 
 
 @jax.jit
@@ -297,7 +334,7 @@ def _elbo_stochastic(
 def elbo_stochastic(
     params: LinearVAE,
     moments: mom.Moments,
-    x: Float[Array, "N n"],
+    x: Any,
     key: PRNGKeyArray,
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "N"]:
@@ -309,14 +346,15 @@ def elbo_stochastic(
     Args:
         params: (n, k) linear VAE.
         moments: supplies μ.
-        x: (N, n).
+        x: (N, n), real numbers.
         key: PRNG key; each datum gets its own noise.
         beta: weight of the KL, >= 0.
 
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    _checks.nonnegative_scalar("beta", beta)
+    beta = _checks.nonnegative_scalar("beta", beta)
+    _checks.key("key", key)
     return _elbo_stochastic(params, _centred(params, moments, x), key, beta)
 
 
@@ -351,8 +389,8 @@ def optimal_encoder(
     _checks.floating("W", W)
     _checks.shape("W", W, ("n", "k"))
     _checks.finite("W", W)
-    _checks.positive_scalar("sigma2", sigma2)
-    _checks.positive_scalar("beta", beta)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
+    beta = _checks.positive_scalar("beta", beta)
     return _optimal_encoder(W, sigma2, beta)
 
 

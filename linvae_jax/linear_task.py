@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from linvae_jax import _checks, collapse, linear, ppca, training
+from linvae_jax import _arrays, _checks, collapse, linear, ppca, training
 from linvae_jax import moments as mom
 from linvae_jax._linalg import matmul
 from linvae_jax.training import Label
@@ -64,20 +64,35 @@ class Record:
     collapsed: Int[Array, "*records"]
 
 
-def problem(moments: mom.Moments, x: Float[Array, "N n"] | None = None) -> Problem:
+def problem(moments: mom.Moments, x: Any = None) -> Problem:
     """Bundle the data for training.
 
     Args:
         moments: of the data. For the eigenbasis pass `moments.in_eigenbasis(m)[0]`, which is
             several times faster, the same path for "sgd" and another one for "adam".
-        x: (N, n), for sampled gradients.
+        x: (N, n), real numbers as for `moments.from_data`, for sampled gradients.
 
     Raises:
-        ValueError: S not a covariance, or x of another n.
+        ValueError: S not a covariance, or x of another n; x so far from zero, compared with how
+            much they vary, that the dtype of the moments can't hold x − μ to three digits.
     """
+    mom.check(moments)
     if x is not None:
-        _checks.data_matrix("x", x, moments.mean.shape[0])
-        x = jnp.asarray(x, moments.mean.dtype)
+        x = _checks.data_matrix("x", x, moments.mean.shape[0])
+        dtype = moments.mean.dtype
+        variance = moments.cov if moments.cov.ndim == 1 else jnp.diag(moments.cov)
+        if _checks.concrete(x, moments.mean, variance):
+            # what rounding x and μ does to a difference, beside the largest standard deviation
+            step = float(jnp.finfo(dtype).eps) * float(jnp.abs(moments.mean).max())
+            if step > 1e-3 * float(jnp.sqrt(variance.max())):
+                _checks.fail(
+                    "x",
+                    f"a mean of {float(jnp.abs(moments.mean).max()):.3g} beside a standard "
+                    f"deviation of {float(jnp.sqrt(variance.max())):.3g}",
+                    f"differences that {dtype} holds to three digits",
+                    "Take the mean off the data first, or set jax_enable_x64.",
+                )
+        x = _arrays.as_float("x", x).astype(dtype)
     return Problem(moments, mom.spectrum(moments), x)
 
 
@@ -124,6 +139,9 @@ class LinearTask:
 
     def check(self, data: Problem, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
+        if not isinstance(data, Problem):
+            hint = "`linear_task.problem(moments)` makes it."
+            _checks.fail("data", type(data).__name__, "linear_task.Problem", hint)
         n = self.dimension(data)
         # where `learned` is traced, k = n gives no optimum to compare with: NaN
         learned = _checks.concrete(hyper.learned) and bool(np.any(np.asarray(hyper.learned)))

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 from linvae_jax._linalg import matmul
 
 
@@ -56,35 +56,78 @@ class Spectrum:
     eigenvectors: Float[Array, "*batch n m"]
 
 
-def _as_float(x: Any) -> Float[Array, "..."]:
-    x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
-
-
 @jax.jit
 def _of_chunk(x: Float[Array, "N n"]) -> Moments:
-    mean = x.mean(axis=0)
-    centred = x - mean
-    cov = matmul(centred.T, centred) / x.shape[0]
-    return Moments(mean, cov, jnp.asarray(x.shape[0], x.dtype))
+    # Any shift and any scale give the same moments, so neither has a derivative. Twice centred, a
+    # sum's rounding is that of numbers as small as their spread; kept between least and largest,
+    # the first mean of equal numbers is that number. A power of two rounds nothing, and without
+    # it squares would underflow whose covariance does not.
+    low, high = x.min(axis=0), x.max(axis=0)
+    shift = jax.lax.stop_gradient(jnp.clip(x.mean(axis=0), low, high))
+    scale = _power_of_two(jax.lax.stop_gradient((high - low).max()))
+    near = x - shift
+    rest = near.mean(axis=0)
+    centred = (near - rest) / scale
+    cov = matmul(centred.T, centred) / x.shape[0] * scale * scale
+    return Moments(shift + rest, cov, jnp.asarray(x.shape[0], x.dtype))
+
+
+def _power_of_two(scale: Float[Array, ""]) -> Float[Array, ""]:
+    exponent = 8 if scale.dtype == jnp.float32 else 11
+    return jax.lax.reduce_precision(jnp.where(scale > 0, scale, 1), exponent, 0)
+
+
+def _shifted(moments: Moments, shift: Any) -> Moments:
+    """Moments of data from which `shift` was taken: the mean is put together on the host."""
+    if not _checks.concrete(moments.mean, shift):
+        return Moments(shift + moments.mean, moments.cov, moments.count)
+    mean = np.asarray(shift) + np.asarray(moments.mean)
+    return Moments(jnp.asarray(mean, moments.mean.dtype), moments.cov, moments.count)
 
 
 def from_data(x: Any) -> Moments:
     """Mean and covariance of a data set that fits in memory.
 
+    The data are centred in the precision that they come in: also without `jax_enable_x64` the
+    covariance of float64 data has all the digits of float32, however far they are from zero. The
+    mean itself is rounded to float32 there; where that matters, take a constant off the data.
+
     Args:
-        x: (N, n), real; N ≥ 2, not constant. Integers become the default float type.
+        x: (N, n), real; N ≥ 2, not constant. An array, or what NumPy makes one of: lists, tables.
+            float32 and float64 stay what they are, as far as JAX has them; narrower floats become
+            float32, integers and long double the default float type.
 
     Returns:
-        `Moments` of n dimensions; `cov` is (n, n), divided by N.
+        `Moments` of n dimensions; `cov` is (n, n), divided by N, accurate relative to the largest
+        variance.
 
     Raises:
-        ValueError: x is not (N, n), holds NaN or Inf, has fewer than two rows, or is constant.
+        ValueError: x is not (N, n), holds NaN or Inf or anything but real numbers, has fewer than
+            two rows, is constant, or has variances beyond the range of its float type (in float32
+            standard deviations below 3e-16 or above 6e15). Inside a transformation the
+            covariance of the last two is NaN.
     """
-    _checks.data_matrix("x", x)
-    if np.shape(x)[0] < 2:
-        _checks.fail("x", "one row (N = 1)", "at least two data points", "A covariance needs two.")
-    return _checked(_of_chunk(_as_float(x)), "x")
+    x = _several("x", x)
+    if not _checks.concrete(x):
+        return _checked(_of_chunk(_arrays.as_float("x", x)), "x")
+    _check_varies("x", _arrays.vary(x))
+    if _arrays.rounds(x):
+        shift = _arrays.centre(x)
+        return _checked(_shifted(_of_chunk(_arrays.less("x", x, shift)), shift), "x")
+    return _checked(_of_chunk(_arrays.as_float("x", x)), "x")
+
+
+def _several(name: str, x: Any) -> Any:
+    """Data of two rows or more, as they come."""
+    x = _checks.data_matrix(name, x)
+    if x.shape[0] < 2:
+        _checks.fail(name, "one row (N = 1)", "at least two data points", "A covariance needs two.")
+    return x
+
+
+def _check_varies(name: str, varies: bool) -> None:
+    if not varies:
+        _checks.fail(name, "constant data (every row the same)", "data that vary")
 
 
 def from_chunks(chunks: Iterable[Any]) -> Moments:
@@ -97,30 +140,56 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
         The `Moments` of all rows together, equal to `from_data` up to rounding.
 
     Raises:
-        ValueError: no piece, pieces of different n, NaN or Inf, one row in all, constant data.
+        ValueError: no piece, pieces of different n, and as `from_data` for all rows together.
     """
-    total, rows = None, 0
+    return of_chunks(chunks, "chunks", "chunks[{}]")
+
+
+def of_chunks(chunks: Iterable[Any], name: str, piece: str | None = None) -> Moments:
+    """As `from_chunks`, for callers whose own users call the data, or a piece of them, otherwise.
+
+    Args:
+        chunks: as for `from_chunks`.
+        name: of the data, for messages.
+        piece: of a piece, with {} for its number; by default the same as of all data.
+    """
+    total, rows, varies, shift, first = None, 0, False, None, None
     for i, chunk in enumerate(chunks):
         n = "n" if total is None else total.mean.shape[0]
-        _checks.data_matrix(f"chunks[{i}]", chunk, n)
-        rows += np.shape(chunk)[0]
-        part = _of_chunk(_as_float(chunk))
+        each = name if piece is None else piece.format(i)
+        x = _checks.data_matrix(each, chunk, n)
+        known = _checks.concrete(x)
+        if shift is None:  # all pieces are seen from one place, or their means would be rounded
+            shift = _arrays.centre(x) if known else x.mean(axis=0)
+            first = x[:1]
+        if known and _checks.concrete(first) and not varies:
+            varies = _arrays.vary(x) or bool((np.asarray(x[:1]) != np.asarray(first)).any())
+        else:
+            varies = True  # nobody can look
+        rows += x.shape[0]
+        part = _of_chunk(_arrays.less(each, x, shift, _arrays.float_dtype(x.dtype)))
         total = part if total is None else _merge(total, part)
     if total is None:
-        _checks.fail("chunks", "no chunk at all", "at least one array (N_i, n)")
+        _checks.fail(name, "no chunk at all", "at least one array (N_i, n)")
     if rows < 2:
-        _checks.fail("chunks", "one row in all (N = 1)", "at least two data points")
-    return _checked(total, "chunks")
+        _checks.fail(name, "one row in all (N = 1)", "at least two data points")
+    _check_varies(name, varies)
+    return _checked(_shifted(total, shift), name)
 
 
 def _checked(moments: Moments, name: str) -> Moments:
-    # under jit this cannot be looked at: constant data shows as a covariance of rounding
-    if _checks.concrete(moments.cov, moments.mean):
-        cov, mean = np.asarray(moments.cov), np.asarray(moments.mean)
-        rounding = 16 * np.finfo(mean.dtype).eps * np.abs(mean)
-        if ((cov if cov.ndim == 1 else np.diag(cov)) <= rounding**2).all():
-            _checks.fail(name, "constant data (every row the same)", "data that vary")
-    return moments
+    cov = moments.cov
+    if _checks.concrete(cov):
+        values = np.asarray(cov)
+        # NaN is between no limits
+        _arrays.check_scale(
+            name, (values if values.ndim == 1 else np.diag(values)).max(), cov.dtype
+        )
+        return moments
+    least, most = _arrays.variance_range(cov.dtype)
+    largest = (cov if cov.ndim == 1 else jnp.diag(cov)).max()
+    known = (least <= largest) & (largest <= most)
+    return Moments(moments.mean, jnp.where(known, cov, jnp.nan), moments.count)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -165,19 +234,25 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
     Raises:
         ValueError: not symmetric, indefinite, zero, NaN or Inf, or a mean of another length.
     """
-    _checks.numeric("cov", cov)
-    cov = _as_float(cov)
+    cov = _arrays.as_float("cov", cov)
     n = cov.shape[0] if cov.ndim else 0
-    mean = jnp.zeros(n, cov.dtype) if mean is None else jnp.asarray(mean, cov.dtype)
+    mean = jnp.zeros(n, cov.dtype) if mean is None else _arrays.as_float("mean", mean)
+    mean = mean.astype(cov.dtype)
+    _checks.numeric("count", count)
     result = Moments(mean, cov, jnp.asarray(count, cov.dtype))
     check(result)
     values = jnp.sort(cov)[::-1] if cov.ndim == 1 else jnp.linalg.eigvalsh(cov)[::-1]
     _checks.eigenvalues("cov", values)
+    if _checks.concrete(values) and not values[0] > 0:
+        _checks.fail("cov", "a covariance of zero", "data that vary")
     return _checked(result, "cov")
 
 
 def check(moments: Moments, name: str = "moments") -> None:
     """Raise `ValueError` unless shapes agree, values are finite, `cov` symmetric, variances ≥ 0."""
+    if not isinstance(moments, Moments):
+        hint = "`moments.from_data(x)` makes them of data."
+        _checks.fail(name, type(moments).__name__, "moments.Moments", hint)
     _checks.floating(f"{name}.mean", moments.mean)
     _checks.shape(f"{name}.mean", moments.mean, ("n",))
     _checks.finite(f"{name}.mean", moments.mean)
@@ -229,11 +304,42 @@ def spectrum(moments: Moments) -> Spectrum:
     return Spectrum(jnp.maximum(values, 0), vectors)
 
 
-def thin_spectrum(x: Any) -> Spectrum:
+def rounding(eigenvalues: Float[Array, "n"]) -> Float[Array, ""]:
+    """Below this an eigenvalue of S may be what rounding left of zero: 10 n ε λ₁.
+
+    Forming S from data, and its eigenvalues from S, each move an eigenvalue by some ε λ₁, n ε λ₁ at
+    worst; ε is that of the dtype, 1.2e-7 or 2.2e-16. NumPy's `matrix_rank` decides likewise.
+
+    Args:
+        eigenvalues: (n,), all of S, from large to small.
+    """
+    n, eps = eigenvalues.shape[0], float(jnp.finfo(eigenvalues.dtype).eps)
+    return 10 * n * eps * eigenvalues[0]
+
+
+def rank(
+    eigenvalues: Float[Array, "n"], count: Float[Array, ""] | float = float("inf")
+) -> Int[Array, ""]:
+    """How many eigenvalues of S are certainly not zero; the one place where that is decided.
+
+    Args:
+        eigenvalues: (n,), all of S, from large to small.
+        count: number of data N, if known: N points span N − 1 dimensions.
+
+    Returns:
+        (), int32: the number above `rounding`, N − 1 at most.
+    """
+    seen = (eigenvalues > rounding(eigenvalues)).sum(dtype=jnp.int32)
+    most = jnp.minimum(jnp.asarray(count, eigenvalues.dtype) - 1, eigenvalues.shape[0])
+    return jnp.minimum(seen, most.astype(jnp.int32))
+
+
+def thin_spectrum(x: Any, name: str = "x") -> Spectrum:
     """The min(N, n) leading eigenpairs of S by a thin SVD of the data: no n × n object.
 
     Args:
         x: (N, n), as for `from_data`.
+        name: what the user calls the data, for messages.
 
     Returns:
         `Spectrum` with m = min(N, n); the n − m eigenvalues left out are zero.
@@ -241,14 +347,25 @@ def thin_spectrum(x: Any) -> Spectrum:
     Raises:
         ValueError: as `from_data`.
     """
-    _checks.data_matrix("x", x)
-    if np.shape(x)[0] < 2:
-        _checks.fail("x", "one row (N = 1)", "at least two data points")
-    x = _as_float(x)
-    if _checks.concrete(x) and (np.asarray(x) == np.asarray(x)[0]).all():
-        _checks.fail("x", "constant data (every row the same)", "data that vary")
-    _, singular, vt = jnp.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    return Spectrum(singular**2 / x.shape[0], vt.T)
+    x = _several(name, x)
+    if _checks.concrete(x):
+        _check_varies(name, _arrays.vary(x))
+        centred = _arrays.less(name, x, _arrays.centre(x), _arrays.float_dtype(x.dtype))
+    else:
+        centred = _arrays.as_float(name, x)
+    found = _thin(centred)
+    _arrays.check_scale(name, found.eigenvalues[0], found.eigenvalues.dtype)
+    return found
+
+
+@jax.jit
+def _thin(x: Float[Array, "N n"]) -> Spectrum:
+    shift = jax.lax.stop_gradient(jnp.clip(x.mean(axis=0), x.min(axis=0), x.max(axis=0)))
+    near = x - shift
+    centred = near - near.mean(axis=0)
+    scale = _power_of_two(jax.lax.stop_gradient(jnp.abs(centred).max()))
+    _, singular, vt = jnp.linalg.svd(centred / scale, full_matrices=False)
+    return Spectrum(singular**2 / x.shape[0] * scale * scale, vt.T)
 
 
 def in_eigenbasis(moments: Moments) -> tuple[Moments, Spectrum]:

@@ -6,7 +6,7 @@ a window of them on the device at a time (`data.windows.Windows`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
 
-from linvae_jax import _checks, collapse, evaluation, ppca, predictions, training, vae, windowed
+from linvae_jax import (
+    _arrays,
+    _checks,
+    collapse,
+    evaluation,
+    ppca,
+    predictions,
+    training,
+    vae,
+    windowed,
+)
 from linvae_jax import moments as mom
 from linvae_jax.training import Label
 
@@ -31,63 +41,110 @@ class Data:
 
     Attributes:
         values: (N, n), real numbers, or pixels for a transform; an array, or `Windowed`.
-        mean: (n,), μ of the real numbers, taken off before a model sees them.
+        mean: (n,), μ of the real numbers, which models do not see. NumPy's float64 from `prepare`
+            without a transform: new data far from zero need all of its digits.
         eigenvalues: (n,), λ of their covariance, for the linear VAE's prediction.
+        centred: whether μ is off the values already.
     """
 
     values: Real[Any, "N n"]  # also shapes without numbers, as JAX traces them
-    mean: Float[Array, "n"]
+    mean: Float[Any, "n"]
     eigenvalues: Float[Array, "n"]
+    centred: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def offset(self) -> Float[Array, "n"]:
+        """What is still to be taken off the values, after any transform: μ or nothing, (n,)."""
+        return jnp.zeros_like(self.eigenvalues) if self.centred else jnp.asarray(self.mean)
 
 
 def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any = None) -> Data:
     """`Data` of a set in memory: μ and λ of one pass through it.
 
+    Without a transform, values are centred in the precision that they come in, and only then
+    rounded to JAX's floats: `Data.values` are x − μ, with `Data.centred`. So nothing is lost of
+    coordinates far from zero. Pixels stay as they are; what a transform makes of them is centred
+    batch by batch.
+
     Args:
-        values: (N, n), real numbers, or pixels for `transform`: an array, which is put on the
-            device, or `data.windows.Windows`, which are not.
+        values: (N, n), real numbers as for `moments.from_data`, or pixels for `transform`: an
+            array, which is put on the device, or `data.windows.Windows`, which are not. Integers
+            stay integers, and `NetworkTask` wants a transform for them.
         transform: as for `NetworkTask`.
         key: for its noise.
 
     Returns:
-        `Data` with float32 mean and eigenvalues, computed in JAX's default float. Above 2,048
-        dimensions the eigenvalues are those of as many data, spread over the set; the others are
-        zero.
+        `Data` with float32 eigenvalues, computed in JAX's default float. Above 2,048 dimensions
+        they are those of as many data, spread over the set; the others are zero.
 
     Raises:
-        ValueError: values not (N, n), NaN or Inf, constant; a transform without a key.
+        ValueError: values not (N, n), NaN or Inf, constant, no real numbers, integers that JAX
+            would wrap; standard deviations beyond float32, below 3e-16 or above 6e15; a transform
+            without a key.
     """
-    _checks.numeric("values", values)
-    _checks.shape("values", values, ("N", "n"))
-    if transform is not None and key is None:
-        _checks.fail("key", "None", "a key for the transform's noise")
+    given = values
+    values = _checks.data_matrix("values", windowed.whole(given))
+    if transform is not None:
+        if key is None:
+            _checks.fail("key", "None", "a key for the transform's noise")
+        _checks.key("key", key)
 
     def real(rows: Any, i: int) -> Any:
-        x = rows if transform is None else transform(jnp.asarray(rows), jax.random.fold_in(key, i))
-        return jnp.asarray(x, jnp.result_type(float))
+        if transform is None:
+            return rows
+        return transform(_arrays.as_given("values", rows), jax.random.fold_in(key, i))
 
-    given, values = values, windowed.whole(values)
-    _checks.finite("values", values)
+    _arrays.check_held("values", values)
     N, n = values.shape
+    if N < 2:
+        _checks.fail("values", "one row (N = 1)", "at least two data points")
     pieces = range(0, N, 4096)
+    mean = None if transform is not None else _mean(values)
     if n <= _LARGE:
-        moments = mom.from_chunks(real(values[i : i + 4096], i) for i in pieces)
-        mean, lam = moments.mean, mom.spectrum(moments).eigenvalues
+        moments = mom.of_chunks((real(values[i : i + 4096], i) for i in pieces), "values")
+        lam = mom.spectrum(moments).eigenvalues
+        mean = moments.mean if mean is None else mean
     else:
-        mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
-        _checks.finite("values", mean)
-        lam = mom.thin_spectrum(real(values[windowed.spread(N, _LARGE)], N)).eigenvalues
-    lam = jnp.pad(lam, (0, n - len(lam)))
-    kept = given if isinstance(given, windowed.Windowed) else jnp.asarray(values)
-    return Data(kept, *(jnp.asarray(x, jnp.float32) for x in (mean, lam)))
+        if mean is None:
+            mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
+            _checks.finite("values", mean)
+        some = values[windowed.spread(N, _LARGE)]
+        lam = mom.thin_spectrum(real(some, N), "values").eigenvalues
+    _arrays.check_scale("values", lam[0], jnp.float32)
+    lam = jnp.asarray(jnp.pad(lam, (0, n - len(lam))), jnp.float32)
+    if transform is not None or values.dtype.kind in "biu":
+        kept = given if isinstance(given, windowed.Windowed) else _arrays.as_given("values", values)
+        return Data(kept, jnp.asarray(mean, jnp.float32), lam)
+    if isinstance(given, windowed.Windowed):
+        return Data(given.less(mean), mean, lam, centred=True)
+    dtype = _arrays.float_dtype(values.dtype)
+    return Data(_arrays.less("values", values, mean, dtype), mean, lam, centred=True)
+
+
+def _mean(values: Any) -> Float[np.ndarray, "n"]:
+    """μ in float64; of numbers that JAX holds too, since what it returns is where to look from."""
+    return np.asarray(_arrays.centre(values), np.float64)
 
 
 def data_scale(data: Data) -> float:
     """Standard deviation of a dimension, √(Σλ/n), for `networks`: to two digits.
 
     More digits would make the architecture another one with every draw of the noise.
+
+    Raises:
+        ValueError: not `Data`; eigenvalues that are not those of data that vary.
     """
-    return float(f"{float(np.sqrt(np.mean(data.eigenvalues))):.2g}")
+    _check_data(data)
+    scale = float(f"{float(np.sqrt(np.mean(np.asarray(data.eigenvalues, np.float64)))):.2g}")
+    if not 0 < scale < float("inf"):
+        _checks.fail("data.eigenvalues", f"a mean of {scale**2:.3g}", "those of data that vary")
+    return scale
+
+
+def _check_data(data: Any) -> None:
+    if not isinstance(data, Data):
+        hint = "`network_task.prepare(values)` makes it of data."
+        _checks.fail("data", type(data).__name__, "network_task.Data", hint)
 
 
 def centred(
@@ -105,12 +162,19 @@ def centred(
         (min(count, N), n), in JAX's default float.
 
     Raises:
-        ValueError: count < 1.
+        ValueError: not `Data`, count < 1.
     """
+    _check_data(data)
+    _checks.key("key", key)
     values = windowed.whole(data.values)
     rows = values[windowed.spread(values.shape[0], count)]
-    x = rows if transform is None else transform(jnp.asarray(rows), key)
-    return jnp.asarray(x, jnp.result_type(float)) - data.mean
+    if transform is not None:
+        x = transform(_arrays.as_given("data.values", rows), key) - data.offset
+    elif isinstance(data.values, windowed.Windowed):  # whose values are as they came
+        x = _arrays.less("data.values", rows, data.mean)
+    else:
+        x = _arrays.less("data.values", rows, data.offset)
+    return jnp.asarray(x, jnp.result_type(float))
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -201,6 +265,7 @@ class NetworkTask:
 
     def check(self, data: Data, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
+        _check_data(data)
         _checks.shape("data.values", data.values, ("N", self.model.n))
         _checks.shape("data.mean", data.mean, (self.model.n,))
         windows = data.values if isinstance(data.values, windowed.Windowed) else None
@@ -236,7 +301,7 @@ class NetworkTask:
         x = data.values[rows]
         if self.transform is not None:
             x = self.transform(x, jax.random.fold_in(key_batch, 1))
-        return training.sampled_gradient(self.model, params, x - data.mean, beta, key_z)
+        return training.sampled_gradient(self.model, params, x - data.offset, beta, key_z)
 
     def observe(
         self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
@@ -244,7 +309,7 @@ class NetworkTask:
         """Measure on `observed` data."""
         rows = windowed.spread(data.values.shape[0], self.observed)
         found = evaluation.evaluate(
-            *(self.model, params, data.values[rows], data.mean, key), transform=self.transform
+            *(self.model, params, data.values[rows], data.offset, key), transform=self.transform
         )
         return Record(*(getattr(found, name) for name in _COMMON))
 
@@ -257,7 +322,7 @@ class NetworkTask:
     def tally(self, data: Data, params: Any, key: PRNGKeyArray, first: Any) -> evaluation.Totals:
         """Totals of a piece of the data. The noise of a datum depends on its index among all."""
         return evaluation.totals(
-            *(self.model, params, data.values, data.mean, key),
+            *(self.model, params, data.values, data.offset, key),
             transform=self.transform,
             first=first,
         )
@@ -271,15 +336,24 @@ class NetworkTask:
     ) -> dict[str, Array]:
         """As `finish`, from the totals of all data."""
         found = evaluation.finish(total, self.model, params)
-        same = predictions.predict(data.eigenvalues, self.model.k, found.sigma2, hyper.beta)
-        own = ppca.optimal_sigma2(data.eigenvalues, self.model.k, hyper.beta)
-        own = jnp.where(hyper.learned, own, found.sigma2)
-        best = predictions.predict(data.eigenvalues, self.model.k, own, hyper.beta)
         measured = {name: getattr(found, name) for name in self.final_labels if name not in _LINEAR}
-        return measured | {
-            "linear_elbo": same.elbo,
-            "linear_kl": same.kl,
-            "linear_collapsed": same.collapsed,
-            "linear_sigma2": own,
-            "linear_optimum": best.elbo,
-        }
+        return measured | _linear(
+            data.eigenvalues, self.model.k, found.sigma2, hyper.learned, hyper.beta
+        )
+
+
+@partial(jax.jit, static_argnames="k")
+def _linear(
+    eigenvalues: Float[Array, "n"], k: int, sigma2: Array, learned: Any, beta: Any
+) -> dict[str, Array]:
+    """What `_LINEAR` labels; compiled, so that where no σ² is best it is NaN and no error."""
+    same = predictions.predict(eigenvalues, k, sigma2, beta)
+    own = jnp.where(learned, ppca.optimal_sigma2(eigenvalues, k, beta), sigma2)
+    best = predictions.predict(eigenvalues, k, own, beta)
+    return {
+        "linear_elbo": same.elbo,
+        "linear_kl": same.kl,
+        "linear_collapsed": same.collapsed,
+        "linear_sigma2": own,
+        "linear_optimum": best.elbo,
+    }

@@ -12,14 +12,15 @@ forms an n × n inverse: with M = WᵀW + σ²I (k × k) all costs are O(n k²) 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from linvae_jax import _checks, gaussian
+from linvae_jax import _arrays, _checks, gaussian
 from linvae_jax import moments as mom
 from linvae_jax._linalg import matmul
 
@@ -54,20 +55,25 @@ def _cholesky_M(W: Float[Array, "n k"], sigma2: Float[Array, ""]) -> Float[Array
 
 @jax.jit
 def _log_likelihood(W: Array, sigma2: Array | float, moments: mom.Moments) -> Float[Array, ""]:
-    n, k = W.shape
+    n = W.shape[0]
     sigma2 = jnp.asarray(sigma2, W.dtype)
-    L = _cholesky_M(W, sigma2)
-    log_det = (n - k) * jnp.log(sigma2) + 2 * jnp.log(jnp.diag(L)).sum()
-    SW = mom.cov_matmul(moments, W)
+    # in units of σ: squares of covariances in the data's own unit leave float32's range
+    W = W / jnp.sqrt(sigma2)
+    L = _cholesky_M(W, jnp.ones((), W.dtype))
+    log_det = n * jnp.log(sigma2) + 2 * jnp.log(jnp.diag(L)).sum()
+    SW = mom.cov_matmul(moments, W) / sigma2
     explained = jnp.trace(cho_solve((L, True), matmul(W.T, SW)))
-    fit = (mom.trace(moments) - explained) / sigma2
+    fit = mom.trace(moments) / sigma2 - explained
     return -0.5 * (n * jnp.log(2 * jnp.pi) + log_det + fit)
 
 
 def log_likelihood(
     W: Float[Array, "n k"], sigma2: Float[Array, ""] | float, moments: mom.Moments
 ) -> Float[Array, ""]:
-    """Mean marginal log-likelihood at μ = the data mean.
+    """Mean marginal log-likelihood of the data that made the moments, at μ = their own mean.
+
+    This is the objective of a fit. Moments of other data have another mean, which this takes for
+    the model's: to score held-out data, use `score`, which has the model's own.
 
     −½ [ n log 2π + log det C + tr(C⁻¹S) ], C = WWᵀ + σ²I, by M = WᵀW + σ²I:
     log det C = (n−k) log σ² + log det M, tr(C⁻¹S) = (tr S − tr(M⁻¹WᵀSW))/σ².
@@ -87,7 +93,7 @@ def log_likelihood(
     _checks.floating("W", W)
     _checks.shape("W", W, (moments.mean.shape[0], "k"))
     _checks.finite("W", W)
-    _checks.positive_scalar("sigma2", sigma2)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
     return _log_likelihood(W, sigma2, moments)
 
 
@@ -109,12 +115,74 @@ def principal_weights(
 def _optimal_sigma2(eigenvalues: Array, k: Array | int, beta: Array | float) -> Float[Array, ""]:
     n = eigenvalues.shape[0]
     beta = jnp.asarray(beta, eigenvalues.dtype)
+    used, tail = _components_in_use(eigenvalues, k, beta)
+    sigma2 = tail[used] / (n - used * beta)
+    return jnp.where(used < mom.rank(eigenvalues), sigma2, jnp.nan)
+
+
+def _components_in_use(
+    eigenvalues: Float[Array, "n"], k: Array | int, beta: Float[Array, ""]
+) -> tuple[Int[Array, ""], Float[Array, "m"]]:
+    """Number r of components at the optimum with σ² learned, and Σ_{i>r} λ_i for each r."""
+    n = eigenvalues.shape[0]
     r = jnp.arange(n + 1, dtype=eigenvalues.dtype)
     # suffix sums from the small end, which loses no digits of a small tail
     tail = jnp.append(jnp.cumsum(eigenvalues[::-1])[::-1], 0)  # tail[r] = Σ_{i>r} λ_i
     f = eigenvalues * (n - r[1:] * beta) - beta * tail[1:]
-    used = jnp.sum((f > 0) & (jnp.arange(n) < k))  # of one shape for every k: compiled once
-    return tail[used] / (n - used * beta)
+    # of one shape for every k: compiled once
+    return jnp.sum((f > 0) & (jnp.arange(n) < k)), tail
+
+
+@jax.jit
+def _leaves_variance(
+    eigenvalues: Array, k: Array | int, beta: Array | float, count: Array | float
+) -> Bool[Array, ""]:
+    beta = jnp.asarray(beta, eigenvalues.dtype)
+    return _components_in_use(eigenvalues, k, beta)[0] < mom.rank(eigenvalues, count)
+
+
+def check_learned_sigma2(
+    eigenvalues: Float[Array, "n"],
+    k: int,
+    beta: Float[Array, ""] | float = 1.0,
+    count: Float[Array, ""] | float = float("inf"),
+    name: str = "eigenvalues",
+) -> None:
+    """Raise `ValueError` if there is no best σ²: k latents explain all variance there is.
+
+    With k ≥ rank S (and β < n/rank S) the likelihood and the ELBO have no maximum: they grow
+    without bound as σ² → 0. `moments.rank` decides what the rank is.
+
+    Args:
+        eigenvalues: (n,), all eigenvalues of S, from large to small.
+        k: number of latents, < n.
+        beta: weight of the KL, > 0.
+        count: number of data N, if known.
+        name: what the user calls the data, for the message.
+    """
+    if not _checks.concrete(eigenvalues, beta, count):
+        return
+    if _leaves_variance(eigenvalues, k, float(beta), float(count)):
+        return
+    values, largest = np.asarray(eigenvalues), float(eigenvalues[0])
+    r = int(mom.rank(eigenvalues, count))
+    hint = "Fix sigma2, or take a smaller k"
+    got = f"a covariance of rank {r} <= k = {k}"
+    if values[r] > 0 and r < count - 1:
+        got = (
+            f"a covariance of rank {r} <= k = {k} as far as {values.dtype} can tell (the next "
+            f"eigenvalue is {float(values[r]) / largest:.1g} of the largest)"
+        )
+        hint += ", or compute in float64 (jax_enable_x64)" if values.dtype == np.float32 else ""
+    elif r == count - 1:
+        hint += ", or more data"
+    _checks.fail(name, got, "variance left for σ² to explain", f"{hint}.")
+
+
+def _check_k_learned(k: int, n: int) -> None:
+    if n < 2:
+        _checks.fail("k", k, "no latent: data of one dimension have none to spare", "Fix sigma2.")
+    _checks.in_range("k", k, 1, n - 1, "a learned σ² needs a discarded component: k < n")
 
 
 def optimal_sigma2(
@@ -133,14 +201,19 @@ def optimal_sigma2(
     Returns:
         (), σ²*. Exact.
 
+    Raises:
+        ValueError: k out of range, β ≤ 0, eigenvalues not in order or negative; no σ² is best
+            (`check_learned_sigma2`). Inside a transformation the last is NaN.
+
     Source: own derivation. Component r is used when λ_r > βσ²_r, that is when
     f_r = λ_r (n − rβ) − β Σ_{i>r} λ_i > 0, and f falls with r, since
     f_{r+1} − f_r = (λ_{r+1} − λ_r)(n − rβ) ≤ 0; so r* counts the positive f_r, r ≤ k.
     """
     _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive_scalar("beta", beta)
+    beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
-    _checks.in_range("k", k, 1, n - 1, "a learned σ² needs a discarded component: k < n")
+    _check_k_learned(k, n)
+    check_learned_sigma2(eigenvalues, k, beta)
     return _optimal_sigma2(eigenvalues, k, beta)
 
 
@@ -206,15 +279,16 @@ def optimal_elbo(
         (), nats per datum. Exact.
 
     Raises:
-        ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative.
+        ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative; σ²
+            learned and none is best (`check_learned_sigma2`).
     """
     _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive_scalar("beta", beta)
+    beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
     if sigma2 is None:
         sigma2 = optimal_sigma2(eigenvalues, k, beta)
-    _checks.positive_scalar("sigma2", sigma2)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
     return _optimal_elbo(eigenvalues, k, sigma2, beta)
 
 
@@ -234,7 +308,7 @@ def mle(moments: mom.Moments, k: int, sigma2: Float[Array, ""] | float | None = 
         ValueError: k out of range, σ² ≤ 0, S not symmetric or indefinite, or S of rank ≤ k with
             σ² learned (the likelihood is then unbounded as σ² → 0).
     """
-    return mle_from_spectrum(mom.spectrum(moments), moments.mean, k, sigma2)
+    return _mle(mom.spectrum(moments), moments.mean, k, sigma2, moments.count)
 
 
 def mle_from_spectrum(
@@ -244,52 +318,99 @@ def mle_from_spectrum(
     sigma2: Float[Array, ""] | float | None = None,
 ) -> PPCA:
     """As `mle`, when the spectrum is known already: many k or σ² for one eigendecomposition."""
+    return _mle(spectrum, mean, k, sigma2, float("inf"))
+
+
+def _mle(
+    spectrum: mom.Spectrum,
+    mean: Float[Array, "n"],
+    k: int,
+    sigma2: Float[Array, ""] | float | None,
+    count: Float[Array, ""] | float,
+) -> PPCA:
     n, m = spectrum.eigenvectors.shape
-    most, why = (m, f"{m} eigenpairs") if sigma2 is not None else (n - 1, "σ² learned needs k < n")
-    _checks.in_range("k", k, 1, min(m, most), why)
+    values = spectrum.eigenvalues
     if sigma2 is None:
-        values = jnp.pad(spectrum.eigenvalues, (0, n - m))
-        sigma2 = optimal_sigma2(values, k)
-        # what rounding leaves of a zero eigenvalue, as in NumPy's `matrix_rank`
-        rounding = 10 * n * jnp.finfo(values.dtype).eps * values[0]
-        if _checks.concrete(sigma2) and values[k] <= rounding:
-            _checks.fail(
-                "moments.cov",
-                f"a covariance of rank <= k = {k}",
-                "variance left for σ² to explain",
-                "Fix sigma2, take a smaller k, or more data.",
-            )
-    _checks.positive_scalar("sigma2", sigma2)
-    sigma2 = jnp.asarray(sigma2, spectrum.eigenvalues.dtype)
-    W = principal_weights(spectrum.eigenvectors[:, :k], spectrum.eigenvalues[:k], sigma2)
+        _check_k_learned(k, n)
+    _checks.in_range("k", k, 1, m, f"{m} eigenpairs")
+    if sigma2 is None:
+        padded = jnp.pad(values, (0, n - m))
+        check_learned_sigma2(padded, k, 1.0, count, "moments.cov")
+        sigma2 = _optimal_sigma2(padded, k, 1.0)
+    else:
+        sigma2 = _checks.positive_scalar("sigma2", sigma2, values.dtype)
+    sigma2 = jnp.asarray(sigma2, values.dtype)
+    W = principal_weights(spectrum.eigenvectors[:, :k], values[:k], sigma2)
     return PPCA(W, sigma2, mean)
 
 
 @jax.jit
-def _posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
+def _posterior(model: PPCA, centred: Float[Array, "N n"]) -> Posterior:
     factor = (_cholesky_M(model.W, model.sigma2), True)
-    mean = cho_solve(factor, matmul(model.W.T, (x - model.mean).T)).T
+    mean = cho_solve(factor, matmul(model.W.T, centred.T)).T
     cov = model.sigma2 * cho_solve(factor, jnp.eye(model.W.shape[1], dtype=model.W.dtype))
     return Posterior(mean, cov)
 
 
-def posterior(model: PPCA, x: Float[Array, "N n"]) -> Posterior:
+def posterior(model: PPCA, x: Any) -> Posterior:
     """Exact posterior N(M⁻¹Wᵀ(x−μ), σ²M⁻¹) of each datum.
 
     Args:
         model: weights, noise and mean.
-        x: (N, n).
+        x: (N, n), real numbers, as for `moments.from_data`.
 
     Raises:
-        ValueError: x is not (N, n), NaN or Inf.
+        ValueError: x is not (N, n), NaN or Inf, no real numbers.
     """
-    _checks.data_matrix("x", x, model.W.shape[0])
+    return _posterior(model, _centred(model, x))
+
+
+def _centred(model: PPCA, x: Any) -> Float[Array, "N n"]:
+    x = _checks.data_matrix("x", x, model.W.shape[0])
     _checks.positive("model.sigma2", model.sigma2)
-    return _posterior(model, x)
+    return _arrays.less("x", x, model.mean)
+
+
+@jax.jit
+def _score(model: PPCA, centred: Float[Array, "N n"]) -> Float[Array, "N"]:
+    n = model.W.shape[0]
+    W = model.W / jnp.sqrt(model.sigma2)
+    x = centred / jnp.sqrt(model.sigma2)
+    L = _cholesky_M(W, jnp.ones((), W.dtype))
+    z = cho_solve((L, True), matmul(W.T, x.T)).T
+    # xᵀC⁻¹x as a sum of squares: the difference of squares ‖x‖² − xᵀWz would cancel
+    square = jnp.sum((x - matmul(z, W.T)) ** 2, axis=1) + jnp.sum(z**2, axis=1)
+    log_det = n * jnp.log(model.sigma2) + 2 * jnp.log(jnp.diag(L)).sum()
+    return -0.5 * (n * jnp.log(2 * jnp.pi) + log_det + square)
+
+
+def score_per_datum(model: PPCA, x: Any) -> Float[Array, "N"]:
+    """Marginal log-likelihood log N(x; μ, WWᵀ + σ²I) of each datum, with the model's own mean μ.
+
+    This is the score of any data, held-out ones above all, as `score_samples` of scikit-learn's
+    PCA. `log_likelihood` is for the data that a model is fitted to: it takes *their* mean for μ.
+
+    Args:
+        model: weights, noise and mean.
+        x: (N, n), real numbers, as for `moments.from_data`.
+
+    Returns:
+        (N,), nats. Exact.
+
+    Raises:
+        ValueError: x is not (N, n), NaN or Inf, no real numbers; σ² ≤ 0.
+    """
+    return _score(model, _centred(model, x))
+
+
+def score(model: PPCA, x: Any) -> Float[Array, ""]:
+    """Mean of `score_per_datum`, nats per datum."""
+    return score_per_datum(model, x).mean()
 
 
 def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N n"]:
     """Draw data from the model: (num_samples, n)."""
+    _checks.key("key", key)
     _checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
     _checks.positive("model.sigma2", model.sigma2)
     n, k = model.W.shape

@@ -77,18 +77,18 @@ def predict(
 
     Raises:
         ValueError: eigenvalues not sorted or negative, k out of range, σ² or β ≤ 0, a grid
-            without 0.01.
+            without 0.01; σ² learned and none is best (`ppca.check_learned_sigma2`).
 
     Source: landscape/README.md, 2.
     """
     _checks.eigenvalues("eigenvalues", eigenvalues)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
-    _checks.positive_scalar("beta", beta)
+    beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     collapse.check_grid(epsilon)
     if sigma2 is None:
         sigma2 = ppca.optimal_sigma2(eigenvalues, k, beta)
-    _checks.positive_scalar("sigma2", sigma2)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
     sigma2 = jnp.asarray(sigma2, eigenvalues.dtype)
     level = jnp.asarray(beta, sigma2.dtype) * sigma2
     coded, rest = eigenvalues[:k], eigenvalues[k:]

@@ -22,11 +22,11 @@ class Windowed(Protocol):
     """Values in memory or in a file, and how they are cut into windows.
 
     Attributes:
-        values: (N, n), all of them.
+        values: (N, n), all of them, as they came.
         size: rows of a window, unless there are fewer.
         seed: decides with `size` which rows are in which window.
         shape: (N, n).
-        dtype: of the values.
+        dtype: of the rows of a window.
     """
 
     @property
@@ -39,6 +39,10 @@ class Windowed(Protocol):
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def dtype(self) -> np.dtype: ...  # noqa: D102
+
+    def less(self, mean: Any) -> "Windowed":
+        """The same rows as floats with their mean (n,) taken off, in all but `values`."""
+        ...
 
     def prefetch(
         self, start: int, stop: int | None, put: Put | None

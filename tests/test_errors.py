@@ -213,7 +213,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "S of rank k with σ² learned": (
         lambda: ppca.mle(mom.from_covariance(jnp.diag(jnp.array([1.0, 0.0, 0.0]))), 1),
-        r"moments.cov: got a covariance of rank <= k = 1, expected variance left",
+        r"moments.cov: got a covariance of rank 1 <= k = 1, expected variance left",
     ),
     "x of another n": (
         lambda: ppca.posterior(ppca.PPCA(PARAMS.W, jnp.ones(()), jnp.zeros(3)), jnp.ones((2, 4))),

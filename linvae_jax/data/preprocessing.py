@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 
 LEVELS = 256  # grey values of an 8-bit pixel
 
@@ -45,7 +45,8 @@ def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array
     Raises:
         ValueError: pixels that are not integers from 0 to 255, or another dtype.
     """
-    _check_pixels(pixels)
+    pixels = _check_pixels(pixels)
+    _checks.key("key", key)
     dtype = _float_dtype(dtype)
     floor = jnp.asarray(pixels).astype(dtype)
     # `uniform` returns multiples of eps from 0; half a step more centres them, and none is 0
@@ -65,7 +66,7 @@ def logit(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
             other sources of x do contain, would go to ±∞.
 
     Returns:
-        (*shape,), in x's dtype.
+        (*shape,), in x's dtype; float32 if that is narrower.
 
     Raises:
         ValueError: x outside [0, 1], NaN or not floating; α outside (0, ½).
@@ -83,15 +84,15 @@ def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
         alpha: (), 0 < α < ½, as given to `logit`.
 
     Returns:
-        (*shape,), in y's dtype.
+        (*shape,), in y's dtype; float32 if that is narrower.
 
     Raises:
         ValueError: y not numeric, NaN or Inf; α outside (0, ½).
     """
     _check_alpha(alpha)
-    _checks.numeric("y", y)
+    y = _arrays.as_float("y", y)
     _checks.finite("y", y)
-    return (jax.nn.sigmoid(jnp.asarray(y)) - alpha) / (1 - 2 * alpha)
+    return (jax.nn.sigmoid(y) - alpha) / (1 - 2 * alpha)
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,8 @@ def pixel_constant(pixels: Any, alpha: float) -> float:
         ValueError: pixels not (N, n) or not integers from 0 to 255; α outside (0, ½).
     """
     _checks.shape("pixels", pixels, ("N", "n"))
-    _check_pixels(pixels)
+    values = np.asarray(_check_pixels(pixels))
     _check_alpha(alpha)
-    values = np.asarray(pixels)
     # `bincount` makes 8-byte copies: go by pieces, a large set would need eight times itself
     rows = max(1, 2**22 // values.shape[1])
     counts = sum(
@@ -198,8 +198,7 @@ def _expected_log_slope(alpha: float) -> np.ndarray:
 def _squeezed(x: Any, alpha: Any) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The number s = α + (1 − 2α) x, and 1 − s."""
     _check_alpha(alpha)
-    _checks.numeric("x", x)
-    x = jnp.asarray(x)
+    x = _checks.numbers("x", x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         _checks.fail(
             "x",
@@ -207,6 +206,7 @@ def _squeezed(x: Any, alpha: Any) -> tuple[Float[Array, "*shape"], Float[Array, 
             "floats from 0 to 1",
             "Are these pixels? `dequantise` them first.",
         )
+    x = _arrays.as_float("x", x)
     if _checks.concrete(x) and x.size:
         low, high = float(x.min()), float(x.max())  # NaN if any is
         if not (low >= 0 and high <= 1):
@@ -224,9 +224,9 @@ def _check_alpha(alpha: Any) -> None:
         )
 
 
-def _check_pixels(pixels: Any) -> None:
-    _checks.numeric("pixels", pixels)
-    dtype = getattr(pixels, "dtype", None) or np.asarray(pixels).dtype
+def _check_pixels(pixels: Any) -> Any:
+    pixels = _checks.numbers("pixels", pixels)
+    dtype = pixels.dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         _checks.fail(
             "pixels",
@@ -240,6 +240,7 @@ def _check_pixels(pixels: Any) -> None:
             _checks.fail(
                 "pixels", f"values from {values.min()} to {values.max()}", "integers from 0 to 255"
             )
+    return pixels
 
 
 def _float_dtype(dtype: Any) -> np.dtype[Any]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 from linvae_jax._linalg import matmul
 
 
@@ -36,10 +36,8 @@ def gaussian(
     Raises:
         ValueError: eigenvalues negative, not sorted, all zero, NaN or Inf; N too small.
     """
-    _checks.numeric("eigenvalues", eigenvalues)
-    scale = jnp.asarray(eigenvalues)
-    if not jnp.issubdtype(scale.dtype, jnp.floating):
-        scale = scale.astype(jnp.result_type(float))
+    _checks.key("key", key)
+    scale = _arrays.as_float("eigenvalues", eigenvalues)
     _checks.eigenvalues("eigenvalues", scale)
     if _checks.concrete(scale) and not scale[0] > 0:
         _checks.fail("eigenvalues", "none above 0", "at least one positive: data that vary")

@@ -17,14 +17,14 @@ np.True_
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, Real
+from jaxtyping import Float, Int, Real
 
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 from linvae_jax.data.ahead import ahead
 from linvae_jax.windowed import Put
 
@@ -41,16 +41,20 @@ class Windows:
         values: (N, n), in memory or mapped from a file.
         size: rows of a window. With N or more there is one window, the data as they are.
         seed: decides the shuffling, ≥ 0.
+        mean: (n,), taken off the rows of windows and pieces, in the precision of `values`, before
+            they become floats (`less`); None leaves them as they are.
     """
 
     values: Real[np.ndarray, "N n"]
     size: int
     seed: int
+    mean: Float[np.ndarray, "n"] | None = None
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for data that are not (N, n), size < 1 or seed < 0."""
-        _checks.numeric("values", self.values)
-        _checks.shape("values", self.values, ("N", "n"))
+        values = _checks.numbers("values", self.values)
+        _checks.shape("values", values, ("N", "n"))
+        object.__setattr__(self, "values", values if values is self.values else np.asarray(values))
         _checks.in_range("size", self.size, 1, 2**63 - 1, "a number of rows")
         _checks.in_range("seed", self.seed, 0, 2**63 - 1, "as NumPy's generators want it")
 
@@ -61,8 +65,17 @@ class Windows:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
-        return self.values.dtype
+        """Of the rows of a window."""
+        return self.values.dtype if self.mean is None else _arrays.float_dtype(self.values.dtype)
+
+    def less(self, mean: Float[np.ndarray, "n"]) -> "Windows":
+        """The same windows of x − mean."""
+        return replace(self, mean=mean)
+
+    def _finished(self, rows: np.ndarray) -> np.ndarray:
+        if self.mean is None:
+            return rows
+        return _arrays.host_less("values", rows, self.mean, self.dtype)
 
     @property
     def resident(self) -> bool:
@@ -87,7 +100,7 @@ class Windows:
         _checks.in_range("t", t, 0, 2**63 - 1, "a number of a window")
         # a plain array over the same memory: rows of a memmap would be of that class
         values = np.asarray(self.values)
-        return values if self.resident else values[self._rows(t)]
+        return self._finished(values if self.resident else values[self._rows(t)])
 
     def _rows(self, t: int) -> Int[np.ndarray, "size"]:
         # the window's places in the epochs laid end to end; no more than two of them
@@ -148,7 +161,7 @@ class Windows:
         def fetch(first: int) -> tuple[int, Any]:
             # a copy: of a mapped file a view would leave the reading to whoever looks at it
             rows = np.array(self.values[first : first + self.size])
-            return first, _placed(rows, put)
+            return first, _placed(self._finished(rows), put)
 
         with ahead(fetch, range(0, len(self.values), self.size)) as stream:
             yield stream

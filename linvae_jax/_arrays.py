@@ -1,0 +1,212 @@
+"""Data as they come, made floats that JAX computes with: here and nowhere else.
+
+Two things go wrong when JAX is given data of another program. Without `jax_enable_x64` it keeps the
+low 32 bits of a 64-bit integer, another number; and it rounds float64 to float32, which leaves
+nothing of coordinates of 5,000,000 ± 0.5. So integers become floats before JAX sees them, and where
+a mean is to be taken off, it is taken off in the precision in which the data came.
+
+Floats keep their dtype, float32 or float64, if JAX has it; narrower ones, which overflow at 65,504
+or count to 256, become float32; integers and long double become JAX's default float.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from linvae_jax import _checks
+
+# rows that are converted in one go: few enough to stay in the cache, and no copy of all data
+_BLOCK = 1024
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """The float in which numbers of this dtype are computed with."""
+    if dtype == np.float32 or (
+        jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
+    ):
+        return np.dtype(np.float32)
+    return np.dtype(jnp.result_type(float))
+
+
+def as_float(name: str, x: Any) -> Float[Array, "..."]:
+    """An array of any shape as floats on the device, each number rounded once.
+
+    Raises:
+        ValueError: as `_checks.numbers`, or a number that is beyond the largest float32.
+    """
+    x = _checks.numbers(name, x)
+    dtype = float_dtype(x.dtype)
+    if not _rounds(x, dtype):
+        return _placed(x, dtype)
+    x = np.asarray(x)
+    return jnp.asarray(_cast(name, x, dtype))
+
+
+def as_given(name: str, x: Any) -> Array:
+    """An array on the device for a transform: integers stay integers.
+
+    Raises:
+        ValueError: as `as_float`, or integers that JAX would wrap.
+    """
+    x = _checks.numbers(name, x)
+    if np.dtype(_numpy_dtype(x.dtype)).kind not in "iub":
+        return as_float(name, x)
+    check_held(name, x)
+    return jnp.asarray(x)
+
+
+def check_held(name: str, x: Any) -> None:
+    """Refuse integers that JAX would wrap, of what `_checks.numbers` returns."""
+    if not _checks.concrete(x) or np.dtype(_numpy_dtype(x.dtype)).kind not in "iu":
+        return
+    limits = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
+    if limits.dtype != x.dtype:
+        least, most = int(x.min()), int(x.max())
+        if least < limits.min or most > limits.max:
+            _checks.fail(
+                name,
+                f"integers from {least} to {most}",
+                f"integers from {limits.min} to {limits.max}, as {limits.dtype} holds",
+                "Make them floats, or set jax_enable_x64.",
+            )
+
+
+def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]:
+    """The difference x − mean on the device, taken in the precision that came and then rounded.
+
+    Args:
+        name: of the data, for messages.
+        x: (N, n), real.
+        mean: (n,), floats.
+        dtype: of the result; by default that of x and of the mean, as JAX has them, promoted.
+
+    Raises:
+        ValueError: as `as_float`.
+    """
+    x, mean = _checks.numbers(name, x), _checks.numbers("mean", mean)
+    if dtype is None:
+        dtype = jnp.promote_types(float_dtype(x.dtype), float_dtype(mean.dtype))
+    if not _checks.concrete(x, mean):
+        return as_float(name, x).astype(dtype) - as_float("mean", mean).astype(dtype)
+    if not _rounds(x, dtype) and not _rounds(mean, dtype):
+        return _placed(x, dtype) - _placed(mean, dtype)
+    return jnp.asarray(host_less(name, x, mean, dtype))
+
+
+def host_less(name: str, x: Any, mean: Any, dtype: Any) -> np.ndarray:
+    """As `less`, on the host and in the given dtype."""
+    x, wide = np.asarray(x), _wide(x)
+    mean = np.asarray(mean, wide)
+    out = np.empty(x.shape, dtype)
+    for i in range(0, len(x), _BLOCK):
+        out[i : i + _BLOCK] = _cast(name, x[i : i + _BLOCK].astype(wide, copy=False) - mean, dtype)
+    return out
+
+
+def centre(x: Any) -> np.ndarray:
+    """The mean of concrete rows (N, n), in float64 or wider; of equal numbers, that number.
+
+    The result is where to look from. Its own rounding is far below the data's spread as long as
+    that is above their precision.
+    """
+    x, wide = np.asarray(x), _wide(x)
+    # from the first row, so that a column that doesn't vary is met exactly
+    first = x[0].astype(wide)
+    total = np.zeros(x.shape[1], wide)
+    for i in range(0, len(x), _BLOCK):
+        total += (x[i : i + _BLOCK].astype(wide, copy=False) - first).sum(axis=0)
+    return first + total / len(x)
+
+
+def rounds(x: Any) -> bool:
+    """Whether concrete data lose digits when they become JAX's floats."""
+    return _rounds(x, float_dtype(x.dtype))
+
+
+def vary(x: Any) -> bool:
+    """Whether any concrete row differs from the first."""
+    x = np.asarray(x)
+    # most data are known to vary after the first block
+    return any((x[i : i + _BLOCK] != x[0]).any() for i in range(0, len(x), _BLOCK))
+
+
+def _rounds(x: Any, dtype: Any) -> bool:
+    """Whether numbers that are known change when they get this dtype."""
+    if not _checks.concrete(x):
+        return False
+    x_dtype = _numpy_dtype(x.dtype)
+    if np.dtype(x_dtype).kind in "iu":
+        return _largest(x) > 2 ** (jnp.finfo(dtype).nmant + 1)
+    return not np.can_cast(x_dtype, dtype, "safe")
+
+
+def _largest(x: Any) -> int:
+    """The largest magnitude among integers; by their dtype where that says enough."""
+    limits = np.iinfo(x.dtype)
+    if limits.max < 2**24 or not x.size:
+        return limits.max
+    return max(int(x.max()), -int(x.min()))
+
+
+def _placed(x: Any, dtype: Any) -> Array:
+    # NumPy converts first, for JAX would begin with its own 32 bits of an integer
+    return x.astype(dtype) if isinstance(x, jax.Array) else jnp.asarray(x.astype(dtype, copy=False))
+
+
+def _numpy_dtype(dtype: Any) -> Any:
+    """The dtype, with NumPy's float32 in place of floats that only JAX has."""
+    return np.float32 if np.dtype(dtype).kind == "V" else dtype
+
+
+def _wide(x: Any) -> np.dtype[Any]:
+    """Float64, or long double for numbers that float64 would round."""
+    return np.dtype(np.longdouble if _rounds(x, np.float64) else np.float64)
+
+
+def _cast(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        out = x.astype(dtype)
+    if not np.isfinite(out).all():
+        _checks.finite(name, x)
+        _checks.fail(
+            name,
+            f"numbers up to {np.abs(x).max():.3g}",
+            f"at most {np.finfo(dtype).max:.3g}, the largest {np.dtype(dtype)}",
+            "Rescale the data, or compute in float64 (jax_enable_x64).",
+        )
+    return out
+
+
+def variance_range(dtype: Any) -> tuple[float, float]:
+    """Between which variances the dtype holds their rounding too, and sums of many of them."""
+    limits = jnp.finfo(dtype)
+    eps = float(limits.eps)
+    return float(limits.tiny) / eps, float(limits.max) * eps
+
+
+def check_scale(name: str, variance: Any, dtype: Any) -> None:
+    """Refuse data whose largest variance, where it is known, the dtype doesn't hold to all digits.
+
+    Covariances are accurate relative to the largest variance; so its rounding must be a number too.
+
+    Args:
+        name: of the data, for messages.
+        variance: (), the largest one; zero, infinite or NaN if it is out of range.
+        dtype: of the covariance.
+    """
+    if not _checks.concrete(variance):
+        return
+    limits = jnp.finfo(dtype)
+    least, most = variance_range(dtype)
+    if not least <= float(variance) <= most:
+        low, high = float(np.sqrt(least)), float(np.sqrt(most))
+        other = " or compute in float64 (jax_enable_x64)" if limits.bits == 32 else ""
+        _checks.fail(
+            name,
+            f"numbers whose largest variance is beyond {limits.dtype}",
+            f"a standard deviation from {low:.2g} to {high:.2g}",
+            f"Rescale the data{other}.",
+        )
