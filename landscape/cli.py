@@ -141,7 +141,7 @@ def load(options: Data) -> Loaded:
     identity = _identity(options, dataset.source, transform)
     if transform is None:
         x = dataset.images
-        if np.can_cast(x.dtype, np.float64, "safe"):  # all but integers of 64 bits, long double
+        if x.dtype.itemsize < 8:  # float64 holds them, and integers of 64 bits it does not
             x = x.astype(np.float64)
         return Loaded(x, 0.0, dataset.source, identity)
     x = transform(dataset.images, jax.random.key(options.data_seed), float)
@@ -165,34 +165,37 @@ def load_for_networks(options: Data) -> ForNetworks:
     values = dataset.images
     constant = 0.0 if transform is None else transform.constant(values)
     if transform is None and values.dtype.kind in "iu":  # as floats that hold them
-        values = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+        wide = {1: np.float32, 2: np.float32, 4: np.float64, 8: np.longdouble}
+        values = values.astype(wide[values.dtype.itemsize])
     if options.window is not None:
         values = windows.Windows(values, options.window, options.data_seed)
     data = network_task.prepare(values, transform, jax.random.key(options.data_seed))
-    scale = network_task.data_scale(data)
-    if not 0 < scale < np.inf:
-        _checks.fail(
-            "data", f"numbers whose variance float32 holds as {scale:.3g}",
-            "a spread between 1e-18 and 1e18", "Networks compute in float32: take another unit.",
-        )  # fmt: skip
     return ForNetworks(
         data, transform, constant, dataset.source, dataset.image_shape,
         _identity(options, dataset.source, transform),
     )  # fmt: skip
 
 
-def _learnable(spectrum: mom.Spectrum, mean: Any, k: int, why: str = "") -> float:
-    """σ² at its maximum-likelihood value for k latents, which needs k below the rank of S."""
-    n = len(mean)
+def _learnable(lam: jax.Array, count: Any, k: int, why: str = "") -> float:
+    """σ² at its maximum-likelihood value for k latents, which needs k below the rank of S.
+
+    Args:
+        lam: (n,), eigenvalues of S.
+        count: number of data.
+        k: number of latents.
+        why: what to do instead, if it is not what `ppca` says.
+    """
+    n = len(lam)
     if n < 2:
         _checks.fail("data", "data of one dimension", "two or more: σ² learned needs k < n")
     _checks.in_range("k", k, 1, n - 1, "σ² learned needs k < n")
     try:
-        return float(ppca.mle_from_spectrum(spectrum, mean, k).sigma2)
+        ppca.check_learned_sigma2(lam, k, 1.0, count, "data")
     except ValueError as error:
         if not why:
             raise
         raise ValueError(f"{str(error).partition('. ')[0]}. {why}") from error
+    return float(ppca.optimal_sigma2(lam, k))
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ class Fit:
         moments = mom.from_data(x)
         spectrum = mom.spectrum(moments)
         if self.sigma2 is None:
-            _learnable(spectrum, moments.mean, self.k)
+            _learnable(spectrum.eigenvalues, moments.count, self.k)
         model = ppca.mle_from_spectrum(spectrum, moments.mean, self.k, self.sigma2)
         best = float(ppca.log_likelihood(model.W, model.sigma2, moments))
         attrs = _attrs(self, source)
@@ -346,7 +349,7 @@ class Points:
         lam = spectrum.eigenvalues
         sigma2 = self.sigma2
         if sigma2 is None:
-            sigma2 = _learnable(spectrum, moments.mean, self.k)
+            sigma2 = _learnable(spectrum.eigenvalues, moments.count, self.k)
         settings = of_data | {_flag(n): getattr(self, n) for n in ("k", "sigma2", "limit")}
         if self.out:
             places.check_file(self.out, settings)
@@ -405,7 +408,7 @@ class Surface:
         pair = (self.components[0] - 1, self.components[1] - 1)
         if not 0 <= pair[0] < pair[1] < len(lam):
             _checks.fail("components", self.components, f"1 <= first < second <= n = {len(lam)}")
-        rank = reproduce.rank(lam)
+        rank = int(mom.rank(lam, moments.count))
         if pair[1] >= rank:
             _checks.fail(
                 "components", self.components, f"directions in which data vary, 1 to {rank}",
@@ -511,14 +514,15 @@ class Sweep:
             rows = jnp.asarray(x, float) if self.gradients == "sampled" else None
             data = linear_task.problem(mom.from_data(x), rows)
             if any(self.learned):
-                _learnable(data.spectrum, data.moments.mean, self.k)
+                _learnable(data.spectrum.eigenvalues, data.moments.count, self.k)
         else:
             images = load_for_networks(self.data)
             data, constant, source = images.data, images.constant, images.source
             of_data = images.identity
             if any(self.learned):  # what it is compared with, the linear VAE, has no optimum else
-                lam = jnp.asarray(data.eigenvalues, float)
-                _learnable(mom.Spectrum(lam, jnp.eye(len(lam))), data.mean, self.k)
+                _learnable(
+                    jnp.asarray(data.eigenvalues, float), float(data.values.shape[0]), self.k
+                )
             model = networks.named(
                 self.network, data.values.shape[1], self.k, image_shape=images.image_shape,
                 data_scale=network_task.data_scale(data),
@@ -601,7 +605,9 @@ class Landscape:
         spectrum = mom.spectrum(moments)
         lam = spectrum.eigenvalues
         # also where σ² is given: it follows the first k components
-        best = _learnable(spectrum, moments.mean, self.k, "Take a smaller --k, or more data.")
+        best = _learnable(
+            spectrum.eigenvalues, moments.count, self.k, "Take a smaller --k, or more data."
+        )
         sigma2 = best if self.sigma2 is None else self.sigma2
         _checks.in_range("k", self.k, 3, len(lam) - 1, "three components to follow")
         settings = of_data | {"--k": self.k, "--sigma2": self.sigma2}
@@ -707,8 +713,12 @@ class Reproduce:
             reproduce.check(linear, x)
             moments = mom.from_data(x)
             spectrum = mom.spectrum(moments)
-            _learnable(spectrum, moments.mean, linear.k, "Take a smaller --k, or more data.")
-            if (rank := reproduce.rank(spectrum.eigenvalues)) <= max(settings.k, settings.linear_k):
+            _learnable(
+                spectrum.eigenvalues, moments.count, linear.k, "Take a smaller --k, or more data."
+            )
+            if (rank := int(mom.rank(spectrum.eigenvalues, moments.count))) <= max(
+                settings.k, settings.linear_k
+            ):
                 _checks.fail("data", f"a covariance of rank {rank}", latents, "Take more data.")
             self._claim(of_data | {"--window": options.window}, settings, linear)
             attrs = _attrs(self, source)

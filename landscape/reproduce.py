@@ -129,12 +129,6 @@ def _by_latents(settings: Settings, problem: linear_task.Problem, constant: floa
 Keep = Callable[[str, xr.Dataset], xr.Dataset]
 
 
-def rank(eigenvalues: Float[Array, "n"]) -> int:
-    """Number of eigenvalues of S that are more than rounding, as `ppca.mle` decides it."""
-    lam = np.asarray(eigenvalues)
-    return int((lam > 10 * len(lam) * np.finfo(lam.dtype).eps * lam[0]).sum())
-
-
 def study_landscape(
     eigenvalues: Float[Array, "n"], k: int, sigma2: float, keep: Keep, folder: Path
 ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
@@ -165,7 +159,7 @@ def study_landscape(
     table = keep("landscape_spectra", study.spectrum_histogram(eigenvalues, points, sigma2))
     figures.save(figures.hessian_spectra(table), folder / "landscape_spectra")
     # a component without variance has no σ² below it
-    leading = eigenvalues[: min(6, rank(eigenvalues))]
+    leading = eigenvalues[: min(6, int(mom.rank(eigenvalues)))]
     census = keep("landscape_census", study.census_table(leading, 3, 0.6 * float(leading[-1])))
     figures.save(figures.census_scatter(census), folder / "landscape_census")
     return path, escapes, census
