@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help reproduce reproduce-full test lint smoke bench clean
+.PHONY: help reproduce reproduce-full test lint smoke bench device clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,6 +38,9 @@ smoke: .venv/done      ## the main job in a minute, on the embedded digits
 
 bench: .venv/done      ## time everything against its peers; minutes, on an idle machine
 	$(BIN)/python -m benchmarks.run
+
+device: .venv/done     ## what an accelerator does, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
+	$(BIN)/python -m benchmarks.device $(ARGS)
 
 clean:                 ## remove environment and results
 	rm -rf .venv results

@@ -86,14 +86,20 @@ def convolutional(scale: Scale) -> Iterator[Measurement]:
         yield from _compare(case, least, None)
 
 
-def ours(case: Case, x: np.ndarray) -> tuple[Train, list[Weights]]:
-    """A call that trains on in the layout that `sweeps.run` would choose; and where it starts."""
+def ours(
+    case: Case, x: np.ndarray, batching: str = "auto"
+) -> tuple[Train, Callable[[], list[Weights]]]:
+    """A call that trains on, and one that tells, before any training, from which weights.
+
+    The layout is the one that `sweeps.run` would choose, or all models together in that asked for.
+    """
     task = NetworkTask(case.model, case.batch_size, observed=case.observed)
     config = TrainConfig(case.num_steps, case.num_steps, schedule="constant")
     grid = sweeps.Grid(seeds=tuple(range(case.models)))
     zero, one = jnp.zeros(case.model.n, jnp.float32), jnp.ones(case.model.n, jnp.float32)
     data, hyper, keys = Data(jnp.asarray(x), zero, one), grid.hyperparameters("f4"), grid.keys()
-    layout = parallel.plan(task, config, data, hyper, keys)
+    chunk = None if batching == "auto" else case.models
+    layout = parallel.plan(task, config, data, hyper, keys, batching=batching, chunk=chunk)
     executor = parallel.Executor(task, config, layout)
     placed = executor.replicate(data)
     chunks = []
@@ -102,11 +108,13 @@ def ours(case: Case, x: np.ndarray) -> tuple[Train, list[Weights]]:
         some = jax.tree.map(lambda leaf: leaf[rows.clip(max=case.models - 1)], (hyper, keys))  # noqa: B023
         own_hyper, own_keys = map(executor.place, some)
         chunks.append([own_hyper, executor.init(placed, own_hyper, own_keys)])
-    starts = [
-        _weights(case.model, {name: leaf[i] for name, leaf in params.items()})
-        for params in (executor.host(executor.params(states)) for _, states in chunks)
-        for i in range(layout.chunk)
-    ]
+
+    def starts() -> list[Weights]:
+        return [
+            _weights(case.model, {name: leaf[i] for name, leaf in params.items()})
+            for params in (executor.host(executor.params(states)) for _, states in chunks)
+            for i in range(layout.chunk)
+        ][: case.models]
 
     def train() -> np.ndarray:
         losses = []
@@ -115,7 +123,7 @@ def ours(case: Case, x: np.ndarray) -> tuple[Train, list[Weights]]:
             losses.append(-executor.host(record)["elbo"])
         return np.concatenate(losses)[: case.models]
 
-    return train, starts[: case.models]
+    return train, starts
 
 
 def _weights(model: networks.Mlp | networks.Conv, params: dict[str, np.ndarray]) -> Weights:
@@ -147,7 +155,7 @@ def _kernel(w: np.ndarray) -> np.ndarray:
 def peers_of(case: Case, x: np.ndarray, weights: list[Weights]) -> dict[str, Train]:
     """What the machine has to compare with, set up."""
     is_dense = isinstance(case.model, networks.Mlp)
-    problem = Problem(_shaped(case, x), weights, case.batch_size, case.num_steps, case.observed)
+    problem = Problem(shaped(case, x), weights, case.batch_size, case.num_steps, case.observed)
     peers: dict[str, Train] = {}
     if find_spec("torch") is not None:
         from benchmarks import torch_peers  # an optional package
@@ -162,29 +170,33 @@ def peers_of(case: Case, x: np.ndarray, weights: list[Weights]) -> dict[str, Tra
     return peers
 
 
-def _data(case: Case) -> np.ndarray:
+def data_of(case: Case) -> np.ndarray:
     """(N, n) random data with the covariance of images, in a random basis of no account."""
     rng = np.random.default_rng(0)
     scale = np.sqrt(np.asarray(problems.spectrum(case.model.n)))
     return (rng.normal(size=(case.count, case.model.n)) * scale).astype(np.float32)
 
 
-def _peak(size: int, times: int) -> Callable[[], jax.Array]:
-    """Square float32 products of 2 size³ operations each, one after another."""
-    a = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
-    return lambda: [jax.block_until_ready(product(a)) for _ in range(times)][-1]
+def peak(
+    size: int, times: int, dtype: Any = jnp.float32, precision: Any = "highest"
+) -> Callable[[], jax.Array]:
+    """Square products of 2 size³ operations each, one after another."""
+    # random, since a card that multiplies ones heats less and runs faster
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
+    return lambda: [product(a) for _ in range(times)][-1]
 
 
-def _operations(case: Case, weights: Weights) -> float:
+def operations(case: Case) -> float:
     """In a turn, of dense layers: 6 for each weight and datum in training, 2 in looking."""
-    count = sum(math.prod(w.shape) for w, _ in weights.encoder + weights.decoder)
+    leaves = parallel.shape_of(case.model.init, jax.random.key(0), 1.0).leaves.values()
+    count = sum(math.prod(leaf.shape) for leaf in leaves if leaf.ndim == 2)
     return count * (6 * case.samples + 2 * case.models * case.observed)
 
 
 def same_loss(case: Case) -> Iterator[Measurement]:
     """Whether the peers' loss is ours: the same weights, batch and noise, float32."""
-    model, x = case.model, _data(case)[: case.batch_size]
+    model, x = case.model, data_of(case)[: case.batch_size]
     key, rng = jax.random.key(1), np.random.default_rng(1)
 
     @jax.jit
@@ -200,7 +212,7 @@ def same_loss(case: Case) -> Iterator[Measurement]:
     if find_spec("torch") is not None:
         from benchmarks import torch_peers  # an optional package
 
-        peers["PyTorch"] = lambda weights, noise: torch_peers.loss(weights, _shaped(case, x), noise)
+        peers["PyTorch"] = lambda weights, noise: torch_peers.loss(weights, shaped(case, x), noise)
     if peers:
         # random everywhere, for all log variances and biases are zero where training starts
         shape = parallel.shape_of(model.init, key, 1.0)
@@ -218,12 +230,12 @@ def same_loss(case: Case) -> Iterator[Measurement]:
             yield records.plain(what, error, "1", bar=1e-5)
 
 
-def _shaped(case: Case, x: np.ndarray) -> np.ndarray:
+def shaped(case: Case, x: np.ndarray) -> np.ndarray:
     """Rows of pixels as the peers want them."""
     return x if isinstance(case.model, networks.Mlp) else x.reshape(-1, *case.model.shape)
 
 
-def _agreement(ours: np.ndarray, theirs: np.ndarray) -> str:
+def agreement(ours: np.ndarray, theirs: np.ndarray) -> str:
     """Losses after as many steps, from the same weights but other noise."""
     difference = theirs - ours
     error = difference.std(ddof=1) / len(ours) ** 0.5 if len(ours) > 1 else np.nan
@@ -233,12 +245,13 @@ def _agreement(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def _compare(case: Case, least: dict[str, float], share: float | None) -> Iterator[Measurement]:
-    x = _data(case)
-    train, weights = ours(case, x)
+    x = data_of(case)
+    train, starts = ours(case, x)
+    weights = starts()
     peers = peers_of(case, x, weights)
     size, times = (2048, 8) if case.samples > 1000 else (64, 1)
     # the peak next to ours: on a shared host it changes from second to second
-    functions: dict[str, Any] = {"peak": _peak(size, times), "ours": train, **peers}
+    functions: dict[str, Any] = {"peak": peak(size, times), "ours": train, **peers}
     samples, losses = timing.interleaved(functions, case.rounds)
     yield records.rate(
         f"{case}",
@@ -254,11 +267,11 @@ def _compare(case: Case, least: dict[str, float], share: float | None) -> Iterat
             samples[name],
             samples["ours"],
             at_least=least.get(name) if jax.default_backend() == "cpu" else None,
-            note=_agreement(losses["ours"], losses[name]),
+            note=agreement(losses["ours"], losses[name]),
         )
     if isinstance(case.model, networks.Mlp):
         # a ratio of times too: what the products alone would take, over what the turn takes
-        products = _operations(case, weights[0]) / (2 * size**3 * times)
+        products = operations(case) / (2 * size**3 * times)
         ideal = timing.Sample(samples["peak"].seconds * products, samples["peak"].others)
         yield records.ratio(
             f"peak of float32 matrix products, reached by {case}",

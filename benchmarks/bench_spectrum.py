@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import memory, peers, problems, records, timing
+from benchmarks.lease import Lease
 from benchmarks.records import Measurement, Scale
+from landscape import block_operator, stationary
 
 BLOCKS, DENSE = "blocks", "dense Hessian + eigvalsh"
 
@@ -21,6 +25,25 @@ def _exponent(method: str, curve: list[tuple[int, float]], least: int) -> Measur
     slope = np.polyfit(np.log(p), np.log(seconds), 1)[0]
     where = f"p = {p.min():,.0f} to {p.max():,.0f}, {len(p)} sizes"
     return records.plain(f"time ∝ p^exponent, {method}", slope, "1", note=where, method=method)
+
+
+def on_device(lease: Lease) -> Iterator[Measurement]:
+    """All eigenvalues at the sizes of MNIST and of colour images; products with the operator."""
+    sizes = [(12, 6)] if lease.smoke else [(784, 200), (12_288, 500)]
+    for n, k in sizes:
+        p = problems.point(n, k, k // 2)
+        sample = timing.interleaved({BLOCKS: lambda p=p: problems.all_eigenvalues(p)}, 7)[0]
+        what = f"all {p.parameters:,} eigenvalues, {size_name(p)}, half collapsed"
+        yield records.duration(what, sample[BLOCKS], "ms")
+    n, k = sizes[0]
+    p = problems.point(n, k, k // 2)
+    U = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))[0])
+    hessian = block_operator.at(U, p.eigenvalues, p.assignment, p.sigma2)
+    direction = stationary.point(U, p.eigenvalues, p.assignment, p.sigma2)
+    product = jax.jit(block_operator.apply)
+    sample = timing.interleaved({BLOCKS: lambda: product(hessian, direction)}, 7)[0][BLOCKS]
+    what = f"product of the Hessian as an operator, {size_name(p)}, half collapsed"
+    yield records.duration(what, sample, "ms")
 
 
 def real_size(scale: Scale) -> Iterator[Measurement]:

@@ -155,21 +155,28 @@ def path_of(record: Record, folder: Path) -> Path:
     return folder / f"{slug}.json"
 
 
+def read(path: Path) -> Record:
+    """A record."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def save(record: Record, folder: Path = FOLDER / "records") -> Path:
     """Write a record, keeping what the last one has of benchmarks that are not in this one."""
     path = path_of(record, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else new()
+    before = read(path) if path.is_file() else new()
     missing = {n: b for n, b in before["benchmarks"].items() if n not in record["benchmarks"]}
     merged = record | {"benchmarks": record["benchmarks"] | missing}
     text = json.dumps(merged, indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    whole = path.with_suffix(".partial")  # a record is never half written
+    whole.write_text(text, encoding="utf-8")
+    whole.replace(path)
     return path
 
 
 def load(folder: Path = FOLDER / "records") -> list[Record]:
     """All records, sorted by file name."""
-    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    return [read(path) for path in sorted(folder.glob("*.json"))]
 
 
 def number(value: float) -> str:
@@ -214,6 +221,8 @@ def table(record: Record) -> str:
         for m in run["measurements"]:
             escaped = [cell.replace("|", r"\|") for cell in cells(m)]  # as in max|μ|
             lines.append("| " + " | ".join(escaped) + " |")
+        if run.get("left_out"):
+            lines += ["", f"Left out: {'; '.join(run['left_out'])}."]
     return "\n".join(lines)
 
 

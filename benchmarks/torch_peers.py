@@ -7,6 +7,7 @@ noise are drawn by PyTorch's own generator.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -19,6 +20,12 @@ from linvae_jax import parallel
 # As many threads as JAX has. They spin for a few ms when a call is over, which JAX in its next turn
 # does not feel (1 %); OMP_WAIT_POLICY=passive would end that, but slow PyTorch by 10 %.
 torch.set_num_threads(parallel.cores())
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(name: Literal["highest", "default"]) -> None:
+    """Products in float32 as JAX's precision of that name has them: TF32, where there is one."""
+    torch.set_float32_matmul_precision("highest" if name == "highest" else "high")
 
 
 class Vae(nn.Module):
@@ -81,14 +88,14 @@ def _channels_first(size: int, channels: int) -> np.ndarray:
 
 def tensor(x: np.ndarray) -> torch.Tensor:
     """Data as PyTorch wants them: images with their channels first."""
-    return torch.tensor(np.moveaxis(x, -1, 1) if x.ndim == 4 else x).contiguous()
+    return torch.tensor(np.moveaxis(x, -1, 1) if x.ndim == 4 else x).contiguous().to(DEVICE)
 
 
 def loop(problem: Problem, *, compiled: bool = False) -> Train:
     """One model after another, in a Python loop over steps; loss and gradient maybe compiled."""
     torch.manual_seed(0)
     x, looked_at = tensor(problem.x), tensor(problem.looked_at)
-    models = [Vae(weights) for weights in problem.weights]
+    models = [Vae(weights).to(DEVICE) for weights in problem.weights]
     optimizers = [
         torch.optim.Adam(m.parameters(), problem.learning_rate, fused=True) for m in models
     ]
@@ -98,13 +105,13 @@ def loop(problem: Problem, *, compiled: bool = False) -> Train:
         losses = []
         for model, call, optimizer in zip(models, calls, optimizers, strict=True):
             for _ in range(problem.num_steps):
-                loss = call(x[torch.randint(len(x), (problem.batch_size,))])
+                loss = call(x[torch.randint(len(x), (problem.batch_size,), device=DEVICE)])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             with torch.no_grad():
                 losses.append(model(looked_at))
-        return torch.stack(losses).numpy()
+        return torch.stack(losses).cpu().numpy()
 
     return train
 
@@ -113,7 +120,7 @@ def ensemble(problem: Problem) -> Train:
     """All models side by side: `torch.func.vmap` of the gradient over stacked parameters."""
     torch.manual_seed(0)
     x, looked_at = tensor(problem.x), tensor(problem.looked_at)
-    models = [Vae(weights) for weights in problem.weights]
+    models = [Vae(weights).to(DEVICE) for weights in problem.weights]
     params = {name: p.detach() for name, p in stack_module_state(models)[0].items()}
     optimizer = torch.optim.Adam(params.values(), problem.learning_rate, fused=True)
 
@@ -125,12 +132,12 @@ def ensemble(problem: Problem) -> Train:
 
     def train() -> np.ndarray:
         for _ in range(problem.num_steps):
-            rows = torch.randint(len(x), (len(models), problem.batch_size))
+            rows = torch.randint(len(x), (len(models), problem.batch_size), device=DEVICE)
             for name, gradient in gradients_of(params, x[rows]).items():
                 params[name].grad = gradient
             optimizer.step()
         with torch.no_grad():
-            return losses_of(params, looked_at).numpy()
+            return losses_of(params, looked_at).cpu().numpy()
 
     return train
 
@@ -138,4 +145,4 @@ def ensemble(problem: Problem) -> Train:
 def loss(weights: Weights, x: np.ndarray, noise: np.ndarray) -> float:
     """Of one batch, with given noise."""
     with torch.no_grad():
-        return float(Vae(weights)(tensor(x), torch.tensor(noise)))
+        return float(Vae(weights).to(DEVICE)(tensor(x), torch.tensor(noise).to(DEVICE)))

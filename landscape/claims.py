@@ -201,15 +201,14 @@ def only_saddles(
     sigma2: float,
     searches: xr.Dataset,
     census: xr.Dataset,
-    seed: int,
+    key: PRNGKeyArray,
 ) -> Claim:
     """C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
     lam = spectrum.eigenvalues
-    rng = np.random.default_rng(seed)
     optimum = stationary.value(lam, next(stationary.points(lam, k, sigma2)), sigma2)
     spare = []  # escape directions at points below the optimum, whatever the rounding of equals
-    for _ in range(50):
-        a = random_assignment(rng, lam, k, sigma2)
+    for one in jax.random.split(key, 50):
+        a = random_assignment(one, lam, k, sigma2)
         if stationary.value(lam, a, sigma2) < optimum:
             spare.append(int(block_summaries.summarise(lam, a, sigma2).index))
     maxima = int((census["index"] == 0).sum())
@@ -254,23 +253,23 @@ def only_saddles(
 
 
 def random_assignment(
-    rng: np.random.Generator, eigenvalues: Float[Array, "n"], k: int, sigma2: float
+    key: PRNGKeyArray, eigenvalues: Float[Array, "n"], k: int, sigma2: float
 ) -> np.ndarray:
     """A random pPCA stationary point: how many latents are active, which, and on what."""
+    key_number, key_latents, key_components = jax.random.split(key, 3)
     available = int(np.sum(np.asarray(eigenvalues) > sigma2))
-    r = int(rng.integers(0, min(k, available) + 1))
+    r = int(jax.random.randint(key_number, (), 0, min(k, available) + 1))
     assignment = np.full(k, -1)
-    latents = rng.choice(k, r, replace=False)
-    assignment[latents] = rng.choice(available, r, replace=False)
+    latents = np.asarray(jax.random.permutation(key_latents, k))[:r]
+    assignment[latents] = np.asarray(jax.random.permutation(key_components, available))[:r]
     return assignment
 
 
-def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, seed: int) -> Claim:
+def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKeyArray) -> Claim:
     """C5: pPCA's other stationary points have zero columns, which is posterior collapse."""
     lam = spectrum.eigenvalues
     moments = mom.from_covariance(lam)  # eigenbasis: gradients there are rotated, no smaller
     eye = jnp.eye(len(lam))
-    rng = np.random.default_rng(seed)
 
     @jax.jit
     def measure(assignment: Array) -> tuple[Array, ...]:
@@ -283,7 +282,7 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, seed: int) -
         tight = linear.elbo(params, moments) - ppca.log_likelihood(params.W, sigma2, moments)
         return largest, mismatch, jnp.abs(tight)
 
-    assignments = [random_assignment(rng, lam, k, sigma2) for _ in range(100)]
+    assignments = [random_assignment(one, lam, k, sigma2) for one in jax.random.split(key, 100)]
     slopes, mismatches, gaps = zip(*(measure(jnp.asarray(a)) for a in assignments), strict=True)
     best = abs(float(ppca.optimal_elbo(lam, k, sigma2)))
     number = stationary.count(lam, k, sigma2)

@@ -40,6 +40,7 @@ from linvae_jax import (
     networks,
     parallel,
     ppca,
+    streams,
     sweep_folder,
     sweeps,
     tables,
@@ -144,8 +145,12 @@ def load(options: Data) -> Loaded:
         if x.dtype.itemsize < 8:  # float64 holds them, and integers of 64 bits it does not
             x = x.astype(np.float64)
         return Loaded(x, 0.0, dataset.source, identity)
-    x = transform(dataset.images, jax.random.key(options.data_seed), float)
+    x = transform(dataset.images, _data_key(options), float)
     return Loaded(x, transform.constant(dataset.images), dataset.source, identity)
+
+
+def _data_key(options: Data) -> jax.Array:
+    return streams.key(options.data_seed, "data noise", "data_seed")
 
 
 class ForNetworks(NamedTuple):
@@ -169,7 +174,7 @@ def load_for_networks(options: Data) -> ForNetworks:
         values = values.astype(wide[values.dtype.itemsize])
     if options.window is not None:
         values = windows.Windows(values, options.window, options.data_seed)
-    data = network_task.prepare(values, transform, jax.random.key(options.data_seed))
+    data = network_task.prepare(values, transform, _data_key(options))
     return ForNetworks(
         data, transform, constant, dataset.source, dataset.image_shape,
         _identity(options, dataset.source, transform),
@@ -567,17 +572,18 @@ class Sweep:
     ) -> None:
         """Compute, save, draw what is asked for."""
         sigma2 = self.curvature_sigma2 or trained.default_sigma2(self.sigma2)
-        key = jax.random.key(self.seed)
         made: dict[str, xr.Dataset] = {}
         if self.curvature != "none":
             made["curvature"] = trained.escape_of_sweep(
-                task, data, sweep, key, sigma2, count=self.curvature_data
-            )
+                task, data, sweep, streams.key(self.seed, "curvature"), sigma2,
+                count=self.curvature_data,
+            )  # fmt: skip
             print(made["curvature"].critical_sigma2.to_dataframe().to_string())
         if self.curvature == "all":
             made["spectra"] = trained.spectra_of_sweep(
-                task, data, sweep, key, self.sigma2, count=max(self.curvature_data // 10, 1)
-            )
+                task, data, sweep, streams.key(self.seed, "spectra"), self.sigma2,
+                count=max(self.curvature_data // 10, 1),
+            )  # fmt: skip
         for name, found in made.items():
             drawn = getattr(nonlinear_figures, name)(found)
             print(f"saved {tables.save(found.assign_attrs(attrs), self.out / f'{name}.nc')}")

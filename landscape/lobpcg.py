@@ -195,13 +195,13 @@ def _search(
     _checks.in_range("max_rounds", max_rounds, 1, 2**31 - 1, "at least one")
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
     max_block = min(max_block, room)
-    key_check, key_bounds, key = jax.random.split(key, 3)
+    key_check, key_bounds, key_start, key_more = jax.random.split(key, 4)
     check(function, point, key_check)
     bounds = _bounds(function, point, key_bounds, sign)
     span = bounds.top - bounds.low
     target, equal = rtol * bounds.scale, 10 * rtol * bounds.scale
     products = bounds.products
-    vectors = jax.random.normal(key, (p, block), flat.dtype)
+    vectors = jax.random.normal(key_start, (p, block), flat.dtype)
     cut, degree = bounds.low + 0.5 * span, 11
     rounds = 0
     while True:
@@ -226,7 +226,7 @@ def _search(
         if rounds == max_rounds or (apart and (residuals[:m] <= target).all()):
             break
         if m == b and b < max_block:
-            key, key_new = jax.random.split(key)
+            key_new = jax.random.fold_in(key_more, rounds)
             extra = jax.random.normal(key_new, (p, min(2 * b, max_block) - b), flat.dtype)
             vectors = jnp.concatenate([vectors, extra], axis=1)
             cut, degree = bounds.low + 0.5 * (cut - bounds.low), 11

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from landscape import trained
-from linvae_jax import collapse, network_task, networks, sweeps, tables, training
+from linvae_jax import collapse, network_task, networks, streams, sweeps, tables, training
 from linvae_jax.evaluation import Transform
 
 ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
@@ -262,13 +261,13 @@ def _curvature(
     config = json.loads(sweep.table.attrs["config"])
     config["grid"]["seeds"] = config["grid"]["seeds"][:1]
     of = {
-        "of": f"2: {settings.curvature_data} data", "config": json.dumps(config, sort_keys=True)
+        "of": f"3: {settings.curvature_data} data", "config": json.dumps(config, sort_keys=True)
     }  # fmt: skip
     if place.exists() and (kept := tables.load(place)).attrs.items() >= of.items():
         return kept
     start = time.monotonic()
     table = trained.escape_of_sweep(
-        task, data, sweep, jax.random.key(0), trained.default_sigma2(settings.sigma2),
+        task, data, sweep, streams.key(0, "curvature"), trained.default_sigma2(settings.sigma2),
         count=settings.curvature_data,
     )  # fmt: skip
     return table.assign_attrs(of, seconds=str(round(time.monotonic() - start)))

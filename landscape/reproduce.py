@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape import claims, figures, ledger, study, surface
-from linvae_jax import _checks, linear_task, ppca, progress, sweeps, tables, training
+from linvae_jax import _checks, linear_task, ppca, progress, streams, sweeps, tables, training
 from linvae_jax import moments as mom
 from linvae_jax._linalg import matmul
 
@@ -174,6 +174,9 @@ def check(settings: Settings, x: Any) -> None:
             "Figure 1 looks at the 5th and 7th directions.",
         )  # fmt: skip
     _checks.in_range("k", settings.k, 3, x.shape[1] - 1, "k < n, σ² being learned")
+    streams.check("seed", settings.seed)
+    most = max(settings.seeds, settings.separated_seeds)
+    streams.check("seed + seeds - 1", settings.seed + max(most, 1) - 1)
 
 
 def run(
@@ -197,7 +200,7 @@ def run(
         The claims, in order.
     """
     check(settings, x)
-    key = jax.random.key(settings.seed)
+    keys = jax.random.split(streams.key(settings.seed, "claims"), 4)
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(name: str, table: xr.Dataset) -> xr.Dataset:
@@ -256,16 +259,14 @@ def run(
 
         runs = (separated, digits["exact"], digits["sampled"])
         result = [
-            claims.closed_form(moments, x, settings.k, jax.random.fold_in(key, 1)),
+            claims.closed_form(moments, x, settings.k, keys[0]),
             claims.global_maximum(moments, spectrum, settings.k, runs[1], runs[2]),
             claims.identifiable(
                 moments, spectrum, settings.k, separated_lam[:5], separated, digits["exact"],
-                jax.random.fold_in(key, 3),
+                keys[1],
             ),
-            claims.only_saddles(
-                spectrum, settings.k, sigma2, searches, census, settings.seed
-            ),
-            claims.collapsed_points(spectrum, settings.k, sigma2, settings.seed),
+            claims.only_saddles(spectrum, settings.k, sigma2, searches, census, keys[2]),
+            claims.collapsed_points(spectrum, settings.k, sigma2, keys[3]),
             claims.conditioning_improves(path, escapes),
             claims.recovers_ppca(lam, settings.k, *runs),
         ]  # fmt: skip

@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape import block_summaries, blocks, census, conditioning, escape, search
-from linvae_jax import _checks, ppca, tables
+from linvae_jax import _checks, ppca, streams, tables
 
 _NATS = "nats/datum"
 
@@ -234,15 +234,20 @@ def searches(shapes: Sequence[tuple[int, int]], num_starts: int, seed: int) -> x
         shapes: (n, k) of each problem.
         num_starts: Newton starts for each.
         seed: of spectra, σ² and starts.
+
+    Raises:
+        ValueError: no seed, as `streams.check`; as `search.search`.
     """
-    rng = np.random.default_rng(seed)
+    key = streams.key(seed, "searches")
     rows = []
     for i, (n, k) in enumerate(shapes):
         # ratios of at least 1.2 keep the points apart, so that a match means one type
-        lam = jnp.asarray(np.cumprod(rng.uniform(1.2, 2.5, n))[::-1].copy())
-        sigma2 = float(rng.uniform(0.3, 1.2) * lam[min(k, n - 1)])
-        key = jax.random.fold_in(jax.random.key(seed), i)
-        found = search.search(lam, k, sigma2, key, num_starts)
+        key_ratios, key_noise, key_starts = jax.random.split(jax.random.fold_in(key, i), 3)
+        ratios = jax.random.uniform(key_ratios, (n,), minval=1.2, maxval=2.5)
+        lam = jnp.cumprod(ratios)[::-1]
+        share = float(jax.random.uniform(key_noise, minval=0.3, maxval=1.2))
+        sigma2 = share * float(lam[min(k, n - 1)])
+        found = search.search(lam, k, sigma2, key_starts, num_starts)
         listed = found.census
         rows.append(
             (

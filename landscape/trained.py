@@ -63,7 +63,9 @@ def escape_path(
     params = latent_blocks.in_float64(params)
     kl = _mean_kl(model, params, jnp.asarray(x, jnp.float64))
     latent = int(jnp.argmin(kl)) if latent is None else latent
-    blocks = latent_blocks.at(model, params, x, key, latent, hessian_data=hessian_data)
+    # cloned: the same noise again below, so that both curvatures differ by finite steps alone
+    noise = jax.random.clone(key)
+    blocks = latent_blocks.at(model, params, x, noise, latent, hessian_data=hessian_data)
     found = [conditioning.summarise(jnp.linalg.eigvalsh(blocks.hessian(s, beta))) for s in sigma2]
     critical, direction = float(blocks.critical_sigma2(beta)), blocks.direction()
     # a step that is small beside the weights of a latent in use, if there is one
@@ -159,7 +161,8 @@ def escape_of_sweep(
     """
     _checks.in_range("draws", draws, 1, 2**31 - 1, "at least one")
     model = _latent_model(task)
-    keys = jax.random.split(jax.random.fold_in(key, 0), draws)
+    key_data, key_latents = jax.random.split(key)
+    keys = jax.random.split(key_data, draws)
     x = jnp.stack([network_task.centred(data, task.transform, k, count) for k in keys], axis=1)
     x = x.reshape(-1, task.model.n)  # a datum's draws in a row: A is to have many data
     lam = jnp.sort(jnp.asarray(data.eigenvalues, jnp.float64))[::-1]
@@ -168,7 +171,9 @@ def escape_of_sweep(
         own, beta = float(run.final_sigma2), float(run.beta)
         # its own σ² first of all, which need not be on the grid
         values = sorted({*sigma2, own})
-        found = escape_path(model, params, x, key, values, beta=beta, hessian_data=hessian_data)
+        # the same noise at all networks, which then differ by themselves alone
+        noise = jax.random.clone(key_latents)
+        found = escape_path(model, params, x, noise, values, beta=beta, hessian_data=hessian_data)
         rate = float(found.escape_rate[values.index(own)])
         found = found.isel(sigma2=[values.index(s) for s in sorted(sigma2)])
         linear = float(conditioning.critical_sigma2(lam, model.k, own, beta))
@@ -334,7 +339,7 @@ def spectra(
     """
     _checks.positive("beta", beta)
     sigma2 = sorted(sigma2)
-    key_noise, key_probes = jax.random.split(key)
+    key_noise, key_probes, key_start = jax.random.split(key, 3)
     exact = latent_blocks.in_float64(params)
     points = {
         "trained": exact,
@@ -344,9 +349,11 @@ def spectra(
     with progress.bar(len(points) * len(sigma2), "spectra", "point", quiet) as bar:
         for point in points.values():
             for s in sigma2:
-                of = objective(model, point, x, key_noise, draws=draws, sigma2=s, beta=beta)
+                # the same noise and probes everywhere: what differs is σ² and the point
+                noise, signs, start = map(jax.random.clone, (key_noise, key_probes, key_start))
+                of = objective(model, point, x, noise, draws=draws, sigma2=s, beta=beta)
                 rule = lanczos.quadrature(
-                    of.function, of.variables, key_probes, probes=probes, steps=steps
+                    of.function, of.variables, signs, probes=probes, steps=steps
                 )
                 index, trace = lanczos.index(rule), lanczos.trace(rule)
                 nodes = lanczos.rule(rule)[0]
@@ -355,7 +362,7 @@ def spectra(
                     trace.standard_error, nodes.min(), nodes.max(),
                 )  # fmt: skip
                 if largest:
-                    top = lobpcg.extremes(of.function, of.variables, key_probes, largest)
+                    top = lobpcg.extremes(of.function, of.variables, start, largest)
                     row = (*row, top.values[:largest], top.converged[:largest])
                 for name, value in zip(_SPECTRA, row, strict=False):
                     values[name].append(np.asarray(value))
@@ -425,12 +432,14 @@ def spectra_of_sweep(
         ValueError: a model that is no `vae.LatentModel`; all runs diverged; as `spectra`.
     """
     model = _latent_model(task)
-    x = network_task.centred(data, task.transform, jax.random.fold_in(key, 0), count)
+    key_data, key_spectra = jax.random.split(key)
+    x = network_task.centred(data, task.transform, key_data, count)
 
     def at_network(params: Any, run: xr.Dataset) -> xr.Dataset:
         beta = float(run.beta)
+        same = jax.random.clone(key_spectra)  # at all networks, as in `escape_of_sweep`
         return spectra(
-            model, params, x, key, sigma2, beta=beta, probes=probes, steps=steps, quiet=quiet
+            model, params, x, same, sigma2, beta=beta, probes=probes, steps=steps, quiet=quiet
         )
 
     return _at_networks(sweep, at_network, quiet)

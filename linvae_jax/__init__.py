@@ -14,6 +14,7 @@
 | `training` | one training run of anything, as a pure function |
 | `linear_task` | the linear VAE to be trained, exactly how far from its optimum |
 | `network_task` | networks to be trained by minibatches |
+| `streams` | keys from integer seeds, one for each purpose |
 | `windowed` | what training asks of data that come a window at a time |
 | `parallel` | how do many runs share cores, devices and hosts? |
 | `sweeps` | many runs at once: seeds × σ² × {learned, held} |

@@ -178,7 +178,7 @@ def key(name: str, x: Any) -> None:
         fail(name, got, "one key of jax.random", "`jax.random.key(seed)` makes it of an integer.")
 
 
-def in_range(name: str, x: int, low: int, high: int, why: str) -> None:
+def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
     """An integer with low <= x <= high; `why` says where the bounds come from."""
     if isinstance(x, bool) or not isinstance(x, int | np.integer):
         fail(name, repr(x), "an integer")

@@ -162,8 +162,8 @@ def totals(
     else:
         values, mean = _arrays.as_float("values", values), _arrays.as_float("mean", mean)
     size = min(batch_size, values.shape[0])
-    keys = jax.random.split(key)
-    return _stream(model, params, values, mean, keys, first, transform, epsilon, size)
+    key_x, key_z = jax.random.split(key)
+    return _stream(model, params, values, mean, key_x, key_z, first, transform, epsilon, size)
 
 
 @partial(jax.jit, static_argnames=("model", "transform", "epsilon", "batch_size"))
@@ -172,7 +172,8 @@ def _stream(
     params: Any,
     values: Array,
     mean: Array,
-    keys: Array,
+    key_transform: PRNGKeyArray,
+    key_latents: PRNGKeyArray,
     first: Array,
     transform: Transform | None,
     epsilon: tuple[float, ...],
@@ -181,7 +182,8 @@ def _stream(
     N = values.shape[0]
 
     def of_datum(row: Array, index: Array) -> Measured:
-        key_x, key_z = (jax.random.fold_in(key, first + index) for key in keys)
+        key_x = jax.random.fold_in(key_transform, first + index)
+        key_z = jax.random.fold_in(key_latents, first + index)
         x = row[None] if transform is None else transform(row[None], key_x)
         passed = vae.forward(model, params, x - mean, key_z)
         error, kl = passed.square_error[0], passed.kl[0]

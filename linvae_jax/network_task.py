@@ -296,11 +296,11 @@ class NetworkTask:
 
     def gradient(self, data: Data, params: Any, beta: Any, key: PRNGKeyArray) -> Any:
         """Of a minibatch, with one z per datum."""
-        key_batch, key_z = jax.random.split(key)
+        key_batch, key_noise, key_z = jax.random.split(key, 3)
         rows = jax.random.randint(key_batch, (self.batch_size,), 0, data.values.shape[0])
         x = data.values[rows]
         if self.transform is not None:
-            x = self.transform(x, jax.random.fold_in(key_batch, 1))
+            x = self.transform(x, key_noise)
         return training.sampled_gradient(self.model, params, x - data.offset, beta, key_z)
 
     def observe(

@@ -102,6 +102,11 @@ def shape_of(function: Callable[..., Any], *args: Any) -> Shape:
     return Shape(dict(zip(names, shapes, strict=True)), structure)
 
 
+def one_of(runs: Any) -> Any:
+    """What `shape_of` takes for one of several runs: the shapes of a leading axis's elements."""
+    return jax.eval_shape(lambda runs: jax.tree.map(lambda leaf: leaf[0], runs), runs)
+
+
 def bytes_per_run(
     task: training.Task, config: training.TrainConfig, data: Any, hyper: Any, keys: Any
 ) -> int:
@@ -200,7 +205,7 @@ def _most(
         room -= 2 * _bytes(windowed.window_shape(windows))  # that in use and the next
     state = shape_of(
         lambda *one: raw(flat(training.init(task, config, *one))),
-        data, jax.tree.map(lambda leaf: leaf[0], hyper), keys[0],
+        data, jax.tree.map(lambda leaf: leaf[0], hyper), one_of(keys),
     )  # fmt: skip
     size = sum(map(_bytes, state.leaves.values()))
     if wanted * size < _SMALL * room:

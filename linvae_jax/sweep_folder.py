@@ -36,7 +36,7 @@ import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 
-from linvae_jax import _checks, checkpoints, parallel, tables, training, windowed
+from linvae_jax import _checks, checkpoints, parallel, streams, tables, training, windowed
 from linvae_jax.trainer import Progress, Result, Trainer
 
 _HASHED = 2**30  # bytes of data that are read whole to know them again
@@ -86,7 +86,7 @@ def train(
         trainer: of all runs.
         folder: of this sweep, new or old.
         identity: what makes it this sweep; an old folder must have the same, but for seeds that
-            come after those it has.
+            come after those it has. The data and `streams.VERSION` belong to it too.
         label: makes the table of a finished run.
         every: seconds between checkpoints.
 
@@ -95,7 +95,9 @@ def train(
             trains in it, or its checkpoints are all damaged.
         Stopped: by SIGTERM or SIGINT.
     """
-    known = tables.plain(identity) | {"data": fingerprint(trainer.data)}
+    known = tables.plain(identity) | {
+        "data": fingerprint(trainer.data), "streams": streams.VERSION
+    }  # fmt: skip
     runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
     # seeds vary slowest: runs of new ones come after those there are, whose numbers stay
     with (
@@ -179,7 +181,8 @@ def load_params(folder: str | Path, run: int, task: training.Task, data: Any) ->
     Raises:
         ValueError: no such run, a damaged file, or parameters of another model.
     """
-    shape = parallel.shape_of(task.init, data, jax.random.key(0), 1.0)
+    some = streams.key(0, "shapes")  # its type alone matters
+    shape = parallel.shape_of(task.init, data, some, 1.0)
     leaves = checkpoints.load_tree(_paths(Path(folder), run)[1], shape.leaves)
     return jax.tree.unflatten(shape.structure, [jnp.asarray(leaves[name]) for name in shape.leaves])
 

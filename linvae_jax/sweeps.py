@@ -24,7 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from linvae_jax import _checks, parallel, progress, sweep_folder, tables, training, windowed
+from linvae_jax import (
+    _checks,
+    parallel,
+    progress,
+    streams,
+    sweep_folder,
+    tables,
+    training,
+    windowed,
+)
 from linvae_jax.trainer import Look, Result, Trainer
 from linvae_jax.training import Annealing, Hyperparameters
 
@@ -34,12 +43,16 @@ class Grid:
     """The runs of a sweep: all combinations of these values, the last varying fastest.
 
     Attributes:
-        seeds: each gives one key, the same for all other values.
+        seeds: integers, 0 ≤ seed < 2³²; each gives one key, the same for all other values.
         sigma2: initial σ², or the value held.
         learned: whether σ² is learned.
         learning_rate: initial learning rate.
         beta: weight of the KL.
         annealing: of that weight.
+
+    Raises:
+        ValueError: a field that is no sequence, the same value twice in one, which would count as
+            two independent runs, or what is no seed (`streams.check`).
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -54,6 +67,18 @@ class Grid:
             value = getattr(self, f.name)
             if not isinstance(value, tuple | list | range):
                 _checks.fail(f.name, repr(value), "a tuple, of one value or more")
+        for seed in self.seeds:
+            streams.check("seeds", seed)
+        for f in fields(self):
+            seen = set()
+            for value in getattr(self, f.name):
+                if np.shape(value):
+                    _checks.fail(f.name, f"an array of shape {np.shape(value)} in it", "numbers")
+                # scalars of NumPy and JAX as Python's: those of JAX are not hashable
+                plain = value.item() if hasattr(value, "item") else value
+                if plain in seen:
+                    _checks.fail(f.name, f"{plain} twice", "each value once")
+                seen.add(plain)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,8 +97,9 @@ class Grid:
 
     def keys(self) -> Any:
         """A key for each run, (runs,)."""
-        keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
-        return jnp.repeat(keys, self.size // len(self.seeds))
+        keys = jnp.stack([streams.key(seed, "training", "seeds") for seed in self.seeds])
+        # the runs of a seed have the same noise on purpose
+        return jax.random.clone(jnp.repeat(keys, self.size // len(self.seeds)))
 
     def hyperparameters(self, dtype: Any) -> Hyperparameters:
         """The runs' hyperparameters: leaves are (runs,)."""
@@ -171,7 +197,7 @@ def run(
         if not len(getattr(grid, field.name)):
             _checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
     keys = grid.keys()
-    shape = parallel.shape_of(task.init, data, keys[0], 1.0)
+    shape = parallel.shape_of(task.init, data, parallel.one_of(keys), 1.0)
     hyper = grid.hyperparameters(shape.leaves["log_sigma2"].dtype)
     training.check(task, config, data, hyper)
     layout = parallel.plan(
@@ -193,14 +219,14 @@ def run(
         else:
 
             def label(run: int, result: Result) -> xr.Dataset:
-                alone = _table(task, config, grid.only(run), [result], facts)
+                alone = table_of(task, config, grid.only(run), [result], facts)
                 return alone.isel({axis.dim: 0 for axis in _AXES.values() if axis.always})
 
             identity = {"task": task, "config": config, "grid": grid}
             finished = sweep_folder.train(trainer, folder, identity, label, checkpoint_seconds)
     results = [finished[i] for i in range(grid.size)]
     params = _stack(grid, shape, [result.params for result in results])
-    sweep = Sweep(params, _table(task, config, grid, results, facts))
+    sweep = Sweep(params, table_of(task, config, grid, results, facts))
     if folder is not None and jax.process_index() == 0:
         tables.save(sweep.table, folder / "sweep.nc")
     return sweep
@@ -226,7 +252,7 @@ def _coordinate(grid: Grid, name: str) -> list[Any]:
     return [str(v) for v in values] if name == "annealing" else list(values)
 
 
-def _table(
+def table_of(
     task: training.Task, config: training.TrainConfig, grid: Grid, results: list[Result],
     attrs: Mapping[str, str],
 ) -> xr.Dataset:  # fmt: skip

@@ -148,7 +148,7 @@ class Trainer:
 
     def param_shape(self) -> parallel.Shape:
         """Parameters of one run."""
-        return parallel.shape_of(self.task.init, self.data, self.keys[0], 1.0)
+        return parallel.shape_of(self.task.init, self.data, parallel.one_of(self.keys), 1.0)
 
     def start(self, ids: list[int]) -> Progress:
         """A chunk before its first step."""

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from linvae_jax import _checks, vae, windowed
+from linvae_jax import _checks, streams, vae, windowed
 
 Params = Any  # a pytree with an attribute `log_sigma2`
 
@@ -192,7 +192,8 @@ class TrainState:
         params: the model.
         opt_state: optax's state.
         step: (), steps done.
-        key: the run's key; step t draws from fold_in(key, t), so a run can stop and go on.
+        key: the run's key, the same in each step. Steps, records and the measurement at the end
+            have a branch each, and step t draws from fold_in(branch, t): a run can stop and go on.
     """
 
     params: Params
@@ -257,11 +258,11 @@ def sampled_gradient(
         key: for z.
     """
 
-    def objective(params: Params) -> Float[Array, ""]:
+    def objective(params: Params, key: PRNGKeyArray) -> Float[Array, ""]:
         terms = vae.elbo_terms(model, params, x, key)
         return (terms.reconstruction - beta * terms.kl.sum(axis=1)).mean()
 
-    return jax.grad(objective)(params)
+    return jax.grad(objective)(params, key)
 
 
 def _transformation(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -294,7 +295,7 @@ def step(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
 ) -> TrainState:
     """One optimiser step up the ELBO."""
-    key = jax.random.fold_in(state.key, state.step)
+    key = _key(state, "steps")
     beta = beta_at(hyper, state.step).astype(state.params.log_sigma2.dtype)
     up = task.gradient(data, state.params, beta, key)
     slope = jnp.where(hyper.learned, up.log_sigma2, 0)
@@ -307,27 +308,27 @@ def step(
         # the slope −n/2 + E‖x − x̂‖²/(2σ²) tells the maximiser: E‖x − x̂‖²/n = σ² (1 + 2 slope/n)
         ratio = jnp.maximum(1 + 2 * slope / task.dimension(data), jnp.finfo(slope.dtype).tiny)
         params = replace(params, log_sigma2=params.log_sigma2 + jnp.log(ratio))
-    return TrainState(params, opt_state, state.step + 1, state.key)
+    return replace(state, params=params, opt_state=opt_state, step=state.step + 1)
 
 
-def _measuring_key(state: TrainState) -> PRNGKeyArray:
-    """Another stream of noise than that of all steps."""
-    return jax.random.fold_in(jax.random.fold_in(state.key, 2**31), state.step)
+def _key(state: TrainState, purpose: Literal["steps", "records", "end"]) -> PRNGKeyArray:
+    """The key of this step for a purpose: each has a stream of its own."""
+    return jax.random.fold_in(streams.branch(state.key, purpose), state.step)
 
 
 def observe(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> Any:
     """The task's record of a state."""
-    return task.observe(data, state.params, hyper, _measuring_key(state))
+    return task.observe(data, state.params, hyper, _key(state, "records"))
 
 
 def finish(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> Any:
     """All that the task can tell of a trained model."""
-    return task.finish(data, state.params, hyper, _measuring_key(state))
+    return task.finish(data, state.params, hyper, _key(state, "end"))
 
 
 def tally(task: PiecewiseTask, data: Any, first: Any, state: TrainState) -> Any:
     """What the task notes of a piece of the data, with the noise of `finish`."""
-    return task.tally(data, state.params, _measuring_key(state), first)
+    return task.tally(data, state.params, _key(state, "end"), first)
 
 
 def segment(

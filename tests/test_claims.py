@@ -90,7 +90,7 @@ def test_a_tie_leaves_rotations_that_cost_nothing():
 )
 def test_saddles_that_are_maxima_or_off_the_list(search, listed, failing):
     spectrum = mom.Spectrum(LAM, jnp.eye(5))
-    claim = claims.only_saddles(spectrum, K, SIGMA2, search, listed, seed=0)
+    claim = claims.only_saddles(spectrum, K, SIGMA2, search, listed, KEY)
     assert [i for i, check in enumerate(claim.checks) if not check.holds] == (
         [] if failing is None else [failing]
     )
@@ -98,7 +98,7 @@ def test_saddles_that_are_maxima_or_off_the_list(search, listed, failing):
 
 def test_points_that_are_not_stationary(monkeypatch):
     spectrum = mom.Spectrum(LAM, jnp.eye(5))
-    assert claims.collapsed_points(spectrum, K, SIGMA2, seed=0).holds
+    assert claims.collapsed_points(spectrum, K, SIGMA2, KEY).holds
     exact = stationary.point
 
     def shifted(*args):
@@ -106,6 +106,6 @@ def test_points_that_are_not_stationary(monkeypatch):
         return replace(point, W=point.W + 0.01)
 
     monkeypatch.setattr(stationary, "point", shifted)
-    failed = claims.collapsed_points(spectrum, K, SIGMA2, seed=0)
+    failed = claims.collapsed_points(spectrum, K, SIGMA2, KEY)
     assert not any(check.holds for check in failed.checks)
     assert np.isfinite([check.value for check in failed.checks]).all()

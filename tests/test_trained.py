@@ -157,10 +157,11 @@ def test_curvature_of_a_sweep_is_that_of_its_networks(x):
     np.testing.assert_allclose(linear_critical, [3.0, 25 / 6], rtol=1e-5)
     params = jax.tree.map(lambda leaf: leaf[0, 1, 0, 0], sweep.params)
     same = jnp.repeat(network_task.centred(data, None, KEY, 200), 2, axis=0)
-    one = trained.escape_path(model, params, same, KEY, [0.1, 1.0])
+    _, key = jax.random.split(KEY)  # the first is for the noise of pixels
+    one = trained.escape_path(model, params, same, key, [0.1, 1.0])
     assert float(one.critical_sigma2) == float(table.critical_sigma2[1, 0, 0])
     # at a network's own σ², which the grid does not have
-    at_own = trained.escape_path(model, params, same, KEY, [5.0])
+    at_own = trained.escape_path(model, params, same, key, [5.0])
     assert float(table.own_escape_rate[1, 0, 0]) == float(at_own.escape_rate[0])
     sweep.table["diverged"][:] = True
     with pytest.raises(ValueError, match="diverged everywhere"):

@@ -9,7 +9,7 @@ import pytest
 from tolerances import FACTORED
 
 from landscape import conditioning
-from linvae_jax import linear, linear_task, ppca, sweeps, training
+from linvae_jax import linear, linear_task, ppca, streams, sweeps, training
 from linvae_jax import moments as mom
 
 LAM = jnp.array([8.0, 4.0, 2.0, 0.6, 0.5, 0.4])
@@ -144,7 +144,8 @@ def test_sweep_equals_single_runs_however_it_is_batched(problem):
     for i, seed in enumerate((3, 5)):
         for j, sigma2 in enumerate((0.5, 2.0)):
             hyper = training.Hyperparameters(1e-3, sigma2)
-            params, history = training.train(TASK, CONFIG, problem, hyper, jax.random.key(seed))
+            key = streams.key(seed, "training")
+            params, history = training.train(TASK, CONFIG, problem, hyper, key)
             for batched in ways:
                 # batched products may sum in another order; 400 steps amplify it
                 np.testing.assert_allclose(batched.params.W[i, j, 0], params.W, atol=FACTORED)

@@ -37,17 +37,17 @@ def builder(tfds: Any) -> Any:
             return {split: self._generate_examples(*paths) for split, paths in files.items()}
 
         def _generate_examples(self, images: Any, labels: Any) -> Iterator[tuple[int, Any]]:
-            pairs = zip(_read_idx(images), _read_idx(labels), strict=True)
+            pairs = zip(read_idx(images), read_idx(labels), strict=True)
             for i, (image, label) in enumerate(pairs):
                 yield i, {"image": pil.fromarray(image), "label": int(label)}
 
     return Mnist
 
 
-def _read_idx(path: Any) -> UInt8[np.ndarray, "..."]:
+def read_idx(path: Any) -> UInt8[np.ndarray, "..."]:
     """An IDX file of bytes, gzipped: two zeros, type, rank, big-endian lengths, data."""
     with gzip.open(os.fspath(path)) as file:
-        content = file.read()  # its checksum was verified, so the format is as expected
+        content = file.read()  # tensorflow-datasets has verified its checksum
     rank = content[3]
     shape = np.frombuffer(content, ">u4", rank, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

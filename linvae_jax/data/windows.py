@@ -40,7 +40,9 @@ class Windows:
     Attributes:
         values: (N, n), in memory or mapped from a file.
         size: rows of a window. With N or more there is one window, the data as they are.
-        seed: decides the shuffling, ≥ 0.
+        seed: decides the shuffling, ≥ 0. It is a seed of NumPy's generators and no key of JAX: rows
+            are chosen on the host by permutations of N numbers, which may be too many for the
+            device. That stream is independent of all of JAX's, also of keys of the same seed.
         mean: (n,), taken off the rows of windows and pieces, in the precision of `values`, before
             they become floats (`less`); None leaves them as they are.
     """

@@ -1,0 +1,194 @@
+"""The paper's ten MNIST rows on all 60,000 images at a constant rate, all runs side by side.
+
+As far as time allows: after every hundred epochs the table is measured on all images and kept, and
+training goes on. Then curves of collapse at σ² between the rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import xarray as xr
+
+from benchmarks import records
+from benchmarks.lease import Lease
+from benchmarks.records import Measurement
+from landscape import nonlinear, paper_table
+from linvae_jax import _checks, network_task, networks, parallel, streams, sweeps, tables, training
+from linvae_jax.data import mnist, preprocessing
+from linvae_jax.trainer import Result
+
+FILE = "train-images-idx3-ubyte.gz"
+TRANSFORM = preprocessing.Logit(1e-6)
+DATA_SEED = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much.
+
+    Attributes:
+        model: the architecture.
+        sigma2: initial σ² of the rows.
+        seeds: of each row.
+        curves: further σ², held.
+        batch_size: data per step.
+        learning_rate: of Adam; constant.
+        warmup: steps in which it rises at first.
+        epochs: between measurements on all images.
+        most: epochs after which the curves come.
+        observed: data that each epoch's record looks at.
+    """
+
+    model: networks.Mlp
+    sigma2: tuple[float, ...] = nonlinear.MNIST.sigma2
+    seeds: int = 4
+    curves: tuple[float, ...] = nonlinear.MNIST.curve_sigma2
+    batch_size: int = 128
+    learning_rate: float = 3e-4
+    warmup: int = 500
+    epochs: int = 100
+    most: int = 200
+    observed: int = 1000
+
+
+def _images(lease: Lease) -> np.ndarray | None:
+    """(N, 784) pixels; None where there are none."""
+    if lease.smoke:
+        rng = np.random.default_rng(0)
+        return np.repeat(rng.integers(0, 256, (200, 3), np.uint8), 4, axis=1)
+    path = None if lease.manual_dir is None else lease.manual_dir / FILE
+    if path is None or not path.is_file():
+        lease.left_out.append(f"the ten rows: no {FILE} in --manual-dir {lease.manual_dir}")
+        lease.say(f"  {lease.left_out[-1]}")
+        return None
+    images = mnist.read_idx(path)
+    return images.reshape(len(images), -1)
+
+
+class Side:
+    """Runs of a grid side by side, trained an epoch at a time as long as one likes."""
+
+    def __init__(self, plan: Plan, data: network_task.Data, grid: sweeps.Grid, constant: float):
+        count = data.values.shape[0]
+        self.grid, self.data = grid, data
+        self.task = network_task.NetworkTask(
+            plan.model, plan.batch_size, TRANSFORM, observed=plan.observed
+        )
+        steps = count // plan.batch_size
+        # a constant rate does not look at the number of steps: one program however many there are
+        self.config = training.TrainConfig(
+            10_000 * steps, steps, schedule="constant", warmup=plan.warmup
+        )
+        hyper, keys = grid.hyperparameters("f4"), grid.keys()
+        training.check(self.task, self.config, data, hyper)
+        layout = parallel.plan(self.task, self.config, data, hyper, keys, chunk=grid.size)
+        _checks.in_range("layout.chunk", layout.chunk, grid.size, grid.size, "all runs together")
+        self.executor = parallel.Executor(self.task, self.config, layout)
+        self.placed = self.executor.replicate(data)
+        self.hyper, keys = self.executor.place(hyper), self.executor.place(keys)
+        self.states = self.executor.init(self.placed, self.hyper, keys)
+        self.history: dict[str, list[np.ndarray]] = {}
+        self.facts = {"pixel_constant": str(constant), "count": str(count)}
+
+    @property
+    def epochs(self) -> int:
+        """Done so far."""
+        return len(next(iter(self.history.values()), []))
+
+    def epoch(self) -> np.ndarray:
+        """One more; the ELBOs, (runs,), of the data of its record."""
+        self.states, record = self.executor.segment(self.placed, self.hyper, self.states)
+        for name, values in self.executor.host(record).items():
+            self.history.setdefault(name, []).append(values)
+        return self.history["elbo"][-1]
+
+    def table(self, seconds: float) -> xr.Dataset:
+        """Of the runs as they are, measured on all data: as `nonlinear.train` keeps it."""
+        final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
+        history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
+        parts = history, final
+        results = [
+            Result({}, *({n: np.asarray(leaf[i]) for n, leaf in of.items()} for of in parts))
+            for i in range(self.grid.size)
+        ]
+        config = replace(self.config, num_steps=self.epochs * self.config.record_every)
+        made = {"task": self.task, "config": config, "grid": self.grid}
+        facts = tables.provenance(made, device=records.device_name()) | self.facts
+        whole = sweeps.table_of(self.task, config, self.grid, results, facts)
+        small = nonlinear.summary(whole, np.asarray(self.data.eigenvalues))
+        return small.assign_attrs(seconds=str(round(seconds)))
+
+
+def rows(lease: Lease) -> Iterator[Measurement]:
+    """The paper's ten MNIST rows × 4 seeds on 60,000 images, batch 128, a constant rate of 3e-4."""
+    images = _images(lease)
+    if images is None:
+        return
+    if lease.smoke:
+        plan = Plan(
+            networks.Mlp(12, 3, (8,), (8,)), (10.0, 1.0), 2, (3.0,), 16, 1e-3, 2, 2, 4, 50
+        )  # fmt: skip
+    else:
+        plan = Plan(networks.Mlp(784, 200, (1024, 512), (512, 1024)))
+    key = streams.key(DATA_SEED, "data noise")
+    data = network_task.prepare(images, TRANSFORM, key)
+    plan = replace(plan, model=replace(plan.model, data_scale=network_task.data_scale(data)))
+    constant = TRANSFORM.constant(images)
+    yield records.plain("constant of the pixel scale", constant, "nats")
+    rate = (plan.learning_rate,)
+    grid = sweeps.Grid(tuple(range(plan.seeds)), plan.sigma2, (False, True), rate)
+    yield from _trained("table", lease, plan, Side(plan, data, grid, constant))
+    if lease.allows(0 if lease.smoke else 30, "curves of collapse"):
+        grid = sweeps.Grid((0, 1)[: plan.seeds], plan.curves, (False,), rate)
+        yield from _trained("curves", lease, plan, Side(plan, data, grid, constant))
+
+
+def _trained(name: str, lease: Lease, plan: Plan, side: Side) -> Iterator[Measurement]:
+    """Train as far as time allows; a table every so many epochs and at the end."""
+    begin = monotonic()
+    side.epoch()  # compiles
+    lease.say(f"  {name}: compiled and one epoch in {monotonic() - begin:.0f} s")
+    took, measuring, saved = 0.0, 5.0, 0
+    while side.epochs < plan.most:
+        began = monotonic()
+        elbo = side.epoch()
+        took = max(0.8 * took, monotonic() - began)
+        if side.epochs % 10 == 0:
+            low, high = np.nanmin(elbo), np.nanmax(elbo)
+            lease.say(
+                f"  {name}: epoch {side.epochs}, {took:.2f} s each, ELBO {low:.0f} to {high:.0f}"
+            )
+        over = lease.left < 2 * took + 2 * measuring and not lease.smoke
+        if side.epochs % plan.epochs == 0 or over:
+            began = monotonic()
+            yield from _keep(name, lease, side, monotonic() - begin)
+            measuring, saved = monotonic() - began, side.epochs
+        if over:
+            left_out = f"{name}: epochs {side.epochs + 1} to {plan.most}"
+            lease.left_out.append(left_out)
+            lease.say(f"  left out for lack of time: {left_out}")
+            break
+    if saved < side.epochs:
+        yield from _keep(name, lease, side, monotonic() - begin)
+
+
+def _keep(name: str, lease: Lease, side: Side, seconds: float) -> Iterator[Measurement]:
+    table = side.table(seconds)
+    path = lease.out / f"mnist_{name}_{side.epochs}.nc"
+    tables.save(table, path)
+    work = side.epochs * side.config.record_every * side.task.batch_size * side.grid.size
+    note = f"{side.grid.size} runs, {side.epochs} epochs, compiling included: {path.name}"
+    yield records.plain(f"{name}, training", work / seconds, "samples/s", note=note)
+    if name == "table":
+        compared = paper_table.compare(table, "mnist")
+        if compared:
+            lease.say(paper_table.markdown(compared))
+            lease.say(paper_table.agreement(compared))
+
+
+def kept(folder: Path) -> list[Path]:
+    """The tables in a folder."""
+    return sorted(folder.glob("mnist_*.nc"))

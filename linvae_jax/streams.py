@@ -1,0 +1,71 @@
+"""Random streams: how an integer seed becomes a key, one of its own for each purpose.
+
+A key is used once: split, drawn from, folded for one purpose, or passed on. Where the same noise is
+meant to be drawn again, as for the points of one path, the code says so with `jax.random.clone`.
+tests/test_keys.py sees to both.
+
+>>> import jax
+>>> from linvae_jax import streams
+>>> a, b = (streams.key(0, purpose) for purpose in ("training", "data noise"))
+>>> bool((jax.random.key_data(a) == jax.random.key_data(b)).all())
+False
+"""
+
+import zlib
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from linvae_jax import _checks
+
+# named in the folders of sweeps, which must not go on with other noise: raise it with any change
+VERSION = 2
+
+
+def check(name: str, seed: Any) -> None:
+    """Raise `ValueError` for what is no seed.
+
+    Args:
+        name: what the message calls it.
+        seed: an integer, Python's or NumPy's, 0 ≤ seed < 2³². With JAX's 64-bit mode off a larger
+            one would give the key of its lowest 32 bits: two seeds, one stream.
+
+    Raises:
+        ValueError: a bool, no integer, negative, or 2³² and more.
+    """
+    _checks.in_range(name, seed, 0, 2**32 - 1, "JAX takes 32 bits of a seed")
+
+
+def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:
+    """The key of a seed for one purpose: independent of that for any other.
+
+    Args:
+        seed: as for `check`. The key doesn't depend on whether JAX's 64-bit mode is on.
+        purpose: what the randomness is for, such as "training": any text; another text gives
+            another key.
+        name: what messages call the seed.
+
+    Returns:
+        A typed key, ().
+
+    Raises:
+        ValueError: no seed, as `check`.
+    """
+    check(name, seed)
+    return branch(jax.random.key(int(seed)), purpose)
+
+
+def branch(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
+    """The key for one of several purposes that a key serves, each by a branch with its name.
+
+    Such a key must not be used in any other way.
+
+    Args:
+        key: a key, ().
+        purpose: any text.
+
+    Returns:
+        A key, (); its CRC-32 is folded in.
+    """
+    return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
