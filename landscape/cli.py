@@ -638,8 +638,10 @@ class Landscape:
             at = escapes.sel(component=component)
             steps = float(at.predicted_steps.sel(fraction=0.1))
             print(f"  component {component:>4}: {float(at.eigenvalue):.6g}, {steps:.4g} steps")
+        leading = len(json.loads(census.attrs["eigenvalues"]))
         print(
-            f"census of 3 latents on the 6 leading components: {census.sizes['type']} types, "
+            f"census of 3 latents on the {leading} leading components: "
+            f"{census.sizes['type']} types, "
             f"{int(census.mixed.sum())} of them mixed, {int((census['index'] == 0).sum())} maximum"
         )
         print(f"figures and tables are in {self.out}/")
@@ -880,8 +882,6 @@ def _as_flags(message: str, command: Any) -> str:
         return message
     known = _names(command) - {"folder"}  # of `report`, which has no flag
     name = found[1] if found[1] in known else _GIVEN_BY.get(found[1], "")
-    if name == "batch_size" and "network_batch" in known:
-        name = "network_batch"
     return f"{_flag(name)}: got {message[found.end() :]}" if name in known else message
 
 

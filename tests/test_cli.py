@@ -397,3 +397,22 @@ def test_images_come_by_windows_and_in_part():
     assert images.image_shape == (64, 64, 3)
     with pytest.raises(ValueError, match="count: got 5000"):
         cli.load_for_networks(cli.Data(data="photographs", count=5000))
+
+
+@pytest.mark.parametrize(
+    ("inner", "command", "shown"),
+    [
+        ("moments.cov: got 1, expected 2.", cli.Fit(), "--data: got 1, expected 2."),
+        ("chunks[3]: got 1, expected 2.", cli.Sweep(), "--data: got 1, expected 2."),
+        ("grid.sigma2: got 1, expected 2.", cli.Sweep(), "--sigma2: got 1, expected 2."),
+        ("batch_size: got 1, expected 2.", cli.Sweep(), "--batch-size: got 1, expected 2."),
+        ("data_seed: got 1, expected 2.", cli.Fit(), "--data-seed: got 1, expected 2."),
+        ("folder: got 1, expected 2.", cli.Sweep(), "--out: got 1, expected 2."),
+        # an argument without a flag stays: `report` has the folder itself
+        ("folder: got 1, expected 2.", cli.Report(), "folder: got 1, expected 2."),
+        ("/a/x.npy: got a directory", cli.Fit(), "/a/x.npy: got a directory"),
+        ("the package x is missing", cli.Fit(), "the package x is missing"),
+    ],
+)
+def test_messages_are_about_what_was_typed(inner, command, shown):
+    assert cli._as_flags(inner, command) == shown
