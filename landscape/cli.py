@@ -311,6 +311,7 @@ class Fit:
         sweep = sweeps.run(
             linear_task.LinearTask(self.k), config, linear_task.problem(scaled), grid,
             attrs=attrs | {"training_unit": repr(unit)},
+            title="" if self.raw else f"in units of {unit:.3g}",
         )  # fmt: skip
         found: linear.LinearVAE = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
         # a density of x is one of x/u divided by uⁿ
