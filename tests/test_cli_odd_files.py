@@ -4,6 +4,7 @@ What is right is computed by NumPy in extended precision from the file's own val
 """
 
 import math
+import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -61,6 +62,8 @@ GOOD: dict[str, Callable[[], np.ndarray]] = {
     "huge-unit": lambda: 1e12 * _x(),
     "tiny-unit": lambda: 1e-12 * _x(),
     "volts": lambda: 1e-21 * _x(),
+    "coordinates": lambda: 1e9 + _x(),
+    "duplicate-columns": lambda: np.concatenate([_x()[:, :5], _x()[:, :3]], axis=1),
     "large-offset": lambda: 5e6 + 0.5 * _x() / 4,
     "uint8": lambda: np.random.default_rng(1).integers(0, 256, (N, n), dtype=np.uint8),
 }
@@ -82,6 +85,10 @@ BAD: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "dates": (lambda: np.zeros((N, n), "datetime64[s]"), "datetime64"),
     "records": (lambda: np.zeros((N, n), [("a", float)]), "dtype"),
     "objects": (lambda: _x().astype(object), "bject"),
+    "beyond-float64": (lambda: np.longdouble("1e400") * _x(), "float64"),
+    "below-float64": (lambda: np.longdouble("1e-400") * _x(), "float64"),
+    "beyond-variances": (lambda: 1e200 * _x(), "variance is beyond float64"),
+    "below-variances": (lambda: 1e-200 * _x(), "variance is beyond float64"),
     "empty": (lambda: np.zeros((0, n)), "(0, 8)"),
     "no-columns": (lambda: np.zeros((N, 0)), "(24, 0)"),
     "1-d": (lambda: _x()[:, 0], "(24,)"),
@@ -89,6 +96,7 @@ BAD: dict[str, tuple[Callable[[], np.ndarray], str]] = {
 }
 # files that are damaged, or no such file at all
 RAW = {
+    "pickled": "Pickled data are never read",
     "truncated": "cannot be read", "text": "starts with", "nothing": "empty file",
     "npz-of-several": "2 arrays: a, b", "folder": "a directory", "missing": "no such file",
     "npz-truncated": "cannot be read", "other-suffix": ".npy or .npz",
@@ -106,6 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (where / "float32.npy").read_bytes()
     (where / "truncated.npy").write_bytes(whole[:-7])
     (where / "text.npy").write_text("1, 2, 3\n4, 5, 6\n")
+    (where / "pickled.npy").write_bytes(pickle.dumps(_x()))
     (where / "nothing.npy").write_bytes(b"")
     (where / "folder.npy").mkdir()
     (where / "other-suffix.csv").write_text("1, 2, 3\n4, 5, 6\n")
