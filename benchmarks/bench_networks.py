@@ -235,7 +235,7 @@ def shaped(case: Case, x: np.ndarray) -> np.ndarray:
     return x if isinstance(case.model, networks.Mlp) else x.reshape(-1, *case.model.shape)
 
 
-def agreement(ours: np.ndarray, theirs: np.ndarray) -> str:
+def _agreement(ours: np.ndarray, theirs: np.ndarray) -> str:
     """Losses after as many steps, from the same weights but other noise."""
     difference = theirs - ours
     error = difference.std(ddof=1) / len(ours) ** 0.5 if len(ours) > 1 else np.nan
@@ -267,7 +267,7 @@ def _compare(case: Case, least: dict[str, float], share: float | None) -> Iterat
             samples[name],
             samples["ours"],
             at_least=least.get(name) if jax.default_backend() == "cpu" else None,
-            note=agreement(losses["ours"], losses[name]),
+            note=_agreement(losses["ours"], losses[name]),
         )
     if isinstance(case.model, networks.Mlp):
         # a ratio of times too: what the products alone would take, over what the turn takes

@@ -18,7 +18,7 @@ from benchmarks.records import Measurement
 from landscape import nonlinear, paper_table
 from linvae_jax import _checks, network_task, networks, parallel, streams, sweeps, tables, training
 from linvae_jax.data import mnist, preprocessing
-from linvae_jax.trainer import Result
+from linvae_jax.trainer import Result, started
 
 FILE = "train-images-idx3-ubyte.gz"
 TRANSFORM = preprocessing.Logit(1e-6)
@@ -72,6 +72,7 @@ class Side:
     """Runs of a grid side by side, trained an epoch at a time as long as one likes."""
 
     def __init__(self, plan: Plan, data: network_task.Data, grid: sweeps.Grid, constant: float):
+        self.begin = monotonic()
         count = data.values.shape[0]
         self.grid, self.data = grid, data
         self.task = network_task.NetworkTask(
@@ -89,7 +90,8 @@ class Side:
         self.executor = parallel.Executor(self.task, self.config, layout)
         self.placed = self.executor.replicate(data)
         self.hyper, keys = self.executor.place(hyper), self.executor.place(keys)
-        self.states = self.executor.init(self.placed, self.hyper, keys)
+        self.states, record = self.executor.begin(self.placed, self.hyper, keys)
+        self.begun = started(self.executor.host(record), grid.size)
         self.history: dict[str, list[np.ndarray]] = {}
         self.facts = {"pixel_constant": str(constant), "count": str(count)}
 
@@ -109,7 +111,7 @@ class Side:
         """Of the runs as they are, measured on all data: as `nonlinear.train` keeps it."""
         final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
         history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
-        parts = history, final
+        parts = history | self.begun, final
         results = [
             Result({}, *({n: np.asarray(leaf[i]) for n, leaf in of.items()} for of in parts))
             for i in range(self.grid.size)
@@ -117,7 +119,7 @@ class Side:
         config = replace(self.config, num_steps=self.epochs * self.config.record_every)
         made = {"task": self.task, "config": config, "grid": self.grid}
         facts = tables.provenance(made, device=records.device_name()) | self.facts
-        whole = sweeps.table_of(self.task, config, self.grid, results, facts)
+        whole = sweeps.table_of(self.task, config, self.data, self.grid, results, facts)
         small = nonlinear.summary(whole, np.asarray(self.data.eigenvalues))
         return small.assign_attrs(seconds=str(round(seconds)))
 
@@ -140,22 +142,26 @@ def rows(lease: Lease) -> Iterator[Measurement]:
     yield records.plain("constant of the pixel scale", constant, "nats")
     rate = (plan.learning_rate,)
     grid = sweeps.Grid(tuple(range(plan.seeds)), plan.sigma2, (False, True), rate)
-    yield from _trained("table", lease, plan, Side(plan, data, grid, constant))
-    if lease.allows(0 if lease.smoke else 30, "curves of collapse"):
+    begin = monotonic()
+    side = Side(plan, data, grid, constant)
+    side.epoch()  # compiles, which takes a minute on a GPU
+    compiling = monotonic() - begin
+    lease.say(f"  compiled and one epoch in {compiling:.0f} s")
+    yield from _trained("table", lease, plan, side)
+    if lease.allows(0 if lease.smoke else 2 * compiling, "curves of collapse"):
         grid = sweeps.Grid((0, 1)[: plan.seeds], plan.curves, (False,), rate)
-        yield from _trained("curves", lease, plan, Side(plan, data, grid, constant))
+        side = Side(plan, data, grid, constant)
+        yield from _trained("curves", lease, plan, side)
 
 
 def _trained(name: str, lease: Lease, plan: Plan, side: Side) -> Iterator[Measurement]:
     """Train as far as time allows; a table every so many epochs and at the end."""
-    begin = monotonic()
-    side.epoch()  # compiles
-    lease.say(f"  {name}: compiled and one epoch in {monotonic() - begin:.0f} s")
+    begin = side.begin
     took, measuring, saved = 0.0, 5.0, 0
     while side.epochs < plan.most:
-        began = monotonic()
+        compiled, began = side.epochs > 0, monotonic()
         elbo = side.epoch()
-        took = max(0.8 * took, monotonic() - began)
+        took = monotonic() - began if compiled else took
         if side.epochs % 10 == 0:
             low, high = np.nanmin(elbo), np.nanmax(elbo)
             lease.say(

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import tyro
@@ -48,12 +48,12 @@ class Stage(NamedTuple):
 
 
 STAGES: dict[Name, Stage] = {
-    "machine": Stage(bench_machine.ceilings, 0.05),
-    "right": Stage(bench_right.agreement, 0.11),
-    "throughput": Stage(bench_many.throughput, 0.22),
-    "spectra": Stage(bench_spectrum.on_device, 0.05),
-    "rows": Stage(bench_rows.rows, 0.47),
-    "convolutions": Stage(bench_many.convolutions, 0.10),
+    "machine": Stage(bench_machine.ceilings, 0.04),
+    "right": Stage(bench_right.agreement, 0.10),
+    "throughput": Stage(bench_many.throughput, 0.30),
+    "spectra": Stage(bench_spectrum.on_device, 0.03),
+    "rows": Stage(bench_rows.rows, 0.44),
+    "convolutions": Stage(bench_many.convolutions, 0.09),
 }
 
 
@@ -102,12 +102,14 @@ def measure(args: Run, out: Path, begin: float) -> tuple[Record, list[str]]:
             record["benchmarks"][name] = entry
             records.save(record, out)
 
-    under_way: list[str] = []
+    under_way: list[Any] = []  # what `save` takes
 
     def give_up() -> None:
+        name, _, _, lease = under_way
+        lease.left_out.append(f"the rest of {name}: the time was up")
+        save(*under_way)
         lock.acquire()  # for good: nothing half written
-        print(f"time is up in {', '.join(under_way)}: {records.path_of(record, out)} has the rest")
-        sys.stdout.flush()
+        print(f"time is up in {name}: {records.path_of(record, out)} has the rest", flush=True)
         os._exit(0)
 
     watch = threading.Timer(max(ends + RESERVE - 2 - time.monotonic(), 0), give_up)
@@ -121,8 +123,8 @@ def measure(args: Run, out: Path, begin: float) -> tuple[Record, list[str]]:
             lambda line: print(line, flush=True),
         )  # fmt: skip
         print(f"\n{name}, {lease.left:.0f} s: {STAGES[name].measure.__doc__}", flush=True)
-        under_way[:] = [name]
         started, measured = timing.Clock.now(), []
+        under_way[:] = name, measured, started, lease
         try:
             for m in STAGES[name].measure(lease):
                 measured.append(m)

@@ -3,7 +3,8 @@
 `blocks` has its eigenvalues, `block_vectors` single eigenvectors. All eigenvectors together are an
 orthogonal change of coordinates, into *modes*, that is as sparse as the blocks: each step of it
 touches two or three numbers at a time. So f(H) x costs O(nk) for any f, beyond two products with
-U: Hessian products, Newton steps, Laplace approximations, gradient flow.
+U: Laplace approximations, gradient flow. Products with H and H⁻¹, index, nullity and determinant
+need no eigenvectors: they come from the blocks themselves, whatever the data's unit is.
 
 All directions are `LinearVAE`s in the original basis.
 
@@ -26,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from landscape import block_summaries, block_vectors, blocks
-from landscape.blocks import WEIGHTS, Assignment, Levels, Modes, Scalar
+from landscape import block_vectors, blocks
+from landscape.blocks import WEIGHTS, Assignment, Inertia, Levels, Modes, Scalar
 from linvae_jax import _checks
 from linvae_jax._linalg import matmul
 from linvae_jax.linear import LinearVAE
@@ -45,7 +46,8 @@ class BlockHessian:
         eigenvectors: (n, m), U.
         levels: the point.
         eigenvalues: μ; `Modes` of (k, m).
-        angle: (k, m), of the eigenvector (cos, sin) of each 2 × 2 block's upper eigenvalue.
+        cos: (k, m), of the angle of each 2 × 2 block: its upper eigenvector is (cos, sin).
+        sin: (k, m).
         own: (k, 3, 3), eigenvectors of the 3 × 3 blocks, as columns.
         arrow: (3k + 1, 3k + 1), eigenvectors of the arrowhead in the coordinates that `own`
             makes, as columns; None if log σ² is held.
@@ -54,7 +56,8 @@ class BlockHessian:
     eigenvectors: Float[Array, "n m"]
     levels: Levels
     eigenvalues: Modes
-    angle: Float[Array, "k m"]
+    cos: Float[Array, "k m"]
+    sin: Float[Array, "k m"]
     own: Float[Array, "k 3 3"]
     arrow: Float[Array, "p p"] | None
 
@@ -72,19 +75,11 @@ class BlockHessian:
         return (n - m) * self.levels.w.shape[0]
 
 
-class Inertia(NamedTuple):
-    """Numbers of positive (the index), negative and zero (the nullity) eigenvalues, each ()."""
-
-    positive: Int[Array, ""]
-    negative: Int[Array, ""]
-    zero: Int[Array, ""]
-
-
 @partial(jax.jit, static_argnames="learn_sigma2")
 def _at(eigenvectors: Array, p: Levels, learn_sigma2: bool) -> BlockHessian:
-    angle = block_vectors.angles(p, jnp.arange(p.w.shape[0]))
+    cos, sin = block_vectors.turns(p, jnp.arange(p.w.shape[0]))
     own, arrow = block_vectors.own(p, learn_sigma2)
-    return BlockHessian(eigenvectors, p, blocks.modes(p, learn_sigma2), angle, own, arrow)
+    return BlockHessian(eigenvectors, p, blocks.modes(p, learn_sigma2), cos, sin, own, arrow)
 
 
 def at(
@@ -167,7 +162,7 @@ def to_modes(hessian: BlockHessian, direction: LinearVAE) -> Modes:
     threes = _own_part(p, A, B, direction.log_d)
     threes, log_sigma2 = _rotate_own(hessian, threes, log_sigma2, back=False)
     A, B = _exchange(p, A, 1), _exchange(p, B, 1)
-    cos, sin = jnp.cos(hessian.angle), jnp.sin(hessian.angle)
+    cos, sin = hessian.cos, hessian.sin
     rows, columns = jnp.arange(p.w.shape[0]), _columns(p)
     lower = (cos * B - sin * A).at[rows, columns].set(threes[:, 0], mode="drop")
     upper = (cos * A + sin * B).at[rows, columns].set(threes[:, 1], mode="drop")
@@ -181,7 +176,7 @@ def from_modes(hessian: BlockHessian, coordinates: Modes) -> LinearVAE:
     lower, upper, log_d, log_sigma2 = coordinates
     threes = _own_part(p, lower, upper, log_d)
     threes, log_sigma2 = _rotate_own(hessian, threes, log_sigma2, back=True)
-    cos, sin = jnp.cos(hessian.angle), jnp.sin(hessian.angle)
+    cos, sin = hessian.cos, hessian.sin
     rows, columns = jnp.arange(p.w.shape[0]), _columns(p)
     A = _exchange(p, cos * upper - sin * lower, -1)
     B = _exchange(p, sin * upper + cos * lower, -1)
@@ -209,7 +204,8 @@ def function(hessian: BlockHessian, f: Callable[[Array], Array], direction: Line
         direction: x.
 
     Returns:
-        A `LinearVAE`; its `log_sigma2` is zero if log σ² is held.
+        A `LinearVAE`; its `log_sigma2` is zero if log σ² is held. To rounding of the largest
+        |f(μ)|, as all eigenvectors are orthogonal to rounding of one.
 
     Raises:
         ValueError: a direction of another shape.
@@ -229,29 +225,90 @@ def function(hessian: BlockHessian, f: Callable[[Array], Array], direction: Line
     return LinearVAE(W, V, result.log_d, log_sigma2)
 
 
+class _Parts(NamedTuple):
+    """A direction taken apart: what each block acts on, and what lies outside U's span."""
+
+    A: Float[Array, "k m"]
+    B: Float[Array, "k m"]
+    own: Float[Array, "k 3"]
+    log_sigma2: Float[Array, ""]
+    outside_W: Float[Array, "n k"] | None
+    outside_V: Float[Array, "k n"] | None
+
+
+def _apart(hessian: BlockHessian, direction: LinearVAE) -> _Parts:
+    p, U = hessian.levels, hessian.eigenvectors
+    A, B = matmul(direction.W.T, U), matmul(direction.V, U)
+    own = _own_part(p, A, B, direction.log_d)
+    outside_W = outside_V = None
+    if hessian.missing:
+        outside_W, outside_V = direction.W - matmul(U, A.T), direction.V - matmul(B, U.T)
+    A, B = _exchange(p, A, 1), _exchange(p, B, 1)
+    return _Parts(A, B, own, direction.log_sigma2, outside_W, outside_V)
+
+
+def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAE:
+    p, U = hessian.levels, hessian.eigenvectors
+    rows, columns = jnp.arange(p.w.shape[0]), _columns(p)
+    A, B = _exchange(p, parts.A, -1), _exchange(p, parts.B, -1)
+    A = A.at[rows, columns].set(parts.own[:, 0], mode="drop")
+    B = B.at[rows, columns].set(parts.own[:, 1], mode="drop")
+    W, V = matmul(U, A.T), matmul(B, U.T)
+    if parts.outside_W is not None and parts.outside_V is not None:
+        W, V = W + parts.outside_W, V + parts.outside_V
+    held = hessian.arrow is None
+    log_sigma2 = jnp.zeros_like(parts.log_sigma2) if held else parts.log_sigma2
+    return LinearVAE(W, V, parts.own[:, 2], log_sigma2)
+
+
+def _times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
+    return jnp.einsum("jst,jt->js", matrices, vectors, precision="highest")
+
+
+@jax.jit
+def _apply(hessian: BlockHessian, direction: LinearVAE) -> LinearVAE:
+    p, x = hessian.levels, _apart(hessian, direction)
+    a, b, c, _ = blocks.pair_blocks(p, jnp.arange(p.w.shape[0]))
+    own, log_sigma2 = _times(blocks.own_blocks(p), x.own), x.log_sigma2
+    if hessian.arrow is not None:
+        edge = blocks.noise_edge(p)
+        own = own + edge * log_sigma2
+        log_sigma2 = (edge * x.own).sum() + blocks.noise_corner(p) * log_sigma2
+    outside_W = None if x.outside_W is None else -a * x.outside_W
+    outside_V = None if x.outside_V is None else jnp.zeros_like(x.outside_V)
+    parts = _Parts(c * x.B - a * x.A, c * x.A - b * x.B, own, log_sigma2, outside_W, outside_V)
+    return _together(hessian, parts)
+
+
 def apply(hessian: BlockHessian, direction: LinearVAE) -> LinearVAE:
-    """H x. To rounding of the largest eigenvalue. Arguments and errors as `function`."""
-    return function(hessian, lambda mu: mu, direction)
+    """H x, by the blocks: to rounding of its terms, entry by entry. Arguments as `function`.
+
+    Args:
+        hessian: from `at`.
+        direction: x.
+
+    Returns:
+        A `LinearVAE`; its `log_sigma2` is zero if log σ² is held.
+
+    Raises:
+        ValueError: a direction of another shape.
+    """
+    _check(hessian, direction)
+    return _apply(hessian, direction)
 
 
 def quadratic(hessian: BlockHessian, direction: LinearVAE) -> Float[Array, ""]:
-    """xᵀ H x: twice the second-order change of the ELBO, nats per datum. As `function`."""
-    _check(hessian, direction)
-    coordinates = to_modes(hessian, direction)
-    terms = jax.tree.map(lambda mu, y: jnp.sum(mu * y**2), hessian.eigenvalues, coordinates)
-    result = terms.lower + terms.upper + terms.log_d + terms.log_sigma2
-    if hessian.missing:
-        U = hessian.eigenvectors
-        outside = direction.W - matmul(U, matmul(U.T, direction.W))
-        result -= jnp.sum(outside**2) / hessian.levels.sigma2
-    return result
+    """xᵀ H x: twice the second-order change of the ELBO, nats per datum. As `apply`.
+
+    It has no unit if x is a change of the weights.
+    """
+    pairs = zip(*map(jax.tree.leaves, (direction, apply(hessian, direction))), strict=True)
+    return jnp.stack([jnp.vdot(x, image) for x, image in pairs]).sum()
 
 
-def _nonzero(hessian: BlockHessian, rtol: float | None) -> tuple[Callable[[Array], Array], Array]:
-    """Which eigenvalues count as nonzero, and how many are zero in all."""
+def _nonzero(hessian: BlockHessian, rtol: float) -> tuple[Callable[[Array], Array], Array]:
+    """Which eigenvalues exceed rtol times the largest, and how many do not."""
     values = hessian.values
-    if rtol is None:
-        rtol = block_summaries.default_rtol(hessian.levels.eigenvalues)
     largest = jnp.abs(values).max()
     if hessian.missing:
         largest = jnp.maximum(largest, 1 / hessian.levels.sigma2)
@@ -272,16 +329,80 @@ def _refuse_singular(zeros: Array, pseudo: bool) -> None:
         )
 
 
+def _own_inverses(p: Levels) -> Float[Array, "k 3 3"]:
+    """Inverses of `blocks.own_blocks` by their cofactors, none of which cancels.
+
+    The determinant is −β²w²/σ²; with w in units of σ, and x = λ/σ² = w² + β, the cofactors are
+    those written out below. Of a collapsed latent only log D has a block.
+    """
+    beta, root = p.noise / p.sigma2, jnp.sqrt(p.sigma2)
+    w, x = jnp.where(p.active, p.w / root, 1), p.level / p.sigma2
+    mixed = (p.noise - p.w**2) / p.sigma2
+    AB, Ad, Bd = beta * mixed / 2, -beta * w * x, -mixed * beta * w / x
+    rows = [
+        [beta * x**2 / 2, AB, Ad],
+        [AB, beta / 2 * ((w / x * w) ** 2 + (beta / x) ** 2), Bd],
+        [Ad, Bd, 4 * beta * w**2],
+    ]
+    cofactors = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+    # from variables in units of the noise to those of the blocks
+    unit = jnp.sqrt(p.unit) / root
+    scale = jnp.stack([1 / unit, unit, jnp.ones_like(unit)])
+    det = -((beta * w) ** 2)
+    active = cofactors / det[:, None, None] * scale * scale[:, None]
+    return jnp.where(
+        p.active[:, None, None], active, jnp.diag(jnp.stack([0 * beta, 0 * beta, -2 / beta]))
+    )
+
+
+@jax.jit
+def _solve(hessian: BlockHessian, right: LinearVAE) -> LinearVAE:
+    """The pseudo-inverse of H times a direction, block by block."""
+    p, x = hessian.levels, _apart(hessian, right)
+    a, b, c, det = blocks.pair_blocks(p, jnp.arange(p.w.shape[0]))
+    flat = det == 0
+    safe = jnp.where(flat, 1, det)
+    # a singular block is −v vᵀ with v = (√a, −c/√a): b = c²/a
+    size = a + c * (c / a)
+    along = (x.A - c / a * x.B) / size / size * a
+    A = jnp.where(flat, -along, -(b / safe * x.A) - c / safe * x.B)
+    B = jnp.where(flat, c / a * along, -(c / safe * x.A) - a / safe * x.B)
+    own, log_sigma2 = x.own, x.log_sigma2
+    inverses = _own_inverses(p)
+    if hessian.arrow is None:
+        own = _times(inverses, own)
+    else:
+        # the others follow log σ² along `noise_path`; what is left of its own curvature is `schur`
+        path, schur = blocks.noise_path(p), blocks.noise_schur(p)
+        free = schur == 0
+        length = 1 + (path**2).sum()
+        along = jnp.where(free, (path * own).sum() + log_sigma2, 0) / length
+        own, log_sigma2 = own - path * along, log_sigma2 - along
+        step = (log_sigma2 + (path * own).sum()) / jnp.where(free, 1, schur)
+        step = jnp.where(free, 0, step)
+        own = _times(inverses, own) + path * step
+        along = jnp.where(free, (path * own).sum() + step, 0) / length
+        own, log_sigma2 = own - path * along, step - along
+    outside_W = None if x.outside_W is None else -x.outside_W / a
+    outside_V = None if x.outside_V is None else jnp.zeros_like(x.outside_V)
+    return _together(hessian, _Parts(A, B, own, log_sigma2, outside_W, outside_V))
+
+
 def solve(
     hessian: BlockHessian, right: LinearVAE, *, pseudo: bool = False, rtol: float | None = None
 ) -> LinearVAE:
     """H⁻¹ b. A Newton step to the stationary point is −H⁻¹ of the gradient.
 
+    Each block is inverted by its determinant, which is exact: no digits are lost to the scale of
+    the data.
+
     Args:
         hessian: from `at`.
         right: b.
         pseudo: invert on the range of H only, and give nothing along flat directions.
-        rtol: |μ| below rtol · max|μ| counts as zero; `block_summaries.default_rtol` by default.
+        rtol: by default only what is zero exactly is flat: ties and zeros of S (`inertia`). If
+            given, |μ| below rtol · max|μ| is too, which depends on the data's unit; H is then
+            inverted by its eigenvectors.
 
     Returns:
         A `LinearVAE`; its `log_sigma2` is zero if log σ² is held.
@@ -290,6 +411,10 @@ def solve(
         ValueError: H is singular and `pseudo` is not set (under tracing: flat directions are
             left out), or b of another shape.
     """
+    _check(hessian, right)
+    if rtol is None:
+        _refuse_singular(inertia(hessian).zero, pseudo)
+        return _solve(hessian, right)
     nonzero, zeros = _nonzero(hessian, rtol)
     _refuse_singular(zeros, pseudo)
 
@@ -305,7 +430,8 @@ def slogdet(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sign of det H and log|det H|.
 
-    At a maximum log|det H| is log det(−H), the term of a Laplace approximation.
+    At a maximum log|det H| is log det(−H), the term of a Laplace approximation. It has no unit
+    where H is invertible; `blocks.log_determinant`.
 
     Args:
         hessian: from `at`.
@@ -315,17 +441,32 @@ def slogdet(
     Raises:
         ValueError: H is singular and `pseudo` is not set (under tracing: as with `pseudo`).
     """
+    p = hessian.levels
+    outside = hessian.missing * jnp.log(p.sigma2)
+    if rtol is None:
+        count = inertia(hessian)
+        _refuse_singular(count.zero, pseudo)
+        log = blocks.log_determinant(p, _learned(hessian)) - outside
+        return 1 - 2 * (count.negative % 2).astype(log.dtype), log
     nonzero, zeros = _nonzero(hessian, rtol)
     _refuse_singular(zeros, pseudo)
     values = hessian.values
     values = jnp.where(nonzero(values), values, 1)
     negative = jnp.sum(values < 0) + hessian.missing
-    log = jnp.log(jnp.abs(values)).sum() - hessian.missing * jnp.log(hessian.levels.sigma2)
+    log = jnp.log(jnp.abs(values)).sum() - outside
     return 1 - 2 * (negative % 2).astype(log.dtype), log
 
 
+def _learned(hessian: BlockHessian) -> frozenset[str]:
+    return frozenset(WEIGHTS if hessian.arrow is None else (*WEIGHTS, "log_sigma2"))
+
+
 def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
-    """How many eigenvalues have which sign; `rtol` as in `solve`."""
+    """How many eigenvalues have which sign, exactly; `rtol` as in `solve`."""
+    if rtol is None:
+        count = blocks.inertia(hessian.levels, _learned(hessian))
+        out = hessian.missing
+        return Inertia(count.positive, count.negative + out, count.zero + out)
     nonzero, zero = _nonzero(hessian, rtol)
     values = hessian.values
     positive = (nonzero(values) & (values > 0)).sum()

@@ -9,9 +9,9 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,8 @@ from jaxtyping import Array, Float, Int
 
 from landscape import blocks, conditioning, stationary
 from landscape.blocks import WEIGHTS, Assignment, Levels, Scalar
-from landscape.conditioning import Conditioning
+from landscape.conditioning import Conditioning, UnitFree
 from linvae_jax import _checks
-
-
-def default_rtol(eigenvalues: Any) -> float:
-    """10 n ε: what an eigensolver leaves undecided of a covariance's ties and zeros."""
-    return 10 * eigenvalues.shape[0] * float(jnp.finfo(eigenvalues.dtype).eps)
 
 
 def summarise(
@@ -40,20 +35,36 @@ def summarise(
 ) -> Conditioning:
     """Index, nullity, condition number and escape rate at a stationary point.
 
+    Index and nullity do not depend on the data's unit; the others do, as landscape/README.md, 3,
+    says, and `unit_free` has them for the data x/√λ₁, as one trains.
+
     Args:
         eigenvalues: as for `blocks.eigenvalues`, like the arguments below.
         assignment: (k,) int.
         sigma2: noise variance.
         beta: weight of the KL.
         learn: which variables.
-        rtol: |μ| below rtol · max|μ| counts as zero; `default_rtol` by default. 0 takes ties
-            literally, which is exact while log σ² is held.
+        rtol: by default no tolerance: signs are exact, zeros are ties and zeros of S alone
+            (`blocks.inertia`). If given, |μ| below rtol · max|μ| counts as zero too, which depends
+            on the data's unit.
 
     Raises:
         ValueError: as `blocks.eigenvalues`.
     """
-    spectrum = blocks.eigenvalues(eigenvalues, assignment, sigma2, beta=beta, learn=learn)
-    return conditioning.summarise(spectrum, default_rtol(eigenvalues) if rtol is None else rtol)
+    blocks.check_learn(learn)
+    p = blocks.levels(eigenvalues, assignment, sigma2, beta)
+    return _summarise(p, frozenset(learn), rtol)
+
+
+@partial(jax.jit, static_argnames=("learn", "rtol"))
+def _summarise(p: Levels, learn: frozenset[str], rtol: float | None) -> Conditioning:
+    found = conditioning.summarise(blocks.at_levels(p, learn), rtol or 0.0)
+    free = conditioning.summarise(blocks.at_levels(blocks.normalised(p), learn), rtol or 0.0)
+    unit_free = UnitFree(free.stiffness, free.condition_number, free.escape_rate)
+    if rtol is not None:
+        return replace(found, unit_free=unit_free)
+    count = blocks.inertia(p, learn)
+    return replace(found, index=count.positive, nullity=count.zero, unit_free=unit_free)
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -81,14 +92,13 @@ def _path(
     sigma2: Array,
     beta: Array,
     learn: frozenset[str],
-    rtol: float,
+    rtol: float | None,
     batch_size: int,
 ) -> Path:
     def at(s: Array) -> Path:
         a = jnp.where((pattern >= 0) & (eigenvalues[pattern] > beta * s), pattern, -1)
-        spectrum = blocks.at_levels(blocks.levels(eigenvalues, a, s, beta), learn)
-        value = stationary.value(eigenvalues, a, s, beta)
-        return Path(s, a, value, conditioning.summarise(spectrum, rtol))
+        summary = _summarise(blocks.levels(eigenvalues, a, s, beta), learn, rtol)
+        return Path(s, a, stationary.value(eigenvalues, a, s, beta), summary)
 
     return jax.lax.map(at, sigma2, batch_size=batch_size)
 
@@ -135,7 +145,7 @@ def path(
         jnp.asarray(sigma2, dtype),
         jnp.asarray(beta, dtype),
         frozenset(learn),
-        default_rtol(eigenvalues) if rtol is None else rtol,
+        rtol,
         min(batch_size, len(sigma2)),
     )
 
@@ -189,6 +199,7 @@ def histogram(
     *,
     beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
+    unit_free: bool = False,
 ) -> Histogram:
     """The whole spectrum as a histogram, latent by latent: O(n) memory.
 
@@ -200,6 +211,8 @@ def histogram(
             Eigenvalues beyond the edges are not counted.
         beta: weight of the KL.
         learn: which variables.
+        unit_free: of the data x/√λ₁ instead, as `blocks.eigenvalues`. In the data's own unit a
+            histogram of fixed reach may miss one end of the spectrum.
 
     Returns:
         Counts as `numpy.histogram` of the flat spectrum, up to rounding at the edges.
@@ -209,6 +222,7 @@ def histogram(
     """
     blocks.check_learn(learn)
     p = blocks.levels(eigenvalues, assignment, sigma2, beta)
+    p = blocks.normalised(p) if unit_free else p
     edges = None
     if isinstance(bins, int | np.integer):
         _checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from landscape import arrowhead, block_summaries, blocks
+from landscape import arrowhead, blocks
 from landscape.blocks import WEIGHTS, Assignment, Levels, Scalar
 from linvae_jax import _checks
 from linvae_jax.linear import LinearVAE
@@ -42,10 +42,18 @@ def levels(
     return p
 
 
-def angles(p: Levels, latents: Int[Array, "*latents"]) -> Float[Array, "*latents m"]:
-    """Angle θ of the 2 × 2 blocks: upper eigenvector (cos θ, sin θ), lower (−sin θ, cos θ)."""
-    c, P, _ = blocks.pair_blocks(p, latents)
-    return jnp.arctan2(2 * c, P - 1) / 2
+def turns(p: Levels, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
+    """Cosine and sine of θ of the 2 × 2 blocks, each (*latents, m).
+
+    The upper eigenvector is (cos θ, sin θ), the lower (−sin θ, cos θ). The smaller of the two comes
+    from a ratio, not from an angle, so that it has its own digits.
+    """
+    a, b, c, _ = blocks.pair_blocks(p, latents)
+    half = jnp.abs(b - a) / 2
+    reach = half + jnp.hypot(half, c)
+    ratio = c / jnp.where(reach > 0, reach, 1)
+    large = 1 / jnp.sqrt(1 + ratio**2)
+    return jnp.where(b >= a, large, ratio * large), jnp.where(b >= a, ratio * large, large)
 
 
 def own(p: Levels, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Array, "p p"] | None]:
@@ -53,10 +61,10 @@ def own(p: Levels, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Arr
 
     Columns are in the eigenvalues' places (`blocks.Modes`); the second is None if log σ² is held.
     """
-    threes, vectors = jnp.linalg.eigh(blocks.own_blocks(p))
+    threes, vectors = blocks.own_spectra(p)
     if not learn_sigma2:
         return vectors, None
-    h = blocks.noise_arrowhead(p, blocks.sharpen(p, threes), vectors)
+    h = blocks.noise_arrowhead(p, threes, vectors)
     m, edge = h.diagonal.size, h.edge.ravel()
     matrix = jnp.diag(jnp.append(h.diagonal, h.corner)).at[m, :m].set(edge).at[:m, m].set(edge)
     return vectors, jnp.linalg.eigh(matrix)[1][:, arrowhead.places(jnp.append(h.real, True))]
@@ -66,9 +74,8 @@ def own(p: Levels, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Arr
 def _pair(U: Array, p: Levels, upper: Array, j: Array, i: Array) -> LinearVAE:
     """Eigenvector of latent j's block with component i, not its own."""
     n, k = U.shape[0], p.w.shape[0]
-    theta = angles(p, j)[i]
-    A = jnp.where(upper, jnp.cos(theta), -jnp.sin(theta))
-    B = jnp.where(upper, jnp.sin(theta), jnp.cos(theta))
+    cos, sin = (x[i] for x in turns(p, j))
+    A, B = jnp.where(upper, cos, -sin), jnp.where(upper, sin, cos)
     l = p.owner[i]
     both = p.active[j] & (l < k)
     half = jnp.where(both, jnp.sqrt(0.5).astype(U.dtype), 1)
@@ -160,7 +167,8 @@ def escape_directions(
         sigma2: noise variance.
         beta: weight of the KL.
         learn: which variables.
-        rtol: rates up to rtol · max|μ| count as zero; `block_summaries.default_rtol` by default.
+        rtol: by default all positive eigenvalues are ways to escape, their signs being exact. If
+            given, rates up to rtol · max|μ| count as zero, which depends on the data's unit.
 
     Returns:
         Pairs of rate, an eigenvalue > 0, and its unit eigenvector. `itertools.islice` takes the
@@ -172,10 +180,7 @@ def escape_directions(
     p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
     values = blocks.eigenvalues(eigenvalues, assignment, sigma2, beta=beta, learn=learn)
     rates = np.asarray(values)
-    tolerance = (block_summaries.default_rtol(eigenvalues) if rtol is None else rtol) * np.abs(
-        rates
-    ).max()
-    ways = np.flatnonzero(rates > tolerance)
+    ways = np.flatnonzero(rates > (rtol or 0.0) * np.abs(rates).max())
     ways = ways[np.argsort(-rates[ways], kind="stable")]
     learn_sigma2 = "log_sigma2" in learn
     return ((values[w], _eigenvector(eigenvectors, p, int(w), learn_sigma2)) for w in ways)

@@ -20,6 +20,13 @@ determinant −τ²w_j²/σ⁶; a collapsed latent's d_j stands alone, −β/2. 
 diagonal. So 2nk of the eigenvalues are a closed form each, with nothing lost to cancellation,
 and ties give zeros that are exactly zero.
 
+No curvature is compared with a tolerance: signs come from comparing λ with λ and λ with τ
+(`inertia`), determinants are products without cancellation (`log_determinant`). Neither has a unit.
+(Which λ are zeros of S is decided once, `stationary.zeros_of_s`, relative to λ₁.) Entries of
+W's block have that of 1/x², of V's that of x², so that both ends of the spectrum move apart as the
+data's unit changes: each number is computed from ratios λ/σ², in an order in which nothing
+overflows before the result does.
+
 >>> import jax.numpy as jnp
 >>> from landscape import blocks
 >>> values = blocks.eigenvalues(jnp.array([4.0, 0.5]), jnp.array([-1]), sigma2=1.0)
@@ -28,9 +35,9 @@ and ties give zeros that are exactly zero.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +66,8 @@ class Levels:
         level: (k,), ℓ_j.
         w: (k,), norms of the columns of W.
         owner: (n,), the latent on each component; k where it is unused.
+        unit: (), a variance: W is measured in its root, V in one over its root. 1 is the data's
+            own unit; λ₁ gives the spectrum of the data x/√λ₁.
     """
 
     eigenvalues: Float[Array, "n"]
@@ -68,6 +77,7 @@ class Levels:
     level: Float[Array, "k"]
     w: Float[Array, "k"]
     owner: Int[Array, "n"]
+    unit: Float[Array, ""]
 
     @property
     def active(self) -> Bool[Array, "k"]:
@@ -81,17 +91,27 @@ class Levels:
 
 
 class PairBlocks(NamedTuple):
-    """The blocks (1/σ²) [[−1, c], [c, −P]] of some latents with every component.
+    """The blocks [[−a, c], [c, −b]] of some latents with every component.
 
     Attributes:
-        c: (*latents, n), σ² times the entry AB.
-        P: (*latents, n), −σ² times the entry BB.
-        det: (*latents, n), P − c² without the cancellation.
+        a: (), 1/σ².
+        b: (*latents, n), λ_i ℓ_j/σ².
+        c: (*latents, n).
+        det: (*latents, n), a b − c² without the cancellation; c and this have no unit.
     """
 
+    a: Float[Array, ""]
+    b: Float[Array, "*latents n"]
     c: Float[Array, "*latents n"]
-    P: Float[Array, "*latents n"]
     det: Float[Array, "*latents n"]
+
+
+class Inertia(NamedTuple):
+    """Numbers of positive (the index), negative and zero (the nullity) eigenvalues, each ()."""
+
+    positive: Int[Array, ""]
+    negative: Int[Array, ""]
+    zero: Int[Array, ""]
 
 
 class Modes(NamedTuple):
@@ -135,7 +155,8 @@ def levels(
 
 @jax.jit
 def _levels(eigenvalues: Array, a: Array, sigma2: Array, noise: Array) -> Levels:
-    lam = jnp.maximum(eigenvalues, 0)  # rounding leaves zeros of S slightly negative
+    # rounding leaves zeros of S slightly off, on either side
+    lam = jnp.where(stationary.zeros_of_s(eigenvalues, noise), 0, eigenvalues)
     n, k = lam.shape[0], a.shape[0]
     active = a >= 0
     excess = lam[a] - noise
@@ -147,7 +168,17 @@ def _levels(eigenvalues: Array, a: Array, sigma2: Array, noise: Array) -> Levels
         level=jnp.where(active, lam[a], noise),
         w=jnp.where(active, jnp.sqrt(jnp.where(excess > 0, excess, jnp.nan)), 0),
         owner=jnp.full(n, k).at[jnp.where(active, a, n)].set(jnp.arange(k), mode="drop"),
+        unit=jnp.ones_like(noise),
     )
+
+
+def normalised(p: Levels) -> Levels:
+    """The same point of the data x/√λ₁, whose largest variance is one.
+
+    λ₁ is known of thin spectra too; dividing σ² and λ by it would round ties away, so it is kept
+    as the unit.
+    """
+    return replace(p, unit=p.eigenvalues[0])
 
 
 def pair_blocks(p: Levels, latents: Int[Array, "*latents"]) -> PairBlocks:
@@ -160,11 +191,13 @@ def pair_blocks(p: Levels, latents: Int[Array, "*latents"]) -> PairBlocks:
     level, w = p.level[j], p.w[j]
     w_i = p.w.at[p.owner].get(mode="fill", fill_value=0)
     turned = j > p.owner
-    c = jnp.where(p.used, tau + jnp.where(turned, w * w_i, -w * w_i), lam)
+    c = jnp.where(p.used, tau + jnp.where(turned, w * w_i, -w * w_i), lam) / p.sigma2
     # w_j − w_l from the difference of eigenvalues, which is exact where they are close
     gap = jnp.where(turned, (level - lam) / jnp.where(turned, w + w_i, 1), w + w_i)
-    det = jnp.where(p.used, tau * gap**2, lam * (level - lam))
-    return PairBlocks(c, lam * level, det)
+    gap = gap / jnp.sqrt(p.sigma2)
+    unused = lam / p.sigma2 * ((level - lam) / p.sigma2)
+    det = jnp.where(p.used, tau / p.sigma2 * gap**2, unused)
+    return PairBlocks(p.unit / p.sigma2, lam / p.unit * (level / p.sigma2), c, det)
 
 
 def own_blocks(p: Levels) -> Float[Array, "k 3 3"]:
@@ -173,55 +206,118 @@ def own_blocks(p: Levels) -> Float[Array, "k 3 3"]:
     A collapsed latent has no component of its own: its A and B are stand-ins, uncoupled and below
     the rest of the spectrum, which keeps them first among its eigenvalues.
     """
-    tau, lam, w = p.noise, p.level, p.w
-    zero, one = jnp.zeros_like(w), jnp.ones_like(w)
+    lam, beta, root = p.level, p.noise / p.sigma2, jnp.sqrt(p.sigma2)
+    one, zero = jnp.ones_like(p.w), jnp.zeros_like(p.w)
+    AB = (p.noise - p.w**2) / p.sigma2
+    Ad = -beta * (p.w / root) * (p.sigma2 / lam) * (jnp.sqrt(p.unit) / root)
     rows = [
-        [-one, tau - w**2, -tau * w / lam],
-        [tau - w**2, -(lam**2), zero],
-        [-tau * w / lam, zero, -tau / 2 * one],
+        [-p.unit / p.sigma2 * one, AB, Ad],
+        [AB, -lam / p.unit * (lam / p.sigma2), zero],
+        [Ad, zero, -beta / 2 * one],
     ]
-    matrices = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2) / p.sigma2
+    matrices = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
     bound = jnp.abs(matrices).sum(axis=-1).max()  # no eigenvalue is larger
-    stand_ins = -jnp.diag(jnp.stack([2 * bound, 2 * bound, p.noise / p.sigma2 / 2]))
+    stand_ins = -jnp.diag(jnp.stack([2 * bound, 2 * bound, beta / 2]))
     return jnp.where(p.active[:, None, None], matrices, stand_ins)
 
 
-def sharpen(p: Levels, threes: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
-    """Eigenvalues of `own_blocks` with the one nearest zero taken from the determinant.
+_SWEEPS = 8  # Jacobi converges quadratically: five suffice for three dimensions
 
-    A latent near its threshold has one of size w², which an eigensolver knows only to rounding of
-    the largest.
+
+def own_spectra(p: Levels) -> tuple[Float[Array, "k 3"], Float[Array, "k 3 3"]]:
+    """Eigenvalues, increasing, and eigenvectors, as columns, of `own_blocks`.
+
+    By Jacobi's rotations, which keep the digits of small eigenvalues of a definite matrix however
+    far apart the scales of A, B and d are: an ordinary eigensolver knows all to rounding of the
+    largest (Demmel & Veselić, SIAM J. Matrix Anal. Appl. 1992). The eigenvalue nearest zero is then
+    taken from the determinant, −β²w²/σ², for a latent near its threshold has one of size w².
     """
-    nearest = -((p.noise * p.w) ** 2) / p.sigma2**3 / (threes[:, 0] * threes[:, 1])
-    return threes.at[:, 2].set(jnp.where(p.active, nearest, threes[:, 2]))
+    M = own_blocks(p)
+    diagonal = tuple(M[:, i, i] for i in range(3))
+    # entry r couples the two others
+    edges = (M[:, 1, 2], M[:, 0, 2], M[:, 0, 1])
+    vectors = tuple(jnp.broadcast_to(e, (M.shape[0], 3)) for e in jnp.eye(3, dtype=M.dtype))
+
+    tiny = 1e-3 * jnp.finfo(M.dtype).eps
+
+    def sweep(_: Any, carry: tuple) -> tuple:
+        d, edge, v = (list(part) for part in carry)
+        for x, y, r in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+            # an entry that moves no eigenvalue by its own rounding is as good as zero
+            there = jnp.abs(edge[r]) > tiny * jnp.sqrt(jnp.abs(d[x])) * jnp.sqrt(jnp.abs(d[y]))
+            off = jnp.where(there, edge[r], 1)
+            slope = (d[y] - d[x]) / (2 * off)
+            t = jnp.where(slope >= 0, 1, -1) / (jnp.abs(slope) + jnp.hypot(1, slope))
+            t = jnp.where(there, t, 0)
+            cos = 1 / jnp.sqrt(1 + t**2)
+            sin = t * cos
+            d[x], d[y] = d[x] - t * edge[r], d[y] + t * edge[r]
+            edge[y], edge[x] = cos * edge[y] - sin * edge[x], sin * edge[y] + cos * edge[x]
+            edge[r] = jnp.zeros_like(edge[r])
+            c, s = cos[:, None], sin[:, None]
+            v[x], v[y] = c * v[x] - s * v[y], s * v[x] + c * v[y]
+        return tuple(d), tuple(edge), tuple(v)
+
+    diagonal, _, vectors = jax.lax.fori_loop(0, _SWEEPS, sweep, (diagonal, edges, vectors))
+    values, columns = jnp.stack(diagonal, axis=-1), jnp.stack(vectors, axis=-1)
+    order = jnp.argsort(values, axis=-1)
+    values = jnp.take_along_axis(values, order, axis=-1)
+    columns = jnp.take_along_axis(columns, order[:, None, :], axis=-1)
+    small = p.noise / p.sigma2 * (p.w / jnp.sqrt(p.sigma2))
+    nearest = -small / values[:, 0] * (small / values[:, 1])
+    return values.at[:, 2].set(jnp.where(p.active, nearest, values[:, 2])), columns
+
+
+def noise_edge(p: Levels) -> Float[Array, "k 3"]:
+    """What ties `own_blocks` to log σ²: entries of A, B and d with it."""
+    B = -p.noise / p.sigma2 * (p.w / jnp.sqrt(p.unit))
+    d = p.noise / p.sigma2 / 2 * (p.w**2 / p.level)
+    return jnp.stack([jnp.zeros_like(p.w), B, d], axis=-1)
+
+
+def noise_corner(p: Levels) -> Float[Array, ""]:
+    """The Hessian's entry for log σ²: −½ (rβ + Σ_unused λ_i/σ²)."""
+    return -(jnp.where(p.used, p.noise, p.eigenvalues) / p.sigma2).sum() / 2
+
+
+def noise_schur(p: Levels) -> Float[Array, ""]:
+    """What is left of that entry once all other variables follow σ²: −½ Σ_unused λ_i/σ²."""
+    return -(jnp.where(p.used, 0, p.eigenvalues) / p.sigma2).sum() / 2
+
+
+def noise_path(p: Levels) -> Float[Array, "k 3"]:
+    """How an active latent's A, B and d follow log σ², its point kept stationary: −H⁻¹ × the edge.
+
+    w = √(λ − τ), v = w/λ and D = τ/λ: the derivatives are −τ/(2w), −τ/(2wλ) and 1.
+    """
+    w = jnp.where(p.active, p.w, 1)
+    dw = -p.noise / (2 * w) / jnp.sqrt(p.unit)
+    moved = jnp.stack([dw, dw * (p.unit / p.level), jnp.ones_like(w)], axis=-1)
+    return jnp.where(p.active[:, None], moved, 0)
 
 
 def noise_arrowhead(
     p: Levels, threes: Float[Array, "k 3"], vectors: Float[Array, "k 3 3"]
 ) -> arrowhead.Arrowhead:
     """`own_blocks` in their eigenvectors' coordinates, with log σ² at the corner."""
-    row = jnp.stack([jnp.zeros_like(p.w), -p.noise * p.w, p.noise / 2 * p.w**2 / p.level], axis=-1)
-    edge = jnp.einsum("jst,js->jt", vectors, row / p.sigma2, precision="highest")
-    corner = -jnp.where(p.used, p.noise, p.eigenvalues).sum() / 2 / p.sigma2
-    return arrowhead.build(
-        threes, edge, corner, p.active[:, None] | jnp.array([False, False, True])
-    )
+    edge = jnp.einsum("jst,js->jt", vectors, noise_edge(p), precision="highest")
+    real = p.active[:, None] | jnp.array([False, False, True])
+    return arrowhead.build(threes, edge, noise_corner(p), real, noise_schur(p))
 
 
 def own_eigenvalues(p: Levels, learn_sigma2: bool) -> tuple[Float[Array, "k 3"], Float[Array, ""]]:
     """Eigenvalues of `own_blocks`, or of the arrowhead that log σ² makes of them: see `Modes`."""
+    threes, vectors = own_spectra(p)
     if not learn_sigma2:
-        threes = sharpen(p, jnp.linalg.eigvalsh(own_blocks(p)))
         return threes, jnp.zeros_like(p.noise)
-    threes, vectors = jnp.linalg.eigh(own_blocks(p))
-    return arrowhead.eigenvalues(noise_arrowhead(p, sharpen(p, threes), vectors))
+    return arrowhead.eigenvalues(noise_arrowhead(p, threes, vectors))
 
 
 def pair_eigenvalues(p: Levels, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
     """Both eigenvalues of `pair_blocks`, each (*latents, n)."""
-    c, P, det = pair_blocks(p, latents)
-    size = (1 + P) / 2 + jnp.sqrt(((1 - P) / 2) ** 2 + c**2)
-    return -size / p.sigma2, -det / size / p.sigma2
+    a, b, c, det = pair_blocks(p, latents)
+    size = (a + b) / 2 + jnp.hypot((a - b) / 2, c)
+    return -size, -det / size
 
 
 def modes(p: Levels, learn_sigma2: bool) -> Modes:
@@ -240,7 +336,55 @@ def modes(p: Levels, learn_sigma2: bool) -> Modes:
 
 def mean_eigenvalues(p: Levels) -> Float[Array, "n"]:
     """Eigenvalues for μ, −β times those of C⁻¹ at noise τ: eigenvector u_i each."""
-    return -jnp.where(p.used, p.noise / p.eigenvalues, 1) / p.sigma2
+    return -jnp.where(p.used, p.noise / p.eigenvalues, 1) * (p.unit / p.sigma2)
+
+
+@partial(jax.jit, static_argnames="learn")
+def inertia(p: Levels, learn: frozenset[str]) -> Inertia:
+    """Signs of all eigenvalues, by comparing λ with λ and with τ: exact, in every unit.
+
+    Positive: an unused component i with λ_i > ℓ_j, for each latent j. Zero: λ_i = ℓ_j or λ_i = 0
+    there, two active latents with equal λ, and log σ² if it is learned and all unused λ_i are zero,
+    for then there is no σ² that is best. All others are negative. Where the point is none (traced
+    values) nothing is counted.
+    """
+    k, n = p.w.shape[0], p.owner.shape[0]
+    lam, level = p.eigenvalues, p.level[:, None]
+    positive = (~p.used & (lam > level)).sum()
+    zero = (~p.used & ((lam == level) | (lam == 0))).sum()
+    both = p.active[:, None] & p.active & jnp.tri(k, k, -1, dtype=bool)
+    zero += (both & (level == p.level)).sum()
+    total = (2 * n + 1) * k
+    if "log_sigma2" in learn:
+        zero += (p.used | (lam == 0)).all()
+        total += 1
+    if "mean" in learn:
+        total += n
+    known = ~jnp.isnan(p.w).any()
+    return Inertia(*(jnp.where(known, x, 0) for x in (positive, total - positive - zero, zero)))
+
+
+@partial(jax.jit, static_argnames="learn")
+def log_determinant(p: Levels, learn: frozenset[str]) -> Float[Array, ""]:
+    """Logarithm of the product of |μ| over all nonzero eigenvalues, from the blocks' determinants.
+
+    The determinants have no unit. Where one is zero the block's other eigenvalue counts, −(a + b)
+    of a 2 × 2 block, which has one.
+    """
+    k, n = p.w.shape[0], p.owner.shape[0]
+    a, b, _, det = pair_blocks(p, jnp.arange(k))
+    mine = p.assignment[:, None] == jnp.arange(n)
+    log = jnp.log(jnp.where(mine, 1, jnp.where(det == 0, a + b, jnp.abs(det)))).sum()
+    beta = p.noise / p.sigma2
+    three = 2 * jnp.log(beta * jnp.where(p.active, p.w / jnp.sqrt(p.sigma2), 1))
+    log += jnp.where(p.active, three, jnp.log(beta / 2)).sum()
+    if "log_sigma2" in learn:
+        schur = -noise_schur(p)
+        flat = schur == 0  # along the path of σ² nothing changes; its length squared takes over
+        log += jnp.log(jnp.where(flat, 1 + (noise_path(p) ** 2).sum(), schur))
+    if "mean" in learn:
+        log += jnp.log(-mean_eigenvalues(p)).sum()
+    return log
 
 
 def check_learn(
@@ -272,6 +416,7 @@ def eigenvalues(
     *,
     beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
+    unit_free: bool = False,
 ) -> Float[Array, "p"]:
     """All eigenvalues of the β-ELBO's Hessian at `stationary.point`.
 
@@ -286,11 +431,14 @@ def eigenvalues(
             is stationary in log σ² only at σ² = Σ_unused λ_i/(n − rβ).
         beta: weight of the KL.
         learn: "W", "V", "log_d", and if wanted "log_sigma2", "mean", as in `objectives.elbo`.
+        unit_free: of the data x/√λ₁ instead, the same in every unit of x.
 
     Returns:
         `Modes` laid out flat: `lower` (k, n) row by row, `upper` likewise, `log_d` (k,), then
-        log σ² (1,) and mean (n,) where learned. Relative accuracy: rounding for the closed forms;
-        the 3 × 3 blocks and the arrowhead to rounding of their largest.
+        log σ² (1,) and mean (n,) where learned. Relative accuracy is rounding, small eigenvalues
+        included, up to a factor of √(λ_j/τ) or so for the 3 × 3 blocks and the arrowhead. In
+        float32 as in float64 that holds while the eigenvalues themselves can be represented, from
+        about 1e-37 to 1e38.
 
     Raises:
         ValueError: as `stationary.point`, or W, V or log D not learned.
@@ -298,7 +446,8 @@ def eigenvalues(
     Source: own derivation, landscape/README.md; compared with dense Hessians in the tests.
     """
     check_learn(learn)
-    return at_levels(levels(eigenvalues, assignment, sigma2, beta), frozenset(learn))
+    p = levels(eigenvalues, assignment, sigma2, beta)
+    return at_levels(normalised(p) if unit_free else p, frozenset(learn))
 
 
 @partial(jax.jit, static_argnames="learn_sigma2")
@@ -307,14 +456,14 @@ def _log_likelihood_eigenvalues(p: Levels, learn_sigma2: bool) -> Float[Array, "
     lam, level, w = p.eigenvalues, p.level[:, None], p.w[:, None]
     w_i = p.w.at[p.owner].get(mode="fill", fill_value=0)
     stays = (jnp.arange(k)[:, None] > p.owner) | ~p.active[:, None]  # a rotation, or collapsed
-    pair = jnp.where(stays, 0, -(w**2 + w_i**2) / (level * lam))
-    values = jnp.where(p.used, pair, (lam - level) / (p.sigma2 * level))
+    pair = jnp.where(stays, 0, -(w**2 + w_i**2) / level / lam)
+    values = jnp.where(p.used, pair, (lam - level) / level / p.sigma2)
     if not learn_sigma2:
         return values.ravel()
-    edge = (-p.noise * p.w / p.level**2)[:, None]
+    edge = (-p.noise / p.level * (p.w / p.level))[:, None]
     corner = -jnp.where(p.used, (p.noise / lam) ** 2, lam / p.noise).sum() / 2
     diagonal = -2 * (w / level) ** 2
-    h = arrowhead.build(diagonal, edge, corner, p.active[:, None])
+    h = arrowhead.build(diagonal, edge, corner, p.active[:, None], noise_schur(p))
     own, log_sigma2 = arrowhead.eigenvalues(h)
     mine = p.assignment[:, None] == jnp.arange(lam.shape[0])
     return jnp.append(jnp.where(mine, own, values), log_sigma2)

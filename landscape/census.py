@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from landscape import stationary
 from linvae_jax import _checks
 from linvae_jax._linalg import matmul
 from linvae_jax.linear import LinearVAE
@@ -158,11 +159,13 @@ class Census:
 
 
 def _inputs(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[np.ndarray, float]:
-    """λ in float64 without rounding's negative zeros, and the noise level βσ²."""
+    """λ in float64 with zeros of S that are zero, and the noise level βσ²."""
     _checks.eigenvalues("eigenvalues", eigenvalues)
     _checks.positive_scalar("sigma2", sigma2)
     _checks.positive_scalar("beta", beta)
-    return np.maximum(np.asarray(eigenvalues, float), 0), float(beta) * float(sigma2)
+    noise = float(beta) * float(sigma2)
+    zero = stationary.zeros_of_s(np.asarray(eigenvalues), noise)
+    return np.where(zero, 0, np.asarray(eigenvalues, float)), noise
 
 
 def _exists(lam: np.ndarray, m: int, noise: float) -> bool:
@@ -320,7 +323,8 @@ def inertia(
         beta: weight of the KL.
 
     Returns:
-        Exact, for repeated eigenvalues too; ties are ties only if equal in floating point. For
+        Exact and the same in every unit of the data, for repeated eigenvalues too; ties are ties
+        only if equal in floating point (which another unit rounds, where s_g = s_h by luck). For
         the members of a family whose sharing falls apart (WᵀW block diagonal within a group,
         which needs a coincidence in the spectrum), the type of the parts applies.
 

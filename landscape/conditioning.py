@@ -7,10 +7,12 @@ gradient flow a deviation along an eigenvector grows as exp(μ t), μ its eigenv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
@@ -18,10 +20,26 @@ from landscape import hessian
 from linvae_jax import _checks
 
 
+class UnitFree(NamedTuple):
+    """What gradient descent sees in normalised data x/√λ₁: the same in every unit of x.
+
+    λ₁ is the largest eigenvalue of the data's covariance S; W is measured in √λ₁ and V in 1/√λ₁.
+
+    Attributes:
+        stiffness: (*batch), as `Conditioning.stiffness`.
+        condition_number: (*batch), as `Conditioning.condition_number`.
+        escape_rate: (*batch), as `Conditioning.escape_rate`.
+    """
+
+    stiffness: Float[Array, "*batch"]
+    condition_number: Float[Array, "*batch"]
+    escape_rate: Float[Array, "*batch"]
+
+
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Conditioning:
-    """A Hessian spectrum in six numbers.
+    """A Hessian spectrum in six numbers, three of them once more without unit.
 
     Attributes:
         index: (*batch), number of positive eigenvalues: escape directions.
@@ -32,6 +50,8 @@ class Conditioning:
             if there is none.
         escape_rate: (*batch), largest eigenvalue if positive, else 0; nats per squared unit.
         tolerance: (*batch), |μ| below this counted as zero.
+        unit_free: the three floats in between once more, of data in normalised units, where those
+            are known (`block_summaries`); else NaN. Index and nullity are the same in every unit.
     """
 
     index: Int[Array, "*batch"]
@@ -40,24 +60,47 @@ class Conditioning:
     condition_number: Float[Array, "*batch"]
     escape_rate: Float[Array, "*batch"]
     tolerance: Float[Array, "*batch"]
+    unit_free: UnitFree
 
 
-@jax.jit
 def summarise(
-    eigenvalues: Float[Array, "*batch p"], rtol: Float[Array, ""] | float | None = None
+    eigenvalues: Float[Array, "*batch p"] | Any, rtol: Float[Array, ""] | float | None = None
 ) -> Conditioning:
     """Read off a spectrum.
 
     A NaN among the eigenvalues makes every float NaN, and counts as nothing.
 
+    A tolerance relative to the largest eigenvalue compares curvatures of different units, where
+    the variables have any: of weights that are measured in the data's unit and of weights in one
+    over it. `at` takes the units out first, `block_summaries.summarise` needs no tolerance. Give
+    eigenvalues of a matrix whose variables are all of one unit: see `objectives.rescaled`.
+
     Args:
-        eigenvalues: (*batch, p), in any order.
+        eigenvalues: (*batch, p), in any order; a list or integers will do.
         rtol: eigenvalues below rtol · max|μ| count as zero; by default 10 p ε of the dtype, the
             rounding of a dense eigensolver.
+
+    Raises:
+        ValueError: no numbers, or none at all.
     """
-    p = eigenvalues.shape[-1]
+    _checks.numeric("eigenvalues", eigenvalues)
+    values = jnp.asarray(eigenvalues)
+    if values.ndim == 0 or values.shape[-1] == 0:
+        _checks.fail("eigenvalues", f"shape {values.shape}", "shape (..., p) with p >= 1")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(float)
     if rtol is None:
-        rtol = 10 * p * float(jnp.finfo(eigenvalues.dtype).eps)
+        rtol = default_rtol(values.shape[-1], values.dtype)
+    return _summarise(values, rtol)
+
+
+def default_rtol(p: int, dtype: Any) -> float:
+    """10 p ε: what a dense eigensolver leaves undecided of p eigenvalues, over the largest."""
+    return 10 * p * float(jnp.finfo(dtype).eps)
+
+
+@jax.jit
+def _summarise(eigenvalues: Array, rtol: Array | float) -> Conditioning:
     size = jnp.abs(eigenvalues)
     tolerance = rtol * size.max(axis=-1)
     up = eigenvalues > tolerance[..., None]
@@ -67,12 +110,37 @@ def summarise(
     softest = jnp.min(jnp.where(down, size, jnp.inf), axis=-1)
     return Conditioning(
         index=up.sum(axis=-1),
-        nullity=p - (up | down).sum(axis=-1),
+        nullity=(size <= tolerance[..., None]).sum(axis=-1),
         stiffness=stiffness,
         condition_number=jnp.where(down.any(axis=-1), stiffness / softest, jnp.nan),
         escape_rate=known * jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
         tolerance=tolerance,
+        unit_free=_unknown(stiffness),
     )
+
+
+def _unknown(like: Array) -> UnitFree:
+    nan = jnp.full_like(like, jnp.nan)
+    return UnitFree(nan, nan, nan)
+
+
+def _without_units(matrix: Array, point: Any) -> Array:
+    """The matrix with each array of the point in a unit of its own: its largest curvature is ±1.
+
+    D H D with D > 0 diagonal has the index and the nullity of H (Sylvester). One number for each
+    array, not for each variable: a variable along which nothing changes would be measured by
+    rounding. An array that has no curvature by itself takes its unit from what couples it.
+    """
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(point)]
+    ends = np.cumsum([0, *sizes])
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    diagonal = jnp.abs(jnp.diag(matrix))
+    own = jnp.stack([diagonal[a:b].max() for a, b in pairwise(ends)])
+    root = jnp.where(own > 0, jnp.sqrt(jnp.where(own > 0, own, 1)), 0)
+    rows = jnp.abs(matrix) * jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)[owner]
+    coupled = jnp.stack([rows[a:b].max() for a, b in pairwise(ends)])
+    scale = jnp.where(root > 0, root, jnp.where(coupled > 0, coupled, 1))[owner]
+    return matrix / scale / scale[:, None]
 
 
 def at(
@@ -84,10 +152,16 @@ def at(
 ) -> tuple[Conditioning, Any]:
     """Conditioning of any objective at a point by its dense Hessian, and the steepest direction.
 
+    Index and nullity are counted with each array of the point measured in a unit of its own, so
+    that its largest diagonal curvature is ±1: they do not depend on the data's unit. The other
+    numbers are those of the Hessian as it is, each to rounding of the largest eigenvalue; for those
+    of normalised data give an objective that is `objectives.rescaled`.
+
     Args:
         function: scalar function of a pytree, to be maximised.
         point: a stationary point.
-        rtol: see `summarise`.
+        rtol: |μ| below rtol · max|μ| counts as zero once the units are taken out; by default
+            10 p ε of the dtype.
         max_gigabytes: see `hessian.dense`.
 
     Returns:
@@ -95,18 +169,37 @@ def at(
         `point`: the fastest escape where the index is positive.
 
     Raises:
-        ValueError: the Hessian would be too large.
+        ValueError: the Hessian would be too large; no scalar function, no floats (`hessian.dense`).
     """
-    values, vectors = jnp.linalg.eigh(hessian.dense(function, point, max_gigabytes=max_gigabytes))
+    matrix = hessian.dense(function, point, max_gigabytes=max_gigabytes)
+    values, vectors = jnp.linalg.eigh(matrix)
     _, unravel = ravel_pytree(point)
-    return summarise(values, rtol), unravel(vectors[:, -1])
+    counted = summarise(jnp.linalg.eigvalsh(_without_units(matrix, point)), rtol)
+    up, flat, p = counted.index, counted.nullity, values.shape[0]
+    # by Sylvester the same numbers of eigenvalues have each sign here, whatever rounding says
+    place = jnp.arange(p)
+    signed = jnp.where(place >= p - up, jnp.maximum(values, 0), values)
+    down = place < p - up - flat
+    stiffness = jnp.max(jnp.where(down, -values, 0))
+    softest = jnp.min(jnp.where(down, jnp.abs(values), jnp.inf))
+    known = jnp.where(jnp.isnan(counted.tolerance), jnp.nan, 1.0)
+    found = Conditioning(
+        index=up,
+        nullity=flat,
+        stiffness=known * stiffness,
+        condition_number=jnp.where(down.any(), known * stiffness / softest, jnp.nan),
+        escape_rate=known * jnp.where(up > 0, signed[-1], 0),
+        tolerance=counted.tolerance,
+        unit_free=counted.unit_free,
+    )
+    return found, unravel(vectors[:, -1])
 
 
 @jax.jit
 def _escape_rate(lam: Array, s: Array) -> Float[Array, "..."]:
-    root = jnp.sqrt((1 / s - lam) ** 2 + 4 * lam**2 / s**2)
     # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
-    return 2 * lam * (lam - s) / s**2 / (root + 1 / s + lam)
+    half = jnp.hypot((1 / s - lam) / 2, lam / s) + (1 / s + lam) / 2
+    return lam / s * ((lam - s) / s) / half
 
 
 def escape_rate(
@@ -121,7 +214,10 @@ def escape_rate(
         sigma2: noise variance; the two broadcast.
 
     Returns:
-        Rate per unit time of gradient flow. Exact.
+        Rate per unit time of gradient flow. Exact: λ/σ² and (λ − σ²)/σ² decide, so that it keeps
+        its digits in every unit of the data, in float32 from about 1e-37 to 1e38. In a unit u
+        times smaller it tends to a multiple of u² or of 1/u²: `escape_rate(λ/λ₁, σ²/λ₁)`, of
+        normalised data, does not depend on it.
 
     Raises:
         ValueError: λ < 0, σ² ≤ 0.
@@ -165,9 +261,11 @@ def critical_sigma2(
     _checks.positive_scalar("sigma2", sigma2)
     _checks.positive_scalar("beta", beta)
     lam = jnp.asarray(eigenvalues)
-    tau = jnp.asarray(beta * sigma2, lam.dtype)
+    # rounded as everywhere else (`stationary`), or a component at the noise would count as used
+    tau = jnp.asarray(beta, lam.dtype) * jnp.asarray(sigma2, lam.dtype)
     used = jnp.minimum((lam > tau).sum(), k - 1)
-    shared = jnp.where(used > 0, tau**2 / jnp.where(used > 0, lam[used - 1], 1), 0)
+    # not τ²/λ, whose square leaves float32 in units of 1e-10
+    shared = jnp.where(used > 0, tau * (tau / jnp.where(used > 0, lam[used - 1], 1)), 0)
     return jnp.maximum(lam[used], shared) / beta
 
 
@@ -180,8 +278,17 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"]) -> Float[Array, "k-1"]:
         eigenvalues: (k,), λ of the components in use, from large to small.
 
     Returns:
-        (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO.
+        (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO. It has
+        no unit.
+
+    Raises:
+        ValueError: eigenvalues that are not positive numbers (k,).
 
     Source: landscape/README.md, 2; Bao, Lucas, Sachdeva, Grosse, NeurIPS 2020.
     """
-    return (eigenvalues[:-1] - eigenvalues[1:]) ** 2 / (eigenvalues[:-1] * eigenvalues[1:])
+    _checks.positive("eigenvalues", eigenvalues)
+    _checks.shape("eigenvalues", eigenvalues, ("k",))
+    lam = jnp.asarray(eigenvalues)
+    gap = lam[:-1] - lam[1:]
+    # two ratios: a product of two λ leaves float32 in units of 1e-10
+    return gap / lam[:-1] * (gap / lam[1:])

@@ -100,7 +100,9 @@ def simulate(
         sigma2: noise variance, held.
         growth: by how much the deviation is to grow.
         start: its initial size, small enough for start · growth to be in the linear regime.
-        max_steps: give up (NaN) after this many; at once if more are predicted.
+        max_steps: give up (NaN) after this many; at once if more are predicted. In the data's own
+            unit u their number grows like u⁴ or u⁻⁴; take λ/λ₁ and σ²/λ₁ for gradient descent on
+            normalised data.
 
     Raises:
         ValueError: λ of the component ≤ σ²: there is no escape along it.

@@ -23,6 +23,36 @@ from linvae_jax import _checks
 PyTree = Any
 
 
+def check(function: Callable[[PyTree], Float[Array, ""]], point: PyTree) -> None:
+    """Raise `ValueError` unless this is a real scalar function at a point of finite floats.
+
+    The function is traced, not run. Values are looked at where they are known.
+
+    Args:
+        function: of a pytree.
+        point: where.
+
+    Raises:
+        ValueError: a point without arrays, of integers, or with NaN or Inf; a function whose value
+            is no real number, or several.
+    """
+    leaves = jax.tree.leaves(point)
+    if not leaves:
+        _checks.fail("point", "no arrays", "a pytree of at least one array")
+    for leaf in leaves:
+        _checks.numeric("point", leaf)
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            _checks.fail(
+                "point", f"an array of dtype {dtype}", "floats: nothing varies in integers"
+            )
+        _checks.finite("point", leaf)
+    out = jax.eval_shape(function, point)
+    shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        _checks.fail("function", f"a function with values {out}", "a real scalar function")
+
+
 def product(
     function: Callable[[PyTree], Float[Array, ""]], point: PyTree, direction: PyTree
 ) -> PyTree:
@@ -35,7 +65,19 @@ def product(
 
     Returns:
         H · direction, a pytree like `point`.
+
+    Raises:
+        ValueError: as `check`, or a direction of another structure, shape or dtype than the point.
     """
+    check(function, point)
+    if jax.tree.structure(point) != jax.tree.structure(direction):
+        _checks.fail(
+            "direction", jax.tree.structure(direction), f"{jax.tree.structure(point)}, as the point"
+        )
+    for there, way in zip(jax.tree.leaves(point), jax.tree.leaves(direction), strict=True):
+        if jnp.shape(there) != jnp.shape(way):
+            _checks.fail("direction", f"shape {jnp.shape(way)}", f"{jnp.shape(there)}")
+    direction = jax.tree.map(lambda x, v: jnp.asarray(v, jnp.result_type(x)), point, direction)
     return jax.jvp(jax.grad(function), (point,), (direction,))[1]
 
 
@@ -64,8 +106,11 @@ def dense(
         chunk: columns at once.
 
     Raises:
-        ValueError: the matrix would be larger than `max_gigabytes`; the message says how large.
+        ValueError: the matrix would be larger than `max_gigabytes`; the message says how large. A
+            function or point as `check` refuses them; a Hessian with NaN or Inf.
     """
+    check(function, point)
+    _checks.in_range("chunk", chunk, 1, 2**31 - 1, "at least one")
     flat, unravel = ravel_pytree(point)
     size = gigabytes(point)
     if size > max_gigabytes:
@@ -82,4 +127,5 @@ def dense(
         return jax.jvp(gradient, (flat,), (basis,))[1]
 
     matrix = jax.lax.map(column, jnp.arange(flat.size), batch_size=min(chunk, flat.size))
+    _checks.finite("Hessian of function", matrix)
     return (matrix + matrix.T) / 2

@@ -34,6 +34,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matfree import decomp, stochtrace
 
+from landscape.conditioning import default_rtol
 from landscape.matrix_free import Function, PyTree, argument, check, operator
 from linvae_jax import _checks
 
@@ -265,15 +266,18 @@ def density(
         spectrum: from `quadrature`.
         grid: (points,), where.
         width: standard deviation of the Gaussians; by default the width of the spectrum over the
-            number of steps, about what those resolve.
+            number of steps, about what those resolve. A spectrum that is one number to rounding,
+            as of a multiple of the identity, has its size for a width.
 
     Returns:
         Estimate (points,), per unit of eigenvalue; integrates to one.
     """
     if width is None:
         nodes, _ = rule(spectrum)
-        span = nodes.max() - nodes.min()
-        width = jnp.where(span > 0, span, 1) / spectrum.diagonal.shape[1]
+        span, scale = nodes.max() - nodes.min(), jnp.abs(nodes).max()
+        # what `truncate` takes for rounding is rounding here too
+        wide = span > BREAKDOWN * jnp.finfo(nodes.dtype).eps * scale
+        width = jnp.where(wide, span, jnp.where(scale > 0, scale, 1)) / spectrum.diagonal.shape[1]
     _checks.positive("width", width)
 
     def bell(nodes: Array) -> Array:
@@ -295,14 +299,15 @@ def index(spectrum: Quadrature, tolerance: float | Float[Array, ""] | None = Non
     Args:
         spectrum: from `quadrature`.
         tolerance: by default 10 p ε max|μ|, as in `conditioning.summarise`; zeros are then inside
-            the bracket, unless an invariant subspace was found.
+            the bracket, unless an invariant subspace was found. max|μ| grows with the data's unit
+            and with one over it: count in variables without, `objectives.rescaled`.
 
     Returns:
         Estimate with a bracket. Exact for a probe that found an invariant subspace, up to its luck.
     """
     if tolerance is None:
-        eps = jnp.finfo(spectrum.diagonal.dtype).eps
-        tolerance = 10 * spectrum.parameters * eps * _scale(spectrum)
+        rtol = default_rtol(spectrum.parameters, spectrum.diagonal.dtype)
+        tolerance = rtol * _scale(spectrum)
     _checks.finite("tolerance", tolerance)
     lower, upper = _bracket(spectrum, jnp.asarray(tolerance, spectrum.diagonal.dtype))
     middle = _mean((lower + upper) / 2)
@@ -349,7 +354,8 @@ def log_determinant(
 
     For a Laplace approximation at a maximum: sign = −1, with the prior's precision as shift. The
     logarithm needs many steps where an eigenvalue of sign · H + shift is close to zero, and its
-    drift then says so; best is a shift that makes all of them positive.
+    drift then says so; best is a shift that makes all of them positive. Of an objective that is
+    `objectives.rescaled` it is the same for W and V together, and needs fewer steps.
 
     Args:
         spectrum: from `quadrature`.

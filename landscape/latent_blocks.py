@@ -26,9 +26,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from landscape import hessian
+from landscape.conditioning import default_rtol
 from linvae_jax import _checks, vae, windowed
 from linvae_jax._linalg import matmul
 
@@ -98,15 +99,31 @@ class Blocks:
         """Unit vector of the decoder's weights in which the latent would leave; 0 if nowhere."""
         return self._steepest()[1]
 
-    @jax.jit  # op by op it compiles forty programs for each size
-    def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
-        """γ and its direction."""
+    def index(self, sigma2: Any, beta: Any = 1.0) -> Int[Array, ""]:
+        """In how many ways the latent can come back: the index of `hessian`, in every unit.
+
+        Positive eigenvalues of B C⁻¹Bᵀ/(βσ²) − A, whose variables are the decoder's weights alone,
+        of one unit; those of the whole matrix range from one over the data's variance to it.
+        """
+        told = self._told()
+        gain = matmul(told, told.T) / (beta * sigma2)
+        values = jnp.linalg.eigvalsh(gain - self.decoder)
+        largest = jnp.abs(gain).max() + jnp.abs(self.decoder).max()
+        rounding = default_rtol(len(values), values.dtype) * largest
+        return (values > rounding).sum()
+
+    def _told(self) -> Float[Array, "d e"]:
+        """B C^(−½): what the encoder can tell of the error's gradient."""
         # features in units of their own: their scales may differ by many orders
         size = jnp.sqrt(jnp.diag(self.encoder))
         size = jnp.where(size > 0, size, 1)
         values, vectors = jnp.linalg.eigh(self.encoder / size / size[:, None])
-        inverse_root = vectors * _inverse_root(values)[0]
-        coupled = matmul(self.coupling / size, inverse_root)
+        return matmul(self.coupling / size, vectors * _inverse_root(values)[0])
+
+    @jax.jit  # op by op it compiles forty programs for each size
+    def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
+        """γ and its direction."""
+        coupled = self._told()
         values, vectors = jnp.linalg.eigh(self.decoder)
         scale, small = _inverse_root(values)
         whitened = vectors * scale
@@ -124,7 +141,7 @@ class Blocks:
 
 def _inverse_root(values: Array) -> tuple[Array, Array]:
     """Values^(−1/2), zero where they are rounding; and what counts as rounding."""
-    small = 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
+    small = default_rtol(len(values), values.dtype) * jnp.abs(values).max()
     return jnp.where(values > small, values, jnp.inf) ** -0.5, small
 
 

@@ -320,6 +320,10 @@ def escapes(
     found never exceeds the index, not even where `complete` is false (Ritz values lie below the
     eigenvalues); where it is true, they are all. For an index of thousands see `lanczos.index`.
 
+    Accuracy is relative to max|μ|. With data far from unit variance the stiffest direction hides
+    the ways to escape: look for them in `objectives.rescaled`, which has as many, and take the
+    directions back by `objectives.in_data_units`.
+
     Args:
         function: scalar function of a pytree, to be maximised.
         point: where; float64.

@@ -34,14 +34,21 @@ from landscape import census
 Scalar = Float[Array, ""] | float
 
 
-def _pairs(AA: np.ndarray, BB: np.ndarray, AB: np.ndarray) -> np.ndarray:
-    """Both eigenvalues of every [[AA, AB], [AB, BB]], flat."""
-    middle, half = (AA + BB) / 2, (AA - BB) / 2
-    radius = np.hypot(half, AB)
-    return np.concatenate([(middle - radius).ravel(), (middle + radius).ravel()])
+def _pairs(
+    AA: np.ndarray, BB: np.ndarray, AB: np.ndarray, det: np.ndarray, unit: float
+) -> np.ndarray:
+    """Both eigenvalues of every [[AA, AB], [AB, BB]], flat, from determinants that are exact.
+
+    AA and BB are negative. In the table's order of rows the determinants are
+    λ_i (σ⁴/s_b² − λ_i)/σ⁴, or with λ_b for σ⁴/s_b² where b is on a component, and
+    λ_t (1/s_b² − 1/s_t²): the signs that `census.inertia` counts.
+    """
+    a, b = -AA * unit, -BB / unit
+    size = (a + b) / 2 + np.hypot((a - b) / 2, AB)
+    return -np.concatenate([size.ravel(), (det / size).ravel()])
 
 
-def _exchanges(p: census.Layout) -> np.ndarray:
+def _exchanges(p: census.Layout, unit: float) -> np.ndarray:
     """The 4 × 4 blocks of all pairs of components of two groups, (pairs, 4, 4)."""
     i, t = np.nonzero(np.triu(p.group[:, None] != p.group))
     gamma = p.gamma
@@ -53,10 +60,12 @@ def _exchanges(p: census.Layout) -> np.ndarray:
         blocks[:, B, B] = -p.lam[here] * gamma[there] / p.noise
         blocks[:, A, B] = p.lam[here] / gamma[here]
         blocks[:, A, other_B] = -(a[i] * a[t]) * p.lam[there] / (gamma[there] * p.noise)
+    scale = np.sqrt([unit, 1 / unit, unit, 1 / unit])
+    blocks = blocks * scale * scale[:, None]
     return blocks + np.triu(blocks, 1).swapaxes(1, 2) + np.tril(blocks, -1).swapaxes(1, 2)
 
 
-def _own(lam: np.ndarray, s2: float, m: int, noise: float) -> np.ndarray:
+def _own(lam: np.ndarray, s2: float, m: int, noise: float, unit: float) -> np.ndarray:
     """A group's block: the Hessian of a linear VAE with n = r, at W = diag(a) Q, in (W, V, log D).
 
     From the second variation of landscape/README.md, 1: with G = WᵀW, V S Vᵀ = G/s² and
@@ -79,7 +88,8 @@ def _own(lam: np.ndarray, s2: float, m: int, noise: float) -> np.ndarray:
     p = r * m
     AA, BB, AB, Ad = AA.reshape(p, p), BB.reshape(p, p), AB.reshape(p, p), Ad.reshape(p, m)
     Bd = np.zeros((p, m))
-    return np.block([[AA, AB, Ad], [AB.T, BB, Bd], [Ad.T, Bd.T, -I_m / 2]])
+    Ad = Ad * np.sqrt(unit)
+    return np.block([[AA * unit, AB, Ad], [AB.T, BB / unit, Bd], [Ad.T, Bd.T, -I_m / 2]])
 
 
 def eigenvalues(
@@ -87,6 +97,8 @@ def eigenvalues(
     point_type: census.PointType,
     sigma2: Scalar,
     beta: Scalar = 1.0,
+    *,
+    unit_free: bool = False,
 ) -> Float[np.ndarray, "p"]:
     """All 2nk + k eigenvalues of the Hessian in (W, V, log D) at a type's `census.representative`.
 
@@ -95,9 +107,13 @@ def eigenvalues(
         point_type: which stationary point, of k latents.
         sigma2: noise variance, held fixed.
         beta: weight of the KL.
+        unit_free: of the data x/√λ₁ instead, the same in every unit of x.
 
     Returns:
-        (2nk + k,), float64, increasing, each to the rounding of its block. Other members of the
+        (2nk + k,), float64, increasing: those of 2 × 2 blocks with all their digits, others to the
+        rounding of the largest of their block. Where the data's unit makes that large, as W bends
+        with 1/x² and V with x², small ones of 4 × 4 blocks and of groups lose theirs, their sign
+        too: `unit_free` does not, and `census.inertia` needs no eigenvalues. Other members of the
         type's family share all of them but those of the groups' own blocks, which depend on Q.
 
     Raises:
@@ -107,17 +123,23 @@ def eigenvalues(
     """
     p = census.layout(eigenvalues, point_type, sigma2, beta)
     noise = p.noise
+    unit = float(eigenvalues[0]) if unit_free else 1.0
     # every latent, on a component or spare, against every unused component
     gamma = np.append(p.gamma, np.full(len(p.spare_s2), noise))
     s2 = np.append(p.s2, p.spare_s2)
+    # λ_b of a component, and what takes its place for a spare latent
+    level = np.append(p.lam, noise * (noise / p.spare_s2))
     lam = p.unused[:, None]
-    parts = [_pairs(-gamma / (noise * s2), -lam * gamma / noise, lam / noise)]
+    det = lam / noise * ((level - lam) / noise)
+    parts = [_pairs(-gamma / noise / s2, -lam * (gamma / noise), lam / noise, det, unit)]
     spare, t = np.nonzero(p.foreign)
-    parts.append(_pairs(-1 / p.spare_s2[spare], -p.lam[t], p.lam[t] / p.gamma[t]))
-    parts.append(np.linalg.eigvalsh(_exchanges(p)).ravel())
+    b2, t2, lam_t = p.spare_s2[spare], p.s2[t], p.lam[t]
+    det = lam_t / b2 * ((t2 - b2) / t2)
+    parts.append(_pairs(-1 / b2, -lam_t, lam_t / p.gamma[t], det, unit))
+    parts.append(np.linalg.eigvalsh(_exchanges(p, unit)).ravel())
     for g, group in enumerate(point_type.groups):
         mine = p.group == g
-        block = _own(p.lam[mine], float(p.s2[mine][0]), group.latents, noise)
+        block = _own(p.lam[mine], float(p.s2[mine][0]), group.latents, noise, unit)
         parts.append(np.linalg.eigvalsh(block))
     parts.append(np.full(point_type.collapsed, -0.5))
     return float(beta) * np.sort(np.concatenate(parts))

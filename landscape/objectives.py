@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from linvae_jax import _checks, linear, ppca
@@ -41,6 +42,50 @@ def _select(available: Variables, learn: Sequence[str]) -> dict[str, Array]:
     if unknown or not learn:
         _checks.fail("learn", tuple(learn), f"some of {tuple(available)}")
     return {name: available[name] for name in learn}
+
+
+# how each variable grows with the unit of the data; logarithms do not
+_POWERS = {"W": 1, "V": -1, "mean": 1}
+
+
+def in_data_units(variables: Variables, scale: Float[Array, ""] | float) -> dict[str, Array]:
+    """From variables of the data x/scale to those of x: W and the mean × scale, V / scale.
+
+    Args:
+        variables: a point, or a direction such as `lobpcg.escapes` finds it.
+        scale: of the data, their unit; > 0.
+    """
+    _checks.positive("scale", scale)
+    return {name: x * scale ** _POWERS.get(name, 0) for name, x in variables.items()}
+
+
+def rescaled(objective: Objective, scale: Float[Array, ""] | float) -> Objective:
+    """The same objective as a function of the variables of the data x/scale.
+
+    W bends with one over the data's unit squared, V with the unit squared, log D not at all: in the
+    data's own unit the Hessian's eigenvalues have no common scale, and what is small beside the
+    largest need not be small. With scale = √λ₁ (the first principal standard deviation), or the
+    root of the mean variance, they are those of normalised data: no unit is left. Values do not
+    change, nor do index and nullity, for the new Hessian is D H D with D > 0 diagonal (Sylvester).
+
+    Args:
+        objective: from `elbo` or `log_likelihood`.
+        scale: of the data; > 0.
+
+    Raises:
+        ValueError: scale ≤ 0, or several.
+    """
+    _checks.positive_scalar("scale", scale)
+    function, variables = objective
+    # a Partial of a Partial, so that matrix-free programs are shared as before
+    inner = function if isinstance(function, Partial) else Partial(function)
+    dtype = jnp.result_type(*variables.values())
+    scale = jnp.asarray(scale, dtype)
+    return Objective(Partial(_of_rescaled, inner, scale), in_data_units(variables, 1 / scale))
+
+
+def _of_rescaled(function: Partial, scale: Array, variables: Variables) -> Float[Array, ""]:
+    return function(in_data_units(variables, scale))
 
 
 def elbo(

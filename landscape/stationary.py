@@ -47,6 +47,24 @@ def _noise(beta: Any, sigma2: Any, dtype: Any) -> Any:
     return np.asarray(beta, dtype) * np.asarray(sigma2, dtype)
 
 
+# an eigensolver leaves 2 ε of λ₁ where S has a zero, whatever n is (n = 64 to 1000)
+_ZERO = 10.0
+
+
+def zeros_of_s(eigenvalues: Any, noise: Any) -> Any:
+    """Which λ are zeros of S: at most 10 ε λ₁, which is rounding, and below the noise βσ².
+
+    In every unit the same. A λ above the noise is never one, so that no latent and no way to
+    escape is lost.
+
+    Args:
+        eigenvalues: (n,), of S, from large to small; of NumPy or JAX.
+        noise: βσ².
+    """
+    small = _ZERO * float(jnp.finfo(eigenvalues.dtype).eps) * eigenvalues[0]
+    return (eigenvalues <= small) & (eigenvalues < noise)
+
+
 def count(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
     """Number of assignments that `points` yields: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
     q = _available(eigenvalues, k, sigma2, beta)

@@ -17,6 +17,7 @@
 | `streams` | keys from integer seeds, one for each purpose |
 | `windowed` | what training asks of data that come a window at a time |
 | `parallel` | how do many runs share cores, devices and hosts? |
+| `divergence` | which runs have diverged, also at finite numbers? |
 | `sweeps` | many runs at once: seeds × σ² × {learned, held} |
 | `trainer` | their engine: chunks of runs under way |
 | `sweep_folder` | results and checkpoints: what was killed goes on |

@@ -5,6 +5,8 @@ symmetric) are checked where they are concrete; inside `jit`, `vmap` and `grad` 
 and a bad value propagates as NaN instead.
 """
 
+import os
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -168,16 +170,6 @@ def scalar(name: str, x: Any, dtype: Any = None) -> Any:
     return x if narrow else value
 
 
-def key(name: str, x: Any) -> None:
-    """One key of `jax.random`."""
-    dtype = getattr(x, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    # the older kind of key is an array of two or four words
-    if not (typed and np.shape(x) == ()) and not (dtype == np.uint32 and np.ndim(x) == 1):
-        got = f"shape {np.shape(x)}" if typed else repr(x) if np.ndim(x) == 0 else type(x).__name__
-        fail(name, got, "one key of jax.random", "`jax.random.key(seed)` makes it of an integer.")
-
-
 def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
     """An integer with low <= x <= high; `why` says where the bounds come from."""
     if isinstance(x, bool) or not isinstance(x, int | np.integer):
@@ -231,3 +223,43 @@ def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
                 f"smallest eigenvalue {v[-1]:.3g}",
                 "eigenvalues >= 0 (positive semi-definite S)",
             )
+
+
+def key(name: str, x: Any) -> None:
+    """One key of JAX, typed or of the old kind (unsigned integers)."""
+    dtype = getattr(x, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and (dtype != np.uint32 or np.ndim(x) != 1):
+        got = repr(x) if dtype is None else f"an array of dtype {dtype}, shape {np.shape(x)}"
+        fail(name, got, "a key", "Make one of an integer: jax.random.key(0).")
+    if typed:
+        shape(name, x, ())
+
+
+def kind(name: str, x: Any, expected: type, maker: str = "") -> None:
+    """An object of one of our classes; `maker` says how to get one."""
+    if not isinstance(x, expected):
+        array = f" of shape {np.shape(x)}" if hasattr(x, "shape") else ""
+        article = "an" if expected.__name__[0] in "AEIOU" else "a"
+        fail(name, f"{type(x).__name__}{array}", f"{article} {expected.__name__}", maker)
+
+
+def path(name: str, x: Any) -> Path:
+    """Where a file or folder is or shall be, in a folder that is there or can be made."""
+    if not isinstance(x, str | os.PathLike):
+        fail(name, repr(x), "a path")
+    found = Path(x)
+    for parent in found.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                fail(name, f"{found}, where {parent} is a file", "a path in a folder")
+            break
+    return found
+
+
+def folder(name: str, x: Any) -> Path:
+    """Where a folder is or shall be."""
+    found = path(name, x)
+    if found.exists() and not found.is_dir():
+        fail(name, f"{found}, which is a file", "a folder, new or there already")
+    return found

@@ -19,8 +19,11 @@ number of devices. One run at a time may write to a folder.
 (10, np.float64(6.0), {'seed': 0})
 """
 
+import errno
 import json
 import logging
+import shutil
+import traceback
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,10 +48,23 @@ from linvae_jax import _checks
 _FORMAT = "linvae_jax checkpoints 1"
 _IDENTITY = "identity.json"
 _ONE_TREE = {"content": "one tree"}
+# bytes on disk besides those of the arrays, blocks half full and descriptions: where blocks are
+# 4 kB, 70,000 for a few arrays to 160,000 for a hundred
+_BESIDES = 2**18
 
 # Orbax tells its progress through absl, on stderr, and its errors too, though it raises them
 _ORBAX = str(Path(ocp.__file__).parent)
 logging.getLogger("absl").addFilter(lambda record: not record.pathname.startswith(_ORBAX))
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether asyncio tells of a task that is not Orbax's, of whose errors it raises the first."""
+    trace = record.exc_info[2] if record.exc_info else None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    return not any(file.startswith(_ORBAX) for file in files)
+
+
+logging.getLogger("asyncio").addFilter(_not_of_orbax)
 
 
 class Restored(NamedTuple):
@@ -89,7 +105,7 @@ class Store:
         """
         if keep < 1:
             _checks.fail("keep", keep, "a number of saves >= 1")
-        self.folder = Path(folder).absolute()
+        self.folder = _checks.path("folder", folder).absolute()
         _claim(self.folder, identity, longer)
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -118,7 +134,7 @@ class Store:
         Raises:
             ValueError: a step that is not larger, something that is not an array, facts that JSON
                 cannot hold.
-            OSError: the save before it failed.
+            OSError: the save before it failed, or the disk has no room for this one.
         """
         for store in tuple(_OPEN):
             store.wait()
@@ -130,6 +146,7 @@ class Store:
             _checks.fail("step", step, f"one after {newest}, the newest in {self.folder}")
         arrays, leaves = _describe(tree)
         record = {"facts": _json("facts", facts or {}), "leaves": leaves}
+        self._check_room(arrays)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -138,6 +155,22 @@ class Store:
             ),
             force=True,
         )
+
+    def _check_room(self, arrays: Mapping[str, Any]) -> None:
+        """Raise `OSError` where a save cannot fit.
+
+        Orbax would find out in one of many threads, and as the others go on without the loop that
+        started them, each prints a traceback ("Event loop is closed") that says nothing.
+        """
+        needed = sum(leaf.nbytes for leaf in arrays.values()) + _BESIDES + 2**10 * len(arrays)
+        disk = shutil.disk_usage(self.folder)
+        # a file system that does not know its size has no free space either
+        if _everywhere(np.uint32(disk.total > 0 and disk.free < needed)).any():
+            raise OSError(
+                errno.ENOSPC,
+                f"A save to {self.folder} failed: it needs up to {needed:,} bytes of disk, "
+                f"{disk.free:,} are free. The saves before it are intact.",
+            )
 
     def restore(self, template: Any = None, free_axes: int = 0) -> Restored | None:
         """The newest intact save, or None if nothing was saved yet.
@@ -221,7 +254,7 @@ def load_tree(path: str | Path, template: Any = None) -> Any:
     Raises:
         ValueError: nothing there, damaged, or not like the template.
     """
-    path = Path(path).absolute()
+    path = _checks.path("path", path).absolute()
     if not (path / _IDENTITY).is_file():
         _checks.fail("path", f"{path} (no tree there)", "a folder written by save_tree")
     _compare_identity(path, _ONE_TREE)

@@ -122,21 +122,40 @@ def is_collapsed(
     return probability >= 1 - delta - 2 * jnp.finfo(probability.dtype).eps
 
 
+def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array, ""]:
+    """Number of latents for which something holds; NaN if it is unknown of one of them.
+
+    Args:
+        chosen: (k,), whether it holds.
+        measured: (k,), what that was read off: a NaN, as of a model that diverged, compares as
+            false with everything, and would count as a latent for which it does not hold.
+
+    Returns:
+        (), a whole number in the dtype of `measured`: integers have no NaN.
+    """
+    total = chosen.sum().astype(measured.dtype)
+    return jnp.where(jnp.isnan(measured).any(), jnp.nan, total)
+
+
 def num_collapsed(
     probability: Float[Array, "grid k"], epsilon: tuple[float, ...] = EPSILON
-) -> Int[Array, ""]:
+) -> Float[Array, ""]:
     """Number of (0.01, 0.01)-collapsed latents, as in the paper's table.
 
     Args:
         probability: (grid, k), P_x[KL_j < ε] for each ε of the grid.
         epsilon: the grid, nats, with `TABLE_EPSILON` in it.
 
+    Returns:
+        (), a whole number, as `count` gives it: NaN where a latent's probability is.
+
     Raises:
         ValueError: no 0.01 in the grid, or a grid of another length.
     """
     check_grid(epsilon)
     _checks.shape("probability", probability, (len(epsilon), "k"))
-    return is_collapsed(probability[epsilon.index(TABLE_EPSILON)]).sum(dtype=jnp.int32)
+    there = probability[epsilon.index(TABLE_EPSILON)]
+    return count(is_collapsed(there), there)
 
 
 def check_grid(epsilon: tuple[float, ...]) -> None:
@@ -179,12 +198,14 @@ def gaussian_probability_below(
 
     Returns:
         (*grid, k), probabilities; at the optimum of the ELBO m² = 1 − D (landscape/README.md, 2).
+        NaN of a latent whose m² or log D is NaN.
     """
     room = 2 * jnp.asarray(epsilon, mean_square.dtype)[..., None] - (jnp.expm1(log_d) - log_d)
     # m² = 0: the KL is the same for every datum, below ε or not
     ratio = jnp.where(mean_square > 0, room / jnp.where(mean_square > 0, mean_square, 1), jnp.inf)
     inside = jax.lax.erf(jnp.sqrt(jnp.maximum(ratio, 0) / 2))
-    return jnp.where(room > 0, inside, 0.0)
+    known = jnp.where(jnp.isnan(room) | jnp.isnan(mean_square), jnp.nan, 0.0)
+    return jnp.where(room > 0, inside, 0.0) + known
 
 
 def mutual_information(mean: Any, log_d: Any, z: Any) -> MutualInformation:

@@ -55,7 +55,8 @@ class Totals:
     Attributes:
         count: (), number of data.
         mean: over the data.
-        variance: over the data, divided by their number.
+        variance: over the data, divided by their number; of `square_error` no more than the
+            largest number of its dtype.
         below: (grid, k), number of data with KL_j < ε.
         epsilon: the grid of ε, nats.
     """
@@ -84,7 +85,8 @@ class Evaluation:
         sigma2_tuned: (), the σ² that maximises `elbo` for these networks, `square_error`/n.
         elbo_tuned: (), `elbo` with that σ².
         below: (grid, k), P_x[KL_j < ε]; NaN for a latent that has a NaN among its KL.
-        collapsed: (), number of (0.01, 0.01)-collapsed latents.
+        collapsed: (), number of (0.01, 0.01)-collapsed latents; like the next a whole number in
+            floating point, NaN of a model that diverged.
         active_units: (), number of latents with `mean_variance` > 0.01.
         mean_variance: (k,), variance over data of the posterior means.
         epsilon: the grid of ε, nats.
@@ -100,8 +102,8 @@ class Evaluation:
     sigma2_tuned: Float[Array, "*runs"]
     elbo_tuned: Float[Array, "*runs"]
     below: Float[Array, "*runs grid k"]
-    collapsed: Int[Array, "*runs"]
-    active_units: Int[Array, "*runs"]
+    collapsed: Float[Array, "*runs"]
+    active_units: Float[Array, "*runs"]
     mean_variance: Float[Array, "*runs k"]
     epsilon: tuple[float, ...] = field(metadata={"static": True})
 
@@ -155,7 +157,9 @@ def totals(
     if transform is not None:
         values = _arrays.as_given("values", values)
         mean = _arrays.as_float("mean", mean)
-    elif _checks.concrete(values, mean) and not isinstance(values, jax.Array):
+    elif _checks.concrete(values, mean) and (
+        _arrays.rounds(values) or not isinstance(values, jax.Array)
+    ):
         # before JAX rounds either of them
         values = _arrays.less("values", values, mean)
         mean = jnp.zeros(model.n, values.dtype)
@@ -216,6 +220,7 @@ def _of_data(measured: Measured, counted: Array, epsilon: tuple[float, ...]) -> 
 
     mean = jax.tree.map(average, measured)
     variance = jax.tree.map(lambda v, m: average((v - m) ** 2), measured, mean)
+    variance = _saturated(variance)
     kl = jnp.where(counted[:, None], measured.kl, jnp.inf)
     below = collapse.count_below(kl, jnp.asarray(epsilon, kl.dtype))
     return Totals(count, mean, variance, below, epsilon)
@@ -241,11 +246,20 @@ def merge(a: Totals, b: Totals) -> Totals:
 
     step = jax.tree.map(jnp.subtract, b.mean, a.mean)
     mean = jax.tree.map(lambda m, d: m + share(m) * d, a.mean, step)
-    variance = jax.tree.map(
-        lambda u, v, d: u + share(u) * (v - u + (1 - share(u)) * d**2),
-        *(a.variance, b.variance, step),
-    )
-    return Totals(count, mean, variance, a.below + b.below, a.epsilon)
+
+    def spread(u: Array, v: Array, d: Array) -> Array:
+        both = u + share(u) * (v - u + (1 - share(u)) * d**2)
+        # no data on one side: 0 times a square that may be infinite would be NaN
+        return jnp.where(a.count == 0, v, jnp.where(b.count == 0, u, both))
+
+    variance = jax.tree.map(spread, a.variance, b.variance, step)
+    return Totals(count, mean, _saturated(variance), a.below + b.below, a.epsilon)
+
+
+def _saturated(variance: Measured) -> Measured:
+    """In large units a fourth power leaves float32's range; two that are infinite have no merge."""
+    error = variance.square_error
+    return variance._replace(square_error=jnp.minimum(error, jnp.finfo(error.dtype).max))
 
 
 def _check_one_model(totals: Totals) -> None:
@@ -288,7 +302,7 @@ def finish(totals: Totals, model: vae.Model, params: Any) -> Evaluation:
         elbo_tuned=gaussian.log_density(error, model.n, jnp.log(sigma2_tuned)) - kl.sum(),
         below=below,
         collapsed=collapse.num_collapsed(below, totals.epsilon),
-        active_units=collapse.is_active(variance).sum(dtype=jnp.int32),
+        active_units=collapse.count(collapse.is_active(variance), variance),
         mean_variance=variance,
         epsilon=totals.epsilon,
     )

@@ -59,8 +59,7 @@ class Encoder(NamedTuple):
 
 def check(params: LinearVAE, moments: mom.Moments) -> None:
     """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values."""
-    if not isinstance(params, LinearVAE):
-        _checks.fail("params", type(params).__name__, "a linear.LinearVAE")
+    _checks.kind("params", params, LinearVAE)
     mom.check(moments)
     n = moments.mean.shape[0]
     _checks.shape("params.W", params.W, (n, "k"))
@@ -312,8 +311,9 @@ def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
     nothing = jnp.zeros(np.shape(getattr(params, "W", ()))[:1], jnp.result_type(float))
     check(params, mom.Moments(nothing, nothing, jnp.ones(())))
     x = _checks.data_matrix("x", x, params.W.shape[0])
+    mean = _checks.numbers("mean", mean)
     _checks.shape("mean", mean, (params.W.shape[0],))
-    _checks.finite("mean", _checks.numbers("mean", mean))
+    _checks.finite("mean", mean)
     terms = _elbo_terms_per_datum(params, _arrays.less("x", x, mean))
     return terms.reconstruction - terms.kl.sum(axis=1)
 

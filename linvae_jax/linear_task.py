@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from linvae_jax import _arrays, _checks, collapse, linear, ppca, training
 from linvae_jax import moments as mom
@@ -52,7 +52,9 @@ class Record:
         kl: (k,), mean KL of each latent, nats.
         angle: (k,), degrees from each column of W to the nearest principal direction; in float64
             no smaller than 1e-6, the arccos of 1 − ε, unless zero.
-        collapsed: (), latents that are (0.01, 0.01)-collapsed, for Gaussian data of these moments.
+        collapsed: (), latents that are (0.01, 0.01)-collapsed, for Gaussian data of these moments;
+            a whole number in floating point, NaN where it is unknown.
+        reconstruction: (), E log p(x | z), nats per datum.
     """
 
     elbo: Float[Array, "*records"]
@@ -61,7 +63,8 @@ class Record:
     sigma2: Float[Array, "*records"]
     kl: Float[Array, "*records k"]
     angle: Float[Array, "*records k"]
-    collapsed: Int[Array, "*records"]
+    collapsed: Float[Array, "*records"]
+    reconstruction: Float[Array, "*records"]
 
 
 def problem(moments: mom.Moments, x: Any = None) -> Problem:
@@ -73,8 +76,9 @@ def problem(moments: mom.Moments, x: Any = None) -> Problem:
         x: (N, n), real numbers as for `moments.from_data`, for sampled gradients.
 
     Raises:
-        ValueError: S not a covariance, or x of another n; x so far from zero, compared with how
-            much they vary, that the dtype of the moments can't hold x − μ to three digits.
+        ValueError: something else than moments, S not a covariance, or x of another n; x so far
+            from zero, compared with how much they vary, that the dtype of the moments can't hold
+            x − μ to three digits.
     """
     mom.check(moments)
     if x is not None:
@@ -127,6 +131,7 @@ class LinearTask:
                 "angle of a decoder column to the nearest principal direction",
             ),
             "collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
+            "reconstruction": Label((), "nats/datum", "E log p(x | z)"),
         }
     )
     final_labels: ClassVar[Mapping[str, Label]] = MappingProxyType({})
@@ -139,9 +144,8 @@ class LinearTask:
 
     def check(self, data: Problem, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
-        if not isinstance(data, Problem):
-            hint = "`linear_task.problem(moments)` makes it."
-            _checks.fail("data", type(data).__name__, "linear_task.Problem", hint)
+        maker = "Make one of data x: linear_task.problem(moments.from_data(x), x)."
+        _checks.kind("data", data, Problem, maker)
         n = self.dimension(data)
         # where `learned` is traced, k = n gives no optimum to compare with: NaN
         learned = _checks.concrete(hyper.learned) and bool(np.any(np.asarray(hyper.learned)))
@@ -156,6 +160,10 @@ class LinearTask:
     def dimension(self, data: Problem) -> int:
         """Number of data dimensions n."""
         return data.moments.mean.shape[0]
+
+    def variance(self, data: Problem) -> float:
+        """Total variance tr S of the data."""
+        return float(np.sum(data.spectrum.eigenvalues, dtype=float))
 
     def init(self, data: Problem, key: PRNGKeyArray, sigma2: Any) -> linear.LinearVAE:
         """As `linear.init`, in the dtype of the moments."""
@@ -208,7 +216,8 @@ class LinearTask:
             sigma2=sigma2,
             kl=terms.kl,
             angle=jnp.degrees(jnp.arccos(jnp.minimum(cosine, 1))),
-            collapsed=collapse.is_collapsed(below).sum(),
+            collapsed=collapse.count(collapse.is_collapsed(below), below),
+            reconstruction=terms.reconstruction,
         )
 
     def _noise(

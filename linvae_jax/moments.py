@@ -240,7 +240,7 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
     mean = mean.astype(cov.dtype)
     _checks.numeric("count", count)
     result = Moments(mean, cov, jnp.asarray(count, cov.dtype))
-    check(result)
+    _check(result, "mean", "cov")
     values = jnp.sort(cov)[::-1] if cov.ndim == 1 else jnp.linalg.eigvalsh(cov)[::-1]
     _checks.eigenvalues("cov", values)
     if _checks.concrete(values) and not values[0] > 0:
@@ -250,26 +250,29 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
 
 def check(moments: Moments, name: str = "moments") -> None:
     """Raise `ValueError` unless shapes agree, values are finite, `cov` symmetric, variances ≥ 0."""
-    if not isinstance(moments, Moments):
-        hint = "`moments.from_data(x)` makes them of data."
-        _checks.fail(name, type(moments).__name__, "moments.Moments", hint)
-    _checks.floating(f"{name}.mean", moments.mean)
-    _checks.shape(f"{name}.mean", moments.mean, ("n",))
-    _checks.finite(f"{name}.mean", moments.mean)
+    _checks.kind(name, moments, Moments, "Of data x: moments.from_data(x).")
+    _check(moments, f"{name}.mean", f"{name}.cov")
+
+
+def _check(moments: Moments, mean: str, cov: str) -> None:
+    """As `check`, with what the user calls the two."""
+    _checks.floating(mean, moments.mean)
+    _checks.shape(mean, moments.mean, ("n",))
+    _checks.finite(mean, moments.mean)
     n = moments.mean.shape[0]
-    _checks.floating(f"{name}.cov", moments.cov)
+    _checks.floating(cov, moments.cov)
     if jnp.ndim(moments.cov) == 1:
-        _checks.shape(f"{name}.cov", moments.cov, (n,))
-        _checks.finite(f"{name}.cov", moments.cov)
+        _checks.shape(cov, moments.cov, (n,))
+        _checks.finite(cov, moments.cov)
     else:
-        _checks.shape(f"{name}.cov", moments.cov, (n, n))
-        _checks.symmetric(f"{name}.cov", moments.cov)
+        _checks.shape(cov, moments.cov, (n, n))
+        _checks.symmetric(cov, moments.cov)
     if _checks.concrete(moments.cov):
         # whether S is semi-definite takes an eigendecomposition: `from_covariance`, `spectrum`
-        cov = np.asarray(moments.cov)  # NumPy, since JAX would trace known values too
-        least = cov.min() if cov.ndim == 1 else np.diag(cov).min()
+        values = np.asarray(moments.cov)  # NumPy, since JAX would trace known values too
+        least = values.min() if values.ndim == 1 else np.diag(values).min()
         if least < 0:
-            _checks.fail(f"{name}.cov", f"a variance of {least:.3g}", "variances >= 0")
+            _checks.fail(cov, f"a variance of {least:.3g}", "variances >= 0")
 
 
 def trace(moments: Moments) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from linvae_jax import (
     _arrays,
@@ -142,9 +142,7 @@ def data_scale(data: Data) -> float:
 
 
 def _check_data(data: Any) -> None:
-    if not isinstance(data, Data):
-        hint = "`network_task.prepare(values)` makes it of data."
-        _checks.fail("data", type(data).__name__, "network_task.Data", hint)
+    _checks.kind("data", data, Data, "Make one of data x: network_task.prepare(x).")
 
 
 def centred(
@@ -171,7 +169,7 @@ def centred(
     if transform is not None:
         x = transform(_arrays.as_given("data.values", rows), key) - data.offset
     elif isinstance(data.values, windowed.Windowed):  # whose values are as they came
-        x = _arrays.less("data.values", rows, data.mean)
+        x = _arrays.less("data.values", rows, data.mean, data.values.dtype)
     else:
         x = _arrays.less("data.values", rows, data.offset)
     return jnp.asarray(x, jnp.result_type(float))
@@ -187,7 +185,7 @@ class Record:
         reconstruction: (), E log p(x | z), nats per datum.
         kl: (k,), mean KL of each latent, nats.
         sigma2: (), σ².
-        collapsed: (), latents that are (0.01, 0.01)-collapsed.
+        collapsed: (), latents that are (0.01, 0.01)-collapsed; like the next NaN where unknown.
         active_units: (), latents whose posterior mean varies over data by more than 0.01.
     """
 
@@ -195,8 +193,8 @@ class Record:
     reconstruction: Float[Array, "*records"]
     kl: Float[Array, "*records k"]
     sigma2: Float[Array, "*records"]
-    collapsed: Int[Array, "*records"]
-    active_units: Int[Array, "*records"]
+    collapsed: Float[Array, "*records"]
+    active_units: Float[Array, "*records"]
 
 
 _COMMON = {
@@ -289,6 +287,10 @@ class NetworkTask:
     def dimension(self, data: Data) -> int:
         """Number of data dimensions n."""
         return self.model.n
+
+    def variance(self, data: Data) -> float:
+        """Total variance tr S of the data."""
+        return float(np.sum(data.eigenvalues, dtype=float))
 
     def init(self, data: Data, key: PRNGKeyArray, sigma2: Any) -> Any:
         """Random parameters of the model."""

@@ -342,13 +342,13 @@ class Executor:
         """States before the first step."""
         return self._call(training.init, None, data, hyper, keys)
 
+    def begin(self, data: Any, hyper: Any, keys: Any) -> tuple[Any, Any]:
+        """The same, and the records there of what `divergence` wants (`training.START`)."""
+        return self._unzipped(self._call(_begin, None, data, hyper, keys))
+
     def segment(self, data: Any, hyper: Any, states: Any) -> tuple[Any, Any]:
         """States and records after `record_every` more steps; the states given are used up."""
-        both = self._call(training.segment, 2, data, hyper, states)
-        if self.layout.batching != "loop":
-            return both
-        states, records = zip(*both, strict=True)
-        return list(states), list(records)
+        return self._unzipped(self._call(training.segment, 2, data, hyper, states))
 
     def finish(self, data: Any, hyper: Any, states: Any) -> Any:
         """What the task wants to know of trained models."""
@@ -366,6 +366,13 @@ class Executor:
         """As `finish`, from what was noted of all pieces."""
         return self._call(_conclude, None, data, hyper, states, total)
 
+    def _unzipped(self, both: Any) -> tuple[Any, Any]:
+        """Two batches of runs from what a program gave of each run."""
+        if self.layout.batching != "loop":
+            return both
+        first, second = zip(*both, strict=True)
+        return list(first), list(second)
+
     def _call(self, function: Callable[..., Any], donate: int | None, data: Any, *rest: Any) -> Any:
         if self.layout.batching != "loop":
             return _program(function, self.static, self.layout, donate)(data, *rest)
@@ -378,6 +385,15 @@ class Executor:
                     zip(*rest, strict=True),
                 )
             )
+
+
+def _begin(
+    task: training.Task, config: training.TrainConfig, data: Any, hyper: Any, key: Any
+) -> tuple[Any, Any]:
+    """A state before the first step, and what is kept of the record there."""
+    state = training.init(task, config, data, hyper, key)
+    record = training.observe(task, data, hyper, state)
+    return state, {name: getattr(record, name) for name in training.START}
 
 
 def _finish(

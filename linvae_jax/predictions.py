@@ -15,7 +15,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from linvae_jax import _checks, collapse, gaussian, ppca
 
@@ -34,7 +34,8 @@ class Prediction:
         sigma2_tuned: (), `square_error`/n, the best σ² for these W, V and D.
         elbo_tuned: (), `elbo` with that σ².
         below: (grid, k), P_x[KL_j < ε] for Gaussian data.
-        collapsed: (), number of (0.01, 0.01)-collapsed latents for Gaussian data.
+        collapsed: (), number of (0.01, 0.01)-collapsed latents for Gaussian data; like the next
+            a whole number in floating point, NaN where σ² is.
         zero_columns: (), number of latents with a zero column in W, λ_j ≤ βσ²; at most
             `collapsed`.
         epsilon: the grid of ε, nats.
@@ -48,8 +49,8 @@ class Prediction:
     sigma2_tuned: Float[Array, "*runs"]
     elbo_tuned: Float[Array, "*runs"]
     below: Float[Array, "*runs grid k"]
-    collapsed: Int[Array, "*runs"]
-    zero_columns: Int[Array, "*runs"]
+    collapsed: Float[Array, "*runs"]
+    zero_columns: Float[Array, "*runs"]
     epsilon: tuple[float, ...] = field(metadata={"static": True})
 
 
@@ -111,6 +112,6 @@ def predict(
         elbo_tuned=gaussian.log_density(error, n, jnp.log(sigma2_tuned)) - kl.sum(),
         below=below,
         collapsed=collapse.num_collapsed(below, epsilon),
-        zero_columns=(coded <= level).sum(dtype=jnp.int32),
+        zero_columns=collapse.count(coded <= level, coded + level),
         epsilon=epsilon,
     )

@@ -37,7 +37,7 @@ import xarray as xr
 from jax.experimental import multihost_utils
 
 from linvae_jax import _checks, checkpoints, parallel, streams, tables, training, windowed
-from linvae_jax.trainer import Progress, Result, Trainer
+from linvae_jax.trainer import START, Progress, Result, Trainer
 
 _HASHED = 2**30  # bytes of data that are read whole to know them again
 
@@ -183,7 +183,7 @@ def load_params(folder: str | Path, run: int, task: training.Task, data: Any) ->
     """
     some = streams.key(0, "shapes")  # its type alone matters
     shape = parallel.shape_of(task.init, data, some, 1.0)
-    leaves = checkpoints.load_tree(_paths(Path(folder), run)[1], shape.leaves)
+    leaves = checkpoints.load_tree(_paths(_checks.folder("folder", folder), run)[1], shape.leaves)
     return jax.tree.unflatten(shape.structure, [jnp.asarray(leaves[name]) for name in shape.leaves])
 
 
@@ -221,7 +221,8 @@ def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
         warnings.warn(f"run {run} will be trained again: {error}", stacklevel=2)
         return None
     task = trainer.task
-    names = {*task.record_labels, *(f"final_{name}" for name in task.final_labels)}
+    history = (*task.record_labels, *START)
+    names = {*history, *(f"final_{name}" for name in task.final_labels)}
     if lacking := sorted(names - set(table.data_vars)):
         _checks.fail(
             "folder", f"{path}, without {', '.join(lacking)}", "what this version measures",
@@ -229,7 +230,7 @@ def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
         )  # fmt: skip
     return Result(
         params,
-        {name: table[name].values for name in task.record_labels},
+        {name: table[name].values for name in history},
         {name: table[f"final_{name}"].values for name in task.final_labels},
     )
 

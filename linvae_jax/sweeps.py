@@ -1,7 +1,8 @@
 """Many training runs at once: seeds × σ² × {learned, held} and more, as labelled data.
 
-Runs are independent; one that diverges ends in NaN, is reported as diverged, and does not touch
-its neighbours. With a folder nothing computed is lost: see `sweep_folder`.
+Runs are independent; one that diverges is reported as diverged (`divergence`), has NaN in place of
+its numbers from there on, counts of latents too, and does not touch its neighbours. With a folder
+nothing computed is lost: see `sweep_folder`.
 
 >>> import jax.numpy as jnp
 >>> from linvae_jax import linear_task, moments, sweeps, training
@@ -10,12 +11,13 @@ its neighbours. With a folder nothing computed is lost: see `sweep_folder`.
 >>> config = training.TrainConfig(num_steps=1000, record_every=500)
 >>> sweep = sweeps.run(linear_task.LinearTask(k=2), config, problem, grid, quiet=True)
 >>> sweep.table.collapsed.isel(step=-1, learned=0).values.tolist()  # σ² = 3 > λ₂ collapses one
-[[0, 1], [0, 1]]
+[[0.0, 1.0], [0.0, 1.0]]
 """
 
 import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ import xarray as xr
 
 from linvae_jax import (
     _checks,
+    divergence,
     parallel,
     progress,
     streams,
@@ -34,7 +37,7 @@ from linvae_jax import (
     training,
     windowed,
 )
-from linvae_jax.trainer import Look, Result, Trainer
+from linvae_jax.trainer import START, Look, Result, Trainer
 from linvae_jax.training import Annealing, Hyperparameters
 
 
@@ -67,6 +70,16 @@ class Grid:
             value = getattr(self, f.name)
             if not isinstance(value, tuple | list | range):
                 _checks.fail(f.name, repr(value), "a tuple, of one value or more")
+        # 1 and 1.0 are the same run, and so are their folders
+        for name in ("sigma2", "learning_rate", "beta"):
+            values = tuple(_number(name, value) for value in getattr(self, name))
+            object.__setattr__(self, name, values)
+        for value in self.learned:
+            if not isinstance(value, bool | np.bool_):
+                _checks.fail("learned", repr(value), "True or False")
+        object.__setattr__(self, "learned", tuple(map(bool, self.learned)))
+        for value in self.annealing:
+            _checks.kind("annealing", value, Annealing)
         for seed in self.seeds:
             streams.check("seeds", seed)
         for f in fields(self):
@@ -110,9 +123,23 @@ class Grid:
         ]
 
         def stacked(*leaves: Any) -> jax.Array:
-            return jnp.asarray(leaves, None if isinstance(leaves[0], bool) else dtype)
+            if isinstance(leaves[0], bool):
+                return jnp.asarray(leaves)
+            # as floats first: JAX takes Python's integers for 32 bits wide
+            return jnp.asarray([float(leaf) for leaf in leaves], dtype)
 
         return jax.tree.map(stacked, *runs)
+
+
+def _number(name: str, value: Any) -> float:
+    """A real number as Python's float, also where an integer has more than 32 bits."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        _checks.numeric(name, value)
+        _checks.shape(name, value, ())
+    try:
+        return float(value)
+    except OverflowError:
+        _checks.fail(name, "an integer beyond all floats", "a float")
 
 
 class _Axis(NamedTuple):
@@ -142,10 +169,25 @@ class Sweep(NamedTuple):
             then learning rate, β and annealing where there are several.
         table: labelled; dimensions seed, sigma2_init, learned, step (and latent, …). What is
             measured once, of the trained model on all data, has a name that starts with `final_`.
+            What starts with `start_` is from before the first step. Of a run that diverged all
+            `final_` is NaN, and so are the records from the one on after which it was lost for
+            good; counts of latents are therefore floating-point numbers.
     """
 
     params: Any
     table: xr.Dataset
+
+
+class NotSaved(OSError):
+    """All runs are trained and in the folder, but the table of all of them cannot be written.
+
+    Attributes:
+        sweep: what `run` would have returned.
+    """
+
+    def __init__(self, message: str, sweep: Sweep) -> None:
+        super().__init__(message)
+        self.sweep = sweep
 
 
 def run(
@@ -180,7 +222,8 @@ def run(
         batching: "vmap", "map" or "loop"; see `parallel`. "auto" takes what is faster.
         chunk: runs trained together; by default as many as fit.
         memory: bytes that each device may use; by default what it has left.
-        attrs: kept with the table: where the data came from, the command that was run.
+        attrs: kept with the table: where the data came from, the command that was run; name →
+            text, number or list of them.
         quiet: no progress bar.
         title: said beside that bar: which sweep this is, where there are several.
 
@@ -188,18 +231,31 @@ def run(
         `Sweep`. Deterministic for the same arguments and layout, stopped or not.
 
     Raises:
-        ValueError: a grid without values, what `training.check` refuses, a folder of another
-            sweep, checkpoints that cannot be read.
+        ValueError: before anything is trained: a grid without values, what `training.check`
+            refuses, attributes that a file could not keep, a folder of another sweep, checkpoints
+            that cannot be read.
+        OSError: no room on the disk, or a folder that cannot be written; what is there is intact,
+            and with room the same call goes on. `NotSaved`: all is there but `sweep.nc`.
         sweep_folder.Stopped: by SIGTERM or Ctrl-C, after a checkpoint; only with a folder.
     """
-    folder = None if folder is None else Path(folder)
+    _checks.kind("grid", grid, Grid)
+    layout_facts = {field.name for field in fields(parallel.Layout)}
+    tables.check_attrs("attrs", attrs or {}, {*tables.provenance({}), *layout_facts, "windows"})
+    if folder is not None:
+        folder = _checks.folder("folder", folder)
+        if (folder / "sweep.nc").is_dir():
+            _checks.fail("folder", f"{folder}, where sweep.nc is a folder", "one without that")
+    _nonnegative("checkpoint_seconds", checkpoint_seconds)
+    if memory is not None:
+        _nonnegative("memory", memory)
     for field in fields(grid):
         if not len(getattr(grid, field.name)):
             _checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
     keys = grid.keys()
+    training.check(task, config, data, grid.hyperparameters(float))
     shape = parallel.shape_of(task.init, data, parallel.one_of(keys), 1.0)
     hyper = grid.hyperparameters(shape.leaves["log_sigma2"].dtype)
-    training.check(task, config, data, hyper)
+    training.check_values(hyper)  # 1e-60 is no number > 0 in float32
     layout = parallel.plan(
         task, config, data, hyper, keys, batching=batching, chunk=chunk, memory=memory
     )
@@ -219,17 +275,30 @@ def run(
         else:
 
             def label(run: int, result: Result) -> xr.Dataset:
-                alone = table_of(task, config, grid.only(run), [result], facts)
+                alone = table_of(task, config, data, grid.only(run), [result], facts)
                 return alone.isel({axis.dim: 0 for axis in _AXES.values() if axis.always})
 
             identity = {"task": task, "config": config, "grid": grid}
             finished = sweep_folder.train(trainer, folder, identity, label, checkpoint_seconds)
     results = [finished[i] for i in range(grid.size)]
     params = _stack(grid, shape, [result.params for result in results])
-    sweep = Sweep(params, table_of(task, config, grid, results, facts))
+    sweep = Sweep(params, table_of(task, config, data, grid, results, facts))
     if folder is not None and jax.process_index() == 0:
-        tables.save(sweep.table, folder / "sweep.nc")
+        try:
+            tables.save(sweep.table, folder / "sweep.nc")
+        except OSError as error:
+            raise NotSaved(
+                f"{error.strerror}. All {grid.size} runs are in {folder / 'runs'} and "
+                f"{folder / 'models'}: run the same again to write it.",
+                sweep,
+            ) from error
     return sweep
+
+
+def _nonnegative(name: str, value: Any) -> None:
+    """A number >= 0; it may be infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
+        _checks.fail(name, repr(value), "a number >= 0")
 
 
 def _kept(grid: Grid) -> list[str]:
@@ -252,29 +321,60 @@ def _coordinate(grid: Grid, name: str) -> list[Any]:
     return [str(v) for v in values] if name == "annealing" else list(values)
 
 
+def _lost(
+    task: training.Task, config: training.TrainConfig, data: Any, grid: Grid, results: list[Result]
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Which runs have diverged (runs,), and from which record on (runs, records)."""
+    steps = config.record_every * np.arange(1, config.num_records + 1)
+    start = {of: np.stack([r.history[name] for r in results]) for name, of in START.items()}
+    hyper = grid.hyperparameters(results[0].history["sigma2"].dtype)
+    judge = partial(divergence.lost, task, data, hyper)
+    measured = {name: np.stack([r.history[name] for r in results]) for name in divergence.JUDGED}
+    at_records = judge(steps, start, measured)
+    at_end = at_records[:, -1]
+    if all(r.final for r in results):
+        final = {name: np.stack([r.final[name] for r in results]) for name in divergence.JUDGED}
+        final = {name: values[:, None] for name, values in final.items()}
+        at_end = judge(steps[-1:], start, final)[:, 0]
+    return at_end, divergence.ended(at_records, at_end)
+
+
 def table_of(
-    task: training.Task, config: training.TrainConfig, grid: Grid, results: list[Result],
-    attrs: Mapping[str, str],
+    task: training.Task, config: training.TrainConfig, data: Any, grid: Grid,
+    results: list[Result], attrs: Mapping[str, str],
 ) -> xr.Dataset:  # fmt: skip
+    """The table of a sweep from the results of its runs, in the order of the grid."""
     kept = _kept(grid)
     dims = tuple(_AXES[name].dim for name in kept)
     shape = tuple(len(getattr(grid, name)) for name in kept)
 
-    def stacked(values: list[np.ndarray]) -> np.ndarray:
-        return np.stack(values).reshape(*shape, *values[0].shape)
+    diverged, lost = _lost(task, config, data, grid, results)
+
+    def stacked(values: list[np.ndarray], missing: np.ndarray | None) -> np.ndarray:
+        all_runs = np.stack(values)
+        if (
+            missing is not None and missing.any()
+        ):  # also of integers, which become floating-point numbers
+            apart = missing.reshape(*missing.shape, *(1,) * (all_runs.ndim - missing.ndim))
+            all_runs = np.where(apart, np.nan, all_runs)
+        return all_runs.reshape(*shape, *values[0].shape)
 
     variables = {
-        name: ((*dims, "step", *label.dims), stacked([r.history[name] for r in results]),
+        name: ((*dims, "step", *label.dims), stacked([r.history[name] for r in results], lost),
                label.unit, label.text)
         for name, label in task.record_labels.items()
     } | {
-        f"final_{name}": ((*dims, *label.dims), stacked([r.final[name] for r in results]),
+        f"final_{name}": ((*dims, *label.dims), stacked([r.final[name] for r in results], diverged),
                           label.unit, label.text + ", of the trained model on all data")
         for name, label in task.final_labels.items()
     }  # fmt: skip
-    ends = np.stack([r.final["elbo"] if r.final else r.history["elbo"][-1] for r in results])
+    for name, of in START.items():
+        label, values = task.record_labels[of], [r.history[name] for r in results]
+        text = f"{label.text}, before the first step"
+        variables[name] = ((*dims, *label.dims), stacked(values, None), label.unit, text)
     variables["diverged"] = (
-        dims, ~np.isfinite(ends).reshape(shape), "1", "run ended in NaN or Inf"
+        dims, diverged.reshape(shape), "1",
+        "run diverged: its numbers from there on are missing (NaN)",
     )  # fmt: skip
     steps = config.record_every * np.arange(1, config.num_records + 1)
     coords = {_AXES[n].dim: (_coordinate(grid, n), _AXES[n].unit, _AXES[n].text) for n in kept}

@@ -5,9 +5,11 @@ A result reloads in one line, `tables.load(path)`, and also with any netCDF read
 """
 
 import errno
+import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +50,9 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     Args:
         config: a dataclass or mapping of plain values, stored as JSON.
         **extra: further facts, stored as text.
+
+    Raises:
+        ValueError: an extra fact that has the name of one of the others.
     """
     try:
         own = version("linvae-jax")
@@ -63,6 +68,9 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     }
     if config is not None:
         facts["config"] = json.dumps(plain(config), sort_keys=True)
+    for name in extra:
+        if name in facts:
+            _checks.fail("extra", f"a fact called {name!r}", f"other names than {list(facts)}")
     return facts | {name: str(value) for name, value in extra.items()}
 
 
@@ -95,17 +103,81 @@ def dataset(
             for name, (dims, values, unit, text) in variables.items()
         },
         coords=built,
-        attrs=dict(attrs or {"format": _FORMAT}),
+        attrs={"format": _FORMAT} | dict(attrs or {}),
     )
 
 
+def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
+    """Raise `ValueError` for attributes that a netCDF file would not give back.
+
+    Args:
+        name: what the message calls them.
+        attrs: name → text, number, or list of them.
+        taken: names that are kept for other facts.
+
+    Raises:
+        ValueError: no mapping; a name that is no text, or is taken here or in netCDF; a value
+            such as None, a bool, a dictionary, a path. The message has the attribute's name.
+    """
+    if not isinstance(attrs, Mapping):
+        _checks.fail(name, type(attrs).__name__, "a mapping of names to texts and numbers")
+    for key, value in attrs.items():
+        got = f"{value!r:.100}"
+        if key in taken:
+            _checks.fail(f"{name}[{key!r}]", got, f"another name than {sorted(taken)}")
+        if trouble := _trouble(key, value):
+            _checks.fail(
+                f"{name}[{key!r}]", got, "a text, a number or a list of them, with a name of its "
+                f"own, for netCDF keeps nothing else ({trouble})",
+            )  # fmt: skip
+
+
+def _trouble(key: Any, value: Any) -> str:
+    """Why an attribute does not survive a file, found by trying; "" if it does."""
+    buffer = io.BytesIO()
+    try:
+        # with a variable, for some names are taken only where there is one
+        xr.Dataset({"x": ("y", [0.0])}, attrs={key: value}).to_netcdf(buffer, engine="h5netcdf")
+        with xr.open_dataset(io.BytesIO(buffer.getvalue()), engine="h5netcdf") as data:
+            back = data.attrs.get(key)
+    except Exception as error:  # xarray, h5netcdf and h5py each raise their own
+        return str(error).splitlines()[0][:200]
+    wrote, read = np.asarray(value), np.asarray(back)
+    alike = wrote.dtype.kind == read.dtype.kind and wrote.shape == read.shape
+    if not alike or not np.all((wrote == read) | (wrote != wrote)):  # NaN is not itself
+        return f"it would come back as {back!r:.100}"
+    return ""
+
+
 def save(data: xr.Dataset, path: str | Path) -> Path:
-    """Write a data set as netCDF, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a data set as netCDF, whole or not at all.
+
+    Raises:
+        ValueError: a path that is a folder or below a file; something else than a data set, or
+            one with attributes that netCDF cannot keep, before anything is written.
+        OSError: it cannot be written, e.g. the disk is full. What was there stays.
+    """
+    _checks.kind("data", data, xr.Dataset)
+    path = _checks.path("path", path)
+    if path.is_dir():
+        _checks.fail("path", f"{path}, which is a folder", "a file, new or to be replaced")
+    # in memory first: on a disk that fills up HDF5 raises errors of its own, or crashes
+    buffer = io.BytesIO()
+    try:
+        data.to_netcdf(buffer, engine="h5netcdf")
+    except Exception:  # nothing says which attribute it was
+        for name, part in {"data": data, **data.variables}.items():
+            check_attrs(f"{name}.attrs", part.attrs)
+        raise
     partial = path.with_name(path.name + ".partial")
-    data.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(buffer.getbuffer())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
     return path
 
 
@@ -113,11 +185,11 @@ def load(path: str | Path) -> xr.Dataset:
     """Read a data set that `save` wrote, into memory.
 
     Raises:
-        ValueError: no such file, truncated, not netCDF, or written by something else.
+        ValueError: no path, no such file, truncated, not netCDF, or written by something else.
         OSError: no permission, or too many files open.
         MemoryError: too little left.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     if not path.is_file():
         _checks.fail("path", f"{path} (no such file)", "a netCDF file written by linvae_jax")
     try:

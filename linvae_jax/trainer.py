@@ -12,11 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from linvae_jax import parallel, training, windowed
+from linvae_jax import divergence, parallel, training, windowed
+
+# name in a history besides the task's records → of what: from before the first step
+START = {f"start_{name}": name for name in training.START}
+
+
+def started(record: dict[str, np.ndarray], runs: int) -> dict[str, np.ndarray]:
+    """Part of the history of the first so many runs, from their record before the first step."""
+    return {name: record[of][:runs] for name, of in START.items()}
 
 
 class Result(NamedTuple):
-    """Of a finished run: parameters by name, history (records, …), final numbers."""
+    """Of a finished run: parameters by name, history (records, …) and `START`, final numbers."""
 
     params: dict[str, np.ndarray]
     history: dict[str, np.ndarray]
@@ -34,12 +42,12 @@ class Look:
         self.bar.n = self.bar.initial = self.bar.n + steps
         self.bar.refresh()
 
-    def segment(self, runs: int, steps: int, elbo: np.ndarray) -> None:
-        """`steps` more of each of `runs` runs."""
+    def segment(self, runs: int, steps: int, elbo: np.ndarray, lost: np.ndarray) -> None:
+        """`steps` more of each of `runs` runs, of which some are lost (`divergence`)."""
         now = time.monotonic()
         rate = runs * steps * self.samples / max(now - self.before, 1e-9)
         self.before = now
-        fine = elbo[np.isfinite(elbo)]
+        fine = elbo[~lost]
         parts = [
             f"{rate:,.0f} data/s" if self.samples else "",
             f"ELBO {fine.min():.2f} to {fine.max():.2f}" if fine.size else "",
@@ -57,7 +65,7 @@ class Progress:
         ids: which runs of the grid.
         records: how many records each has.
         states: as the executor holds them.
-        history: name → (runs, num_records, …), filled up to `records`.
+        history: name → (runs, num_records, …), filled up to `records`; and `START`.
     """
 
     ids: list[int]
@@ -143,6 +151,9 @@ class Trainer:
                 name: jax.ShapeDtypeStruct((runs, length, *leaf.shape[1:]), leaf.dtype)
                 for name, leaf in record.leaves.items()
             }
+            for name, of in START.items():
+                leaf = record.leaves[of]
+                history[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
             self._shapes[runs] = states, history
         return self._shapes[runs]
 
@@ -156,7 +167,9 @@ class Trainer:
         _, history = self.shapes(len(ids))
         empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in history.items()}
         with self._stream(0, 1) as stream:
-            return Progress(ids, 0, self.executor.init(next(stream), hyper, keys), empty)
+            states, record = self.executor.begin(next(stream), hyper, keys)
+        begun = started(self.executor.host(record), len(ids))
+        return Progress(ids, 0, states, empty | begun)
 
     def gather(self, progress: Progress) -> dict[str, Any]:
         """All that is needed to go on: arrays whose leading axis is the chunk's runs."""
@@ -174,6 +187,15 @@ class Trainer:
         history = {name: np.array(values) for name, values in gathered["history"].items()}
         return Progress(ids, records, self.executor.scatter(padded, states), history)
 
+    def _lost(self, progress: Progress) -> np.ndarray:
+        """Which of a chunk's runs are lost at the record just made, (runs,)."""
+        here, history = progress.records, progress.history
+        hyper = jax.tree.map(lambda leaf: leaf[np.array(progress.ids)], self.hyper)
+        steps = self.config.record_every * np.array([here + 1])
+        measured = {name: history[name][:, here : here + 1] for name in divergence.JUDGED}
+        start = {of: history[name] for name, of in START.items()}
+        return divergence.lost(self.task, self.data, hyper, steps, start, measured)[:, 0]
+
     def train(
         self, progress: Progress, after: Callable[[Progress], None] | None = None
     ) -> dict[int, Result]:
@@ -187,9 +209,8 @@ class Trainer:
                 for name, values in self.executor.host(records).items():
                     progress.history[name][:, progress.records] = values[:count]
                 del data  # makes room for the window after the next
-                self.look.segment(
-                    count, config.record_every, progress.history["elbo"][:, progress.records]
-                )
+                elbo = progress.history["elbo"][:, progress.records]
+                self.look.segment(count, config.record_every, elbo, self._lost(progress))
                 progress.records += 1
                 if after is not None and progress.records < config.num_records:
                     after(progress)

@@ -32,6 +32,10 @@ from linvae_jax import _checks, streams, vae, windowed
 Params = Any  # a pytree with an attribute `log_sigma2`
 
 
+# fields of a record that are kept of a run before its first step, too
+START = ("elbo", "reconstruction", "kl")
+
+
 class Label(NamedTuple):
     """What a number in a record is: further dimensions, unit, description."""
 
@@ -50,8 +54,9 @@ class Task(Protocol):
         samples: data that one step looks at, for the throughput; 0 if it needs none.
         cpu: what is faster on a CPU, many runs side by side ("vmap") or one at a time ("loop").
         unroll: steps in the body of the compiled loop; more may be faster and compile longer.
-        record_labels: of the fields of what `observe` returns.
-        final_labels: of the fields of what `finish` returns.
+        record_labels: of the fields of what `observe` returns. `elbo`, `reconstruction`, `kl`
+            (k,) and `sigma2` are among them: they tell when a run diverges (`divergence`).
+        final_labels: of the fields of what `finish` returns; if there are any, those four too.
         coordinates: of the dimensions in those labels: values, unit, description.
     """
 
@@ -70,6 +75,10 @@ class Task(Protocol):
 
     def dimension(self, data: Any) -> int:
         """Number of data dimensions n."""
+        ...
+
+    def variance(self, data: Any) -> float:
+        """Total variance tr S of the data."""
         ...
 
     def init(self, data: Any, key: PRNGKeyArray, sigma2: Any) -> Params:
@@ -210,15 +219,15 @@ def interval(num_steps: int, records: int) -> int:
 
 def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) -> None:
     """Raise `ValueError` for a configuration that cannot run."""
+    _checks.kind("task", task, Task, "Such as linear_task.LinearTask(k=2).")
+    _checks.kind("config", config, TrainConfig)
+    _checks.kind("hyper", hyper, Hyperparameters)
     _checks.in_range("num_steps", config.num_steps, 1, 2**31 - 1, "at least one")
     _checks.in_range("record_every", config.record_every, 1, config.num_steps, "num_steps")
     _checks.in_range("warmup", config.warmup, 0, config.num_steps, "num_steps")
     if config.num_steps % config.record_every:
         _checks.fail("record_every", config.record_every, f"a divisor of {config.num_steps}")
-    for name in ("learning_rate", "sigma2", "beta"):
-        _checks.positive(name, getattr(hyper, name))
-    for name in ("steps", "cycles", "ramp"):
-        _checks.nonnegative(f"annealing.{name}", getattr(hyper.annealing, name))
+    check_values(hyper)
     for name, known in (
         ("optimizer", ("adam", "sgd")),
         ("schedule", ("constant", "cosine", "decay")),
@@ -229,6 +238,14 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
     if windowed.find(data) is not None and not isinstance(task, PiecewiseTask):
         _checks.fail("data", "values in windows", f"arrays for a {type(task).__name__}")
     task.check(data, hyper)
+
+
+def check_values(hyper: Hyperparameters) -> None:
+    """Raise `ValueError` for hyperparameters that are no positive numbers."""
+    for name in ("learning_rate", "sigma2", "beta"):
+        _checks.positive(name, getattr(hyper, name))
+    for name in ("steps", "cycles", "ramp"):
+        _checks.nonnegative(f"annealing.{name}", getattr(hyper.annealing, name))
 
 
 def beta_at(hyper: Hyperparameters, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -372,13 +389,18 @@ def train(
 
     Returns:
         The trained parameters and the history, the task's record with a leading axis of
-        `config.num_records`. A run that diverges has NaN in both.
+        `config.num_records`. A run that diverges has NaN in both, or numbers beyond all bounds:
+        `divergence.lost` tells.
 
     Raises:
-        ValueError: steps that do not divide, σ² ≤ 0, …, and what the task cannot do; data in
-            windows, which only `sweeps.run` exchanges.
+        ValueError: steps that do not divide, σ² ≤ 0, …, and what the task cannot do; data of
+            another kind than the task's, an integer in place of a key; data in windows, which
+            only `sweeps.run` exchanges.
     """
     if windowed.find(data) is not None:
         _checks.fail("data", "values in windows", "arrays", "Windows are for sweeps.run.")
     check(task, config, data, hyper)
+    _checks.key("key", key)
+    # JAX takes Python's integers for 32 bits wide
+    hyper = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, hyper)
     return _train(task, config, data, hyper, key)

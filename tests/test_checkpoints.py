@@ -1,6 +1,8 @@
 """Saves: back to the bit, whole or not at all, never wrong numbers, never another run's."""
 
+import errno
 import json
+import logging
 import os
 import random
 import resource
@@ -18,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from linvae_jax.checkpoints import Store, load_tree, save_tree
@@ -540,3 +543,79 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
         Store(tmp_path / "new", {"a": object()})
     with pytest.raises(ValueError, match="keep: got 0"):
         Store(tmp_path / "new", RUN, keep=0)
+
+
+def test_a_save_that_cannot_fit_is_refused_before_it_begins(tmp_path, monkeypatch, capfd):
+    """Once begun, each of Orbax's threads would print a traceback of its own."""
+    usage = shutil.disk_usage(tmp_path)
+    with Store(tmp_path, RUN) as store:
+        store.save(1, tiny(1))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        with pytest.raises(
+            OSError, match=r"A save to .* failed: .* 100,000 are free.*before it are intact"
+        ) as raised:
+            store.save(2, tiny(2))
+        assert raised.value.errno == errno.ENOSPC
+        monkeypatch.undo()
+        store.save(2, tiny(2))  # with room it goes on
+        # a file system that says nothing of its size is no reason not to try
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=0, free=0))
+        store.save(3, tiny(3))
+        restored = store.restore()
+        assert restored is not None
+        assert restored.step == 3
+    assert capfd.readouterr().err == ""
+
+
+def test_the_room_asked_for_is_what_a_save_takes(tmp_path, monkeypatch):
+    """No less, or it would begin in vain; not much more, or it would be refused in vain."""
+    asked = []
+
+    class Disk:
+        total = 1
+
+        @property
+        def free(self):
+            return Free()
+
+    class Free(int):
+        def __lt__(self, needed: int) -> bool:
+            asked.append(needed)
+            return False
+
+    for i, (count, size) in enumerate([(1, 1), (40, 100), (5, 40_000)]):
+        tree = {str(j): np.random.default_rng(j).integers(0, 255, 8 * size, np.uint8)
+                for j in range(count)}  # fmt: skip
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk())
+        save_tree(tmp_path / str(i), tree)
+        monkeypatch.undo()
+        files = [p.stat() for p in (tmp_path / str(i)).rglob("*")]
+        taken = sum(512 * stat.st_blocks for stat in files)
+        assert taken <= asked[-1] <= taken + 2**19
+
+
+def test_asyncio_is_silent_of_orbax_and_of_nothing_else(caplog):
+    """Of many writes that fail Orbax raises the first; the others need not be told."""
+    logger = logging.getLogger("asyncio")
+
+    def told(file: str) -> bool:
+        caplog.clear()
+        try:
+            exec(compile("raise ValueError('disk full')", file, "exec"))
+        except ValueError:
+            logger.error("Task exception was never retrieved", exc_info=True)
+        return bool(caplog.records)
+
+    assert told("mine.py")
+    assert not told(str(Path(ocp.__file__).parent / "deep" / "serialization.py"))
+    logger.error("no exception at all")
+    assert caplog.records[-1].message == "no exception at all"
+
+
+def test_places_that_are_no_folders_are_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"folder: got .*file/below, where .*file is a file"):
+        Store(tmp_path / "file" / "below", RUN)
+    with pytest.raises(ValueError, match=r"path: got .*file/below, where .*file is a file"):
+        load_tree(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "mine"

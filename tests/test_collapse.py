@@ -236,3 +236,12 @@ def no_annotation_checks() -> Iterator[None]:
 def test_codes_of_wrong_shape_are_refused(name, shapes):
     with pytest.raises(ValueError, match=f"^{name}"):
         collapse.mutual_information(*(jnp.ones(shape) for shape in shapes))
+
+
+def test_kl_in_narrow_numbers():
+    """float16 counts to 2,048 and integers have no 0.01."""
+    kl = np.repeat([[0], [2]], 3000, axis=0)
+    for dtype in (int, "uint8", "float16", "bool", "longdouble"):
+        share = collapse.fraction_below(np.asarray(kl, dtype), [0.01, 0.5])
+        assert share.tolist() == [[0.5], [0.5]]
+    assert collapse.fraction_below([[0, 1], [2, 0]], 1).tolist() == [0.5, 0.5]

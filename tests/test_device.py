@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks import bench_right, bench_rows, device, records
 from benchmarks.lease import Lease
+from benchmarks.records import FOLDER
+from landscape import paper_table
 from linvae_jax import tables
 
 # PyTorch, where it is installed, uses what it has deprecated itself
@@ -156,3 +158,14 @@ def test_rows_without_images_are_left_out_and_said_to_be(tmp_path, capsys):
 def test_smoke_numbers_go_nowhere_by_default(capsys):
     assert device.main(device.Run(smoke=True)) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def test_readme_tells_what_the_rows_on_a_gpu_say():
+    table = tables.load(FOLDER / "results/nvidia-h100-80gb-hbm3/mnist_table_152.nc")
+    said = paper_table.agreement(paper_table.compare(table, "mnist"))
+    rows, cells = said.split(" rows")[0], said.split("paper, ")[1].split(" cells")[0]
+    text = " ".join((FOLDER.parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"{rows} rows and {cells} cells agree with the paper" in text
+    assert "final σ² 5 of 5" in said
+    assert "final σ² in 5 of 5 rows" in text
+    assert not table.diverged.any()

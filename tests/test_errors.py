@@ -167,7 +167,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "constant chunks": (lambda: mom.from_chunks([np.ones((2, 2))]), r"chunks: got constant data"),
     "asymmetric S": (
         lambda: mom.from_covariance(np.array([[1.0, 0.5], [0.2, 1.0]])),
-        r"moments.cov: got a matrix with max \|S - S.T\| = 0.3, expected a symmetric matrix",
+        r"cov: got a matrix with max \|S - S.T\| = 0.3, expected a symmetric matrix",
     ),
     "indefinite S": (
         lambda: mom.from_covariance(np.array([[1.0, 2.0], [2.0, 1.0]])),
@@ -175,11 +175,11 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "S that is not square": (
         lambda: mom.from_covariance(np.ones((2, 3))),
-        r"moments.cov: got shape \(2, 3\), expected shape \(2, 2\)",
+        r"cov: got shape \(2, 3\), expected shape \(2, 2\)",
     ),
     "mean of another length": (
         lambda: mom.from_covariance(np.eye(2), np.zeros(3)),
-        r"moments.cov: got shape \(2, 2\), expected shape \(3, 3\)",
+        r"cov: got shape \(2, 2\), expected shape \(3, 3\)",
     ),
     "merging different n": (
         lambda: mom.merge(mom.from_data(np.eye(2)), MOMENTS),

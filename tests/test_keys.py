@@ -71,7 +71,7 @@ def uses(node: ast.AST, repeated: bool = False) -> dict[str, list[Use]]:
             if called(node) in ("fold_in", "branch"):
                 how, purpose = "fold", ast.unparse(node.args[1])
             elif called(node) == "clone" or ast.unparse(node.func) == "_checks.key":
-                continue  # the latter looks at it, and draws nothing
+                continue  # a check looks at it and draws nothing
             times = 2 if repeated and (how == "other" or _is_constant(purpose)) else 1
             found.setdefault(name, []).extend([(how, purpose)] * times)
     loops = (

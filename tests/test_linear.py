@@ -237,3 +237,23 @@ def test_kl_keeps_its_digits_when_a_latent_is_all_but_collapsed():
     # D = 1 + 1e-9: KL = δ²/4 = 2.5e-19, which D − 1 − log D would round to 0
     ours = gaussian.kl(jnp.zeros(1), jnp.asarray([1e-9]))
     np.testing.assert_allclose(ours[0], 2.5e-19, rtol=1e-6)
+
+
+@given(problems())
+def test_score_of_new_data_has_the_models_mean(problem):
+    params, moments, x = problem
+    new = x[:7] + 3.0
+    ours = linear.score_per_datum(params, moments.mean, new)
+    np.testing.assert_allclose(ours, linear.elbo_per_datum(params, moments, new), rtol=EXACT)
+    np.testing.assert_allclose(linear.score(params, moments.mean, new), ours.mean(), rtol=EXACT)
+    # of the training data it is the ELBO, and it never exceeds the likelihood
+    np.testing.assert_allclose(
+        linear.score(params, moments.mean, x), linear.elbo(params, moments), rtol=1e-9
+    )
+    model = ppca.PPCA(params.W, jnp.exp(params.log_sigma2), moments.mean)
+    likelihood = ppca.score_per_datum(model, new)
+    assert (ours <= likelihood + 1e-9 * jnp.abs(likelihood)).all()
+    best = linear.with_optimal_encoder(params.W[:, :1], model.sigma2)
+    # one latent: the posterior is of the encoder's form, and the bound is tight
+    tight = ppca.score_per_datum(ppca.PPCA(best.W, model.sigma2, moments.mean), new)
+    np.testing.assert_allclose(linear.score_per_datum(best, moments.mean, new), tight, rtol=1e-9)

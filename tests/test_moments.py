@@ -115,3 +115,76 @@ def test_gradient_flows_through_moments():
 def test_chunks_of_single_rows_are_fine(rows):
     x = np.random.default_rng(0).normal(size=(6, 2))
     assert_close(mom.from_chunks(np.split(x, 6 // rows)), mom.from_data(x))
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "float64", "longdouble"])
+def test_large_integers_are_numbers_of_their_size(x64, dtype):
+    x = np.array([[3_000_000_000, 1], [1_000_000_000, 2]], dtype)
+    with jax.enable_x64(x64):
+        for found in (mom.from_data(x), mom.from_chunks([x[:1], x[1:]])):
+            assert found.mean.tolist() == [2e9, 1.5]
+            exact = np.array([[1e18, -5e8], [-5e8, 0.25]], found.cov.dtype)
+            np.testing.assert_array_equal(found.cov, exact)
+        # (1e9, -1/2) is the one direction that there is
+        np.testing.assert_allclose(mom.thin_spectrum(x).eigenvalues, [1e18, 0], rtol=1e-6, atol=1e5)
+
+
+def test_coordinates_keep_their_spread_in_float32():
+    x = 5e6 + 0.5 * np.random.default_rng(0).standard_normal((1000, 3))
+    exact = np.cov(x.T, ddof=0)
+    with jax.enable_x64(False):
+        found = [mom.from_data(x).cov, mom.from_chunks(np.split(x, 4)).cov]
+        lam = mom.thin_spectrum(x).eigenvalues
+    # N ε at worst
+    for cov in found:
+        np.testing.assert_allclose(cov, exact, rtol=0, atol=1000 * 2**-23 * exact.max())
+    np.testing.assert_allclose(lam, np.linalg.eigvalsh(exact)[::-1], rtol=1000 * 2**-23)
+
+
+def test_three_large_numbers_that_float32_tells_apart():
+    x = np.array([[1e6], [1e6 + 1], [1e6 + 2]])
+    for x64 in (True, False):
+        with jax.enable_x64(x64):
+            for dtype in ("float32", "float64"):
+                found = mom.from_data(x.astype(dtype)).cov
+                np.testing.assert_allclose(found, [[2 / 3]], rtol=1e-6)
+
+
+def test_traced_float32_data_far_from_zero():
+    x = np.float32(5e6) + np.random.default_rng(0).integers(-2, 3, (1000, 2)).astype("f4")
+    traced = jax.jit(mom.from_data)(jnp.asarray(x))
+    assert traced.cov.dtype == jnp.float32
+    np.testing.assert_allclose(traced.cov, np.cov(x.T.astype(float), ddof=0), atol=1e-4)
+
+
+def test_float16_counts_its_rows():
+    x = np.random.default_rng(0).normal(size=(70_000, 2)).astype(np.float16)
+    found = mom.from_data(x)
+    assert found.count == 70_000
+    assert found.cov.dtype == jnp.float32
+    np.testing.assert_allclose(found.cov, np.cov(x.T.astype(float), ddof=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-21, 1e-15, 1e12, 1e18])
+def test_units_whose_squares_leave_float32_are_refused(unit):
+    """Squares from 1e-30 to 1e24 are float32, with their rounding; 1e-42 and 1e36 are not."""
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    exact = np.cov(x.T, ddof=0)
+    with jax.enable_x64(False):
+        for function in (lambda x: mom.from_data(x).cov, lambda x: mom.from_chunks([x]).cov):
+            if 1e-16 < unit < 1e15:
+                np.testing.assert_allclose(function(x * unit) / unit / unit, exact, rtol=1e-4)
+            else:
+                with pytest.raises(ValueError, match="largest variance is beyond float32"):
+                    function(x * unit)
+        inside = jax.jit(lambda x: mom.from_data(x).cov)(jnp.asarray(x * unit, jnp.float32))
+        assert np.isfinite(inside).all() == (1e-16 < unit < 1e15)
+
+
+def test_rank_is_decided_in_one_place():
+    lam = jnp.array([1.0, 0.5, 1e-12, 1e-16])
+    assert mom.rank(lam) == 3
+    assert mom.rank(lam, count=3.0) == 2
+    assert mom.rank(lam.astype(jnp.float32)) == 2
+    assert mom.rank(jnp.zeros(3)) == 0

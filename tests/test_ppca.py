@@ -21,8 +21,8 @@ from strategies import (
 )
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
+from linvae_jax import linear, ppca, predictions
 from linvae_jax import moments as mom
-from linvae_jax import ppca
 from linvae_jax.data import datasets
 
 
@@ -149,3 +149,89 @@ def test_value_with_components_is_the_likelihood_there(draw, seed, sigma2):
 def test_weights_are_differentiable_where_latents_collapse():
     slope = jax.grad(lambda s: ppca.principal_weights(jnp.eye(2), jnp.array([2.0, 0.5]), s).sum())
     np.testing.assert_allclose(slope(jnp.asarray(1.0)), -0.5, rtol=EXACT)
+
+
+@given(problems(), noise)
+def test_score_of_new_data_is_scipys_at_the_models_mean(problem, sigma2):
+    params, moments, x = problem
+    new = x[:7] + 3.0  # which have another mean than the model's
+    model = ppca.PPCA(params.W, jnp.asarray(sigma2), moments.mean)
+    C = np.asarray(params.W @ params.W.T + sigma2 * np.eye(len(params.W)))
+    exact = multivariate_normal(np.asarray(moments.mean), C).logpdf(new)
+    np.testing.assert_allclose(ppca.score_per_datum(model, new), exact, rtol=FACTORED)
+    np.testing.assert_allclose(ppca.score(model, new), exact.mean(), rtol=FACTORED)
+    # of the data that made the moments, it is the likelihood
+    fitted = ppca.log_likelihood(params.W, sigma2, moments)
+    np.testing.assert_allclose(ppca.score(model, x), fitted, rtol=FACTORED)
+
+
+def test_score_is_scikit_learns_of_the_same_covariance():
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(200, 5)) * [4, 3, 2, 1, 1], rng.normal(size=(30, 5)) + 1
+    N = len(x)
+    pca = PCA(2, svd_solver="full").fit(x)
+    ours = ppca.mle(mom.from_data(x), 2)
+    # theirs is divided by N − 1
+    model = ppca.PPCA(ours.W * np.sqrt(N / (N - 1)), ours.sigma2 * N / (N - 1), ours.mean)
+    np.testing.assert_allclose(
+        ppca.score_per_datum(model, new), pca.score_samples(new), rtol=FACTORED
+    )
+    np.testing.assert_allclose(ppca.score(model, new), pca.score(new), rtol=FACTORED)
+
+
+def test_no_optimum_where_k_latents_explain_everything():
+    """Rank 2 of n = 5, in exact zeros and as rounding leaves them."""
+    z = np.random.default_rng(0).normal(size=(50, 2)) @ np.ones((2, 5)) * [1, 2, 3, 4, 5]
+    z[:, 0] += np.random.default_rng(1).normal(size=50)
+    for lam in (
+        jnp.array([2.0, 1.0, 0.0, 0.0, 0.0]),
+        mom.spectrum(mom.from_data(z)).eigenvalues,
+        mom.spectrum(mom.from_data(z.astype("f4"))).eigenvalues,
+    ):
+        for function in (
+            lambda k, lam=lam: ppca.optimal_sigma2(lam, k),
+            lambda k, lam=lam: ppca.optimal_elbo(lam, k),
+            lambda k, lam=lam: ppca.check_learned_sigma2(lam, k),
+            lambda k, lam=lam: predictions.predict(lam, k),
+        ):
+            function(1)
+            for k in (2, 3):
+                with pytest.raises(ValueError, match=f"a covariance of rank 2 <= k = {k}"):
+                    function(k)
+        inside = jax.jit(ppca.optimal_sigma2, static_argnums=1)
+        assert jnp.isfinite(inside(lam, 1))
+        assert jnp.isnan(inside(lam, 2))
+        # with βr ≥ n the KL of so many latents costs more than σ² → 0 gains (r = 2, n = 5)
+        assert ppca.optimal_sigma2(lam, 2, 2.6) > 0
+
+
+def test_why_a_rank_is_too_low_is_said():
+    few = np.random.default_rng(0).normal(size=(3, 5))
+    with pytest.raises(ValueError, match=r"rank 2 <= k = 2, .*or more data"):
+        ppca.mle(mom.from_data(few), 2)
+    lam = jnp.array([1.0, 0.5, 1e-7], jnp.float32)
+    with pytest.raises(ValueError, match=r"as far as float32 can tell .*float64"):
+        ppca.optimal_sigma2(lam, 2)
+    with pytest.raises(ValueError, match="data of one dimension have none to spare"):
+        ppca.optimal_sigma2(jnp.ones(1), 1)
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e-12, 1.0, 1e12])
+def test_likelihood_and_gradient_in_any_unit_of_float32(unit):
+    rng = np.random.default_rng(0)
+    x, W = rng.normal(size=(50, 4)), rng.normal(size=(4, 2))
+    m = mom.from_data(x)
+    exact = ppca.log_likelihood(jnp.asarray(W), 0.5, m) - 4 * np.log(unit)
+    p = linear.LinearVAE(*map(jnp.asarray, (W, W.T, np.zeros(2), np.log(0.5))))
+    slope = linear.gradient(p, m)
+    with jax.enable_x64(False):
+        scaled = mom.from_data(x * unit)
+        V = jnp.asarray(W * unit, jnp.float32)
+        found = ppca.log_likelihood(V, 0.5 * unit**2, scaled)
+        np.testing.assert_allclose(found, exact, rtol=1e-5)
+        q = linear.LinearVAE(
+            V, jnp.asarray(W.T / unit), jnp.zeros(2), jnp.log(jnp.float32(0.5 * unit**2))
+        )
+        found = linear.gradient(q, scaled)
+        np.testing.assert_allclose(found.V / unit, slope.V, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.W * unit, slope.W, rtol=1e-4, atol=1e-4)

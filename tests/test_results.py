@@ -3,15 +3,31 @@
 import errno
 import json
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import ledger
+from landscape import cli, ledger
 from linvae_jax import linear, tables
 from linvae_jax import moments as mom
+
+
+@contextmanager
+def annotations_off() -> Iterator[None]:
+    """As for users, whom no annotation stops before our own messages."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
@@ -105,3 +121,90 @@ def test_a_claim_is_as_good_as_its_worst_check_and_none_is_not_enough(tmp_path):
         "quantity": "q", "value": 2.0, "relation": "<=", "bound": 1.0, "why": "why", "holds": False,
     }  # fmt: skip
     assert "NO  q" in ledger.text(claims)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("a", None),
+        ("a", {"b": 1}),
+        ("a", Path("data")),
+        ("a", True),
+        ("a", [True, False]),
+        ("a", 2**70),
+        ("a", b"bytes"),
+        ("a", (1, "text")),
+        ("a", "a\0b"),
+        ("a", object()),
+        ("CLASS", "x"),
+        ("_NCProperties", "x"),
+        ("DIMENSION_LIST", "x"),
+        ("coordinates", "x"),
+        ("", "x"),
+        (3, "x"),
+        ("a\0b", "x"),
+        ("config", "x"),
+    ],
+)
+def test_attributes_that_a_file_would_not_give_back_are_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=re.escape(f"attrs[{key!r}]: got ")):
+        tables.check_attrs("attrs", {"fine": "x", key: value}, taken=["config"])
+
+
+def test_attributes_that_are_let_through_come_back(tmp_path):
+    attrs = {
+        "text": "σ² = 1", "empty": "", "long": "x" * 10**5, "number": 1.5, "integer": 3,
+        "nan": math.nan, "list": [1, 2], "texts": ["a", "b"], "numpy": np.float32(0.1),
+        "array": np.arange(3.0), "é /": "name",
+    }  # fmt: skip
+    tables.check_attrs("attrs", attrs)
+    data = tables.dataset({"x": (("y",), np.ones(2), "1", "")}, attrs=attrs)
+    back = tables.load(tables.save(data, tmp_path / "table.nc")).attrs
+    assert back.keys() == attrs.keys() | {"format"}
+    for name, value in attrs.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+    with pytest.raises(ValueError, match="attrs: got list, expected a mapping"):
+        tables.check_attrs("attrs", ["a"])
+    with pytest.raises(ValueError, match="extra: got a fact called 'device'"):
+        tables.provenance(device="mine")
+
+
+def test_a_table_is_written_whole_or_not_at_all(table, tmp_path, monkeypatch):
+    path = tables.save(table, tmp_path / "table.nc")
+    whole = path.read_bytes()
+    for wrong, message in [
+        (table.assign_attrs(a=None), r"data\.attrs\['a'\]: got None"),
+        (table.assign(elbo=table.elbo.assign_attrs(b={})), r"elbo\.attrs\['b'\]: got {}"),
+        (5, "data: got int, expected a Dataset"),
+    ]:
+        with pytest.raises(ValueError, match=message), annotations_off():
+            tables.save(wrong, path)
+    (tmp_path / "folder").mkdir()
+    for place, message in [
+        (tmp_path / "folder", "folder, which is a folder, expected a file"),
+        (path / "deeper" / "t.nc", "where .*table.nc is a file"),
+        (7, "path: got 7, expected a path"),
+    ]:
+        with pytest.raises(ValueError, match=message), annotations_off():
+            tables.save(table, place)
+    with pytest.raises(ValueError, match="path: got None, expected a path"), annotations_off():
+        tables.load(None)
+
+    def full(self: Path, data: Any) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"table\.nc could not be written: No space left") as raised:
+        tables.save(table, path)
+    assert raised.value.errno == errno.ENOSPC
+    assert path.read_bytes() == whole
+    assert {p.name for p in tmp_path.iterdir()} == {"table.nc", "folder"}
+
+
+def test_the_summary_of_a_sweep_does_not_leave_a_diverged_seed_out():
+    dims = ("seed", "sigma2_init", "step")
+    values = np.array([[[1.0], [2.0]], [[3.0], [math.nan]]])
+    named = dict.fromkeys(("elbo", "sigma2", "collapsed"), (dims, values, "1", ""))
+    lines = cli._summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0]}))
+    assert [line.split() for line in lines[1:]] == [["0.5"] + ["2"] * 3, ["4"] + ["nan"] * 3]

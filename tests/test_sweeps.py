@@ -1,16 +1,19 @@
 """Sweeps: labelled, resumable to the bit, the same on any number of devices and processes."""
 
+import errno
 import os
 import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import children
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import sweep_child
@@ -21,6 +24,7 @@ from linvae_jax import (
     linear_task,
     network_task,
     parallel,
+    streams,
     sweep_folder,
     sweeps,
     tables,
@@ -48,7 +52,8 @@ def test_table_is_labelled_and_holds_what_single_runs_give(whole):
     assert (held.sigma2 == held.sigma2_init.astype("float32")).all()
     hyper = training.Hyperparameters(0.01, 3.0, learned=True)
     hyper = jax.tree.map(lambda x: jnp.asarray(x, None if x is True else "float32"), hyper)
-    one = (sweep_child.TASK, sweep_child.CONFIG, sweep_child.data(), hyper, jax.random.key(1))
+    key = streams.key(1, "training")
+    one = (sweep_child.TASK, sweep_child.CONFIG, sweep_child.data(), hyper, key)
     params, history = training.train(*one)
     at = table.sel(seed=1, sigma2_init=3.0, learned=True)
     np.testing.assert_allclose(at.elbo, history.elbo, rtol=1e-4)  # as in `assert_close`
@@ -333,3 +338,155 @@ def test_linear_network_reaches_the_linear_prediction():
     np.testing.assert_allclose(
         np.sort(table.final_kl)[:, ::-1], table.final_linear_kl, atol=0.05
     )  # data drawn: λ differ by a few per cent, KL by half of that
+
+
+# --- what is refused at the call, and what is kept when the end fails ---
+
+SMALL = (
+    linear_task.LinearTask(k=1),
+    training.TrainConfig(num_steps=2, record_every=1),
+    linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0]))),
+    sweeps.Grid(),
+)
+
+
+@pytest.fixture
+def no_training(monkeypatch) -> Iterator[None]:
+    """Whatever is refused must be refused before; nor may annotations refuse it."""
+
+    def begun(*args: object, **options: object) -> None:
+        pytest.fail("it trains")
+
+    monkeypatch.setattr(trainer.Trainer, "__init__", begun)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attrs": {"a": None}}, r"attrs\['a'\]: got None, expected a text"),
+        ({"attrs": {"fine": "x", "b": {"c": 1}}}, r"attrs\['b'\]: got \{'c': 1\}"),
+        ({"attrs": {"where": Path("x")}}, r"attrs\['where'\]: got .*Path\('x'\)"),
+        ({"attrs": {"CLASS": "x"}}, r"attrs\['CLASS'\]: got 'x'.*reserved name"),
+        ({"attrs": {"format": "mine"}}, r"attrs\['format'\]: got 'mine', expected another name"),
+        ({"attrs": {"chunk": "8"}}, r"attrs\['chunk'\]"),
+        ({"attrs": {"windows": "8"}}, r"attrs\['windows'\]"),
+        ({"attrs": ["x"]}, "attrs: got list, expected a mapping"),
+        ({"folder": 3}, "folder: got 3, expected a path"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds: got nan, expected a number >="),
+        ({"checkpoint_seconds": None}, "checkpoint_seconds: got None"),
+        ({"memory": "8 GB"}, "memory: got '8 GB', expected a number >= 0"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_the_call(no_training, options, message):
+    with pytest.raises(ValueError, match=message):
+        sweeps.run(*SMALL, quiet=True, **options)
+
+
+def test_other_things_in_place_of_task_data_and_grid_are_refused_by_name(no_training):
+    task, config, problem, grid = SMALL
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    network = network_task.NetworkTask(linear.Model(2, 1))
+    for args, message in [
+        (
+            (task, config, x, grid),
+            r"data: got ndarray of shape \(20, 2\), expected a Problem.*from_d",
+        ),
+        ((task, config, problem.moments, grid), "data: got Moments, expected a Problem"),
+        (
+            (network, config, x, grid),
+            r"data: got ndarray of shape \(20, 2\), expected a Data.*prep",
+        ),
+        ((network, config, problem, grid), "data: got Problem, expected a Data"),
+        ((linear.Model(2, 1), config, problem, grid), "task: got Model, expected a Task"),
+        ((task, {"num_steps": 2}, problem, grid), "config: got dict, expected a TrainConfig"),
+        ((task, config, problem, {"seeds": (0,)}), "grid: got dict, expected a Grid"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sweeps.run(*args, quiet=True)
+    with pytest.raises(
+        ValueError, match=r"moments: got ndarray of shape \(20, 2\), expected a Mom"
+    ):
+        linear_task.problem(x)
+    key = jax.random.key(0)
+    for hyper, seed, message in [
+        (training.Hyperparameters(), 0, "key: got 0, expected a key.*jax.random.key"),
+        (training.Hyperparameters(), jax.random.split(key, 2), r"key: got shape \(2,\), expected"),
+        (training.Hyperparameters(), np.arange(2), "key: got an array of dtype int64"),
+        ({"sigma2": 1.0}, key, "hyper: got dict, expected a Hyperparameters"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            training.train(task, config, problem, hyper, seed)
+    with pytest.raises(ValueError, match="data: got ndarray"):
+        training.train(task, config, x, training.Hyperparameters(), key)
+
+
+def test_a_folder_that_cannot_be_one_is_refused(no_training, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "sweep" / "sweep.nc").mkdir(parents=True)
+    for folder, message in [
+        (tmp_path / "file", "file, which is a file, expected a folder"),
+        (str(tmp_path / "file" / "below"), "where .*file is a file"),
+        (tmp_path / "sweep", r"where sweep\.nc is a folder"),
+    ]:
+        with pytest.raises(ValueError, match=f"folder: got .*{message}"):
+            sweeps.run(*SMALL, folder=folder, quiet=True)
+    with pytest.raises(ValueError, match=r"folder: got .*file, which is a file"):
+        sweep_folder.load_params(tmp_path / "file", 0, SMALL[0], SMALL[2])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_table_that_cannot_be_written_at_the_end_loses_no_run(tmp_path, monkeypatch):
+    save = tables.save
+
+    def full(table: object, path: Path) -> None:
+        if path.name == "sweep.nc":
+            raise OSError(errno.ENOSPC, f"{path} could not be written: No space left on device")
+        save(table, path)
+
+    monkeypatch.setattr(tables, "save", full)
+    message = (
+        r"sweep\.nc could not be written: No space left .* All 1 runs are in .*runs and .*models"
+    )
+    with pytest.raises(sweeps.NotSaved, match=message) as raised:
+        sweeps.run(*SMALL, folder=tmp_path, quiet=True)
+    monkeypatch.undo()
+    assert not (tmp_path / "sweep.nc").exists()
+    trained = []
+    monkeypatch.setattr(trainer.Trainer, "start", lambda *args: trained.append(args))
+    again = sweeps.run(*SMALL, folder=tmp_path, quiet=True)
+    assert trained == []
+    assert same_bits(raised.value.sweep, again)
+    assert (tmp_path / "sweep.nc").exists()
+
+
+def test_integers_beyond_32_bits_and_numbers_of_any_kind_are_floats(no_training):
+    with jax.enable_x64(False):
+        grid = sweeps.Grid(sigma2=(2**31, np.int64(2**40), np.float32(0.1)), beta=(2**33,),
+                           learning_rate=(3,), annealing=(Annealing(2**35),))  # fmt: skip
+        hyper = grid.hyperparameters(jnp.float32)
+        assert hyper.sigma2.tolist() == [2.0**31, 2.0**40, float(np.float32(0.1))]
+        assert hyper.beta.tolist() == [2.0**33] * 3
+        assert hyper.annealing.steps.tolist() == [2.0**35] * 3
+        task, config, problem, _ = SMALL
+        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), problem)
+        for value in (2**31, 2.0**31):
+            of = training.Hyperparameters(sigma2=value, learned=False)
+            _, history = training.train(task, config, single, of, jax.random.key(0))
+            np.testing.assert_allclose(history.sigma2, 2.0**31, rtol=1e-6)
+    # the same run is the same folder, however the number was written
+    one, other = sweeps.Grid(sigma2=(1,), learned=[np.True_]), sweeps.Grid(sigma2=[1.0])
+    assert one == other
+    assert tables.plain(one) == tables.plain(other)
+    for changes, message in [
+        ({"sigma2": ("1",)}, "sigma2: got "),
+        ({"sigma2": (np.ones(2),)}, "sigma2: got "),
+        ({"beta": (10**400,)}, "beta: got an integer beyond all floats"),
+        ({"learned": ("yes",)}, "learned: got 'yes', expected True or False"),
+        ({"learned": (1,)}, "learned: got 1, expected True or False"),
+        ({"annealing": (100,)}, "annealing: got int, expected an Annealing"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sweeps.Grid(**changes)

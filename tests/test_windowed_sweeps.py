@@ -16,6 +16,7 @@ from linvae_jax import (
     linear_task,
     network_task,
     parallel,
+    streams,
     sweep_folder,
     sweeps,
     tables,
@@ -70,8 +71,8 @@ def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatc
 
 
 def test_the_end_is_measured_on_all_data_with_the_noise_of_a_resident_evaluation(data, whole):
-    key = jax.random.split(jax.random.key(1))[1]  # of the run's noise, as in `training.init`
-    key = jax.random.fold_in(jax.random.fold_in(key, 2**31), child.CONFIG.num_steps)
+    _, key = jax.random.split(streams.key(1, "training"))  # of the run, as in `training.init`
+    key = jax.random.fold_in(streams.branch(key, "end"), child.CONFIG.num_steps)
     params = jax.tree.map(lambda leaf: leaf[1, 0, 0], whole.params)  # seed 1, σ² = 0.5, learned
     expected = jax.jit(evaluation.evaluate, static_argnums=0, static_argnames="transform")(
         *(child.MODEL, params, child.pixels(), data.mean, key), transform=child.LOGIT

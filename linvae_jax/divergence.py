@@ -1,0 +1,110 @@
+"""Which runs have diverged: those that ended in NaN, and those whose numbers say no less.
+
+Training climbs an objective, J = E log p(x | z) − w Σ KL with the weight w of the KL at that step.
+Whatever the unit of the data and σ², a model pays for what it does not explain
+
+    cost = −J − n/2 log 2πσ² = E‖x − x̂‖²/(2σ²) + w Σ KL  ≥  0   nats per datum.
+
+Two models need no training: the one that a run begins with, and total collapse (W = V = 0, D = 1),
+whose cost is tr S/(2σ²). A run is lost at a record where
+
+1. something is NaN or infinite; or
+2. its weights are worse than both: at its own σ² its cost is above twice the larger of their costs
+   plus n/2. Per datum it then loses once more all that is there: what the data's variance costs
+   and, with n/2, what a draw of the noise costs; or
+3. its σ² ran away: J is below both, each at its best σ² (total collapse at tr S/n; the start
+   at its own), by more than their cost and n/2. Where σ² is held this says the same as 2.
+
+Steps that climb cannot get there. A run that has not learned yet is not lost, for its start is no
+worse; nor is one with a very negative ELBO as such: at σ² = 1e-3 total collapse itself pays 500
+times the variance. Noise of minibatches moves J by less than its cost. While KL annealing makes w
+small the KL may grow, and J counts it with that w. Runs that leave the range and come back have
+not diverged: `sweeps` looks at the end.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from linvae_jax import training
+
+# what is judged: if one of them is not finite the run is lost
+JUDGED = ("elbo", "reconstruction", "kl", "sigma2")
+
+
+def lost(
+    task: training.Task,
+    data: Any,
+    hyper: training.Hyperparameters,
+    steps: np.ndarray,
+    start: Mapping[str, np.ndarray],
+    measured: Mapping[str, np.ndarray],
+) -> np.ndarray:
+    """Where runs are lost, by the rule of the module's text.
+
+    Args:
+        task: what was trained.
+        data: as the task wants them.
+        hyper: (runs,) each, known values.
+        steps: (records,), steps done.
+        start: before the first step, `reconstruction` (runs,) and `kl` (runs, k). Where they are
+            not finite total collapse alone is what a run is compared with.
+        measured: `elbo`, `reconstruction` and `sigma2` (runs, records), `kl` (runs, records, k).
+
+    Returns:
+        (runs, records), bool.
+    """
+    n, variance = task.dimension(data), task.variance(data)
+    first = np.asarray(hyper.sigma2, float)[:, None]
+    learned = np.asarray(hyper.learned, bool)[:, None]
+    weight = np.asarray(hyper.beta, float)[:, None]
+    if np.any(np.asarray(hyper.annealing.steps) > 0):
+        of_each: Any = jax.vmap(jax.vmap(training.beta_at, (None, 0)), (0, None))
+        weight = np.asarray(of_each(hyper, jnp.asarray(steps) - 1), float)  # of the step before
+    values = {name: np.asarray(measured[name], float) for name in JUDGED}
+    finite = [np.isfinite(v).reshape(*v.shape[:2], -1).all(axis=2) for v in values.values()]
+    begun = np.asarray(start["reconstruction"], float)[:, None]
+    begun_kl = weight * np.asarray(start["kl"], float).sum(axis=1)[:, None]
+
+    def free(sigma2: Any) -> Any:
+        return -0.5 * n * np.log(2 * np.pi * sigma2)
+
+    with np.errstate(all="ignore"):  # what is not finite is lost in any case
+        sigma2 = values["sigma2"]
+        objective = values["reconstruction"] - weight * values["kl"].sum(axis=2)
+        error = 2 * first * (free(first) - begun)  # E‖x − x̂‖² of the start
+        known = np.isfinite(error + begun_kl)
+
+        def limit(error: Any, kl: Any, sigma2: Any) -> Any:
+            return free(sigma2) - 2 * (0.5 * error / sigma2 + kl) - 0.5 * n
+
+        started, collapsed = (error, begun_kl), (variance, 0.0)
+        worse, ran_away = (
+            (objective < limit(*collapsed, at)) & (~known | (objective < limit(*started, of)))
+            for at, of in (
+                (sigma2, sigma2),
+                (np.where(learned, variance / n, first), first),
+            )
+        )
+    return worse | ran_away | ~np.logical_and.reduce(finite) | (sigma2 <= 0)
+
+
+def ended(lost_at_records: np.ndarray, lost_at_end: np.ndarray) -> np.ndarray:
+    """From which record on a run that diverged was lost for good.
+
+    Args:
+        lost_at_records: (runs, records), of `lost`.
+        lost_at_end: (runs,), whether the run has diverged: of the trained model on all data, if
+            that was measured.
+
+    Returns:
+        (runs, records), true at the last records of runs that diverged, back to the one after
+        which it was lost at each.
+    """
+    at = lost_at_records.copy()
+    at[:, -1] |= lost_at_end
+    lasting = np.logical_and.accumulate(at[:, ::-1], axis=1)[:, ::-1]
+    return lasting & lost_at_end[:, None]
