@@ -43,6 +43,7 @@ Studies:
 | `nonlinear_claims` | the claims on nonlinear VAEs, measured |
 | `nonlinear_figures` | their figures |
 | `report` | all results of a folder as one page |
+| `places` | of which settings and data the results in a place are |
 | `cli` | the command `linvae` |
 
 Builds on `linvae_jax`; nothing there knows of this package. The mathematics is in README.md here.

@@ -408,7 +408,7 @@ def recovers_ppca(
                 "<=",
                 0.02,
                 "minibatches and one z per datum leave a floor of noise; 2 % of what the optimum "
-                f"gains over total collapse, {gain:.0f} nats",
+                f"gains over total collapse, {gain:.3g} nats",
             ),
         ),
         f"Of the exact runs' final gap on the digits, {float(final.gap.mean()):.2g} nats on "

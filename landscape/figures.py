@@ -108,7 +108,7 @@ def stationary_surface(table: xr.Dataset) -> Figure:
                 label="saddle or minimum\nin the plane",
             )
         state = ("neither captured", "larger one captured", "both captured")[captured.sum()]
-        axis.set_title(f"σ² = {sigma2:.0f}\n{state}")
+        axis.set_title(f"σ² = {sigma2:.3g}\n{state}")
         axis.set_xlabel(names[0])
         axis.set_aspect("equal")
         axis.grid(False)
@@ -171,7 +171,7 @@ def likelihood_by_latents(table: xr.Dataset) -> Figure:
     axis.plot(table.latents, table.mle, color=BLUE, label="pPCA, maximum-likelihood σ²")
     axis.plot(
         table.latents, table.fixed, color=RED, ls="--",
-        label=f"pPCA, σ² = {fixed:.2f} (its MLE for {held} latents)",
+        label=f"pPCA, σ² = {fixed:.3g} (its MLE for {held} latents)",
     )  # fmt: skip
     axis.plot(
         table.trained_latents, table.trained_mle, "o", color=BLUE, mfc="white", ms=5,

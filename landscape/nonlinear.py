@@ -191,7 +191,7 @@ def train(
         task = network_task.NetworkTask(network, settings.batch_size, transform)
         config = _config(settings, count, changed)
         place = folder / "sweeps" / name
-        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=facts)
+        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=facts, title=name)
         small = summary(sweep.table, np.asarray(data.eigenvalues))
         return task, sweep, small.assign_attrs(seconds=str(round(_seconds(place))))
 

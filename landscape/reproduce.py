@@ -7,7 +7,7 @@ is on disk before the next stage starts.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,8 @@ def _separated(seeds: range) -> tuple[Float[Array, "s"], xr.Dataset]:
     config = training.TrainConfig(num_steps=20_000, record_every=250)
     problem = linear_task.problem(mom.from_covariance(lam))
     grid = sweeps.Grid(tuple(seeds), sigma2=(0.1, 1.0, 10.0), learning_rate=(0.03,))
-    return lam, sweeps.run(linear_task.LinearTask(k=5), config, problem, grid).table
+    task = linear_task.LinearTask(k=5)
+    return lam, sweeps.run(task, config, problem, grid, title="well-separated problem").table
 
 
 def _by_latents(settings: Settings, problem: linear_task.Problem, constant: float) -> xr.Dataset:
@@ -99,7 +100,8 @@ def _by_latents(settings: Settings, problem: linear_task.Problem, constant: floa
                 seeds=(settings.seed,), sigma2=(1.0 if learned else held,), learned=(learned,),
                 learning_rate=(settings.learning_rate,),
             )  # fmt: skip
-            sweep = sweeps.run(linear_task.LinearTask(k=k), config, problem, grid)
+            title = f"{k} latents, σ² {'learned' if learned else 'held'}"
+            sweep = sweeps.run(linear_task.LinearTask(k=k), config, problem, grid, title=title)
             final[learned].append(float(sweep.table.elbo.squeeze()) + constant)
     nats = "nats/datum"
     zero = ppca.elbo_with_components(lam, jnp.zeros(n, bool), lam.mean())
@@ -156,15 +158,30 @@ def study_landscape(
     points = {name: np.where((a >= 0) & alive[a], a, -1) for name, a in points.items()}
     table = keep("landscape_spectra", study.spectrum_histogram(eigenvalues, points, sigma2))
     figures.save(figures.hessian_spectra(table), folder / "landscape_spectra")
-    leading = eigenvalues[: min(6, len(eigenvalues))]
+    # a component without variance has no σ² below it
+    leading = eigenvalues[: min(6, int(mom.rank(eigenvalues)))]
     census = keep("landscape_census", study.census_table(leading, 3, 0.6 * float(leading[-1])))
     figures.save(figures.census_scatter(census), folder / "landscape_census")
     return path, escapes, census
 
 
+def check(settings: Settings, x: Any) -> None:
+    """Raise `ValueError` for data that `run` cannot look at, before it computes anything."""
+    _checks.data_matrix("x", x)
+    if x.shape[1] < 8:
+        _checks.fail(
+            "x", f"data of {x.shape[1]} dimensions", "8 or more",
+            "Figure 1 looks at the 5th and 7th directions.",
+        )  # fmt: skip
+    _checks.in_range("k", settings.k, 3, x.shape[1] - 1, "k < n, σ² being learned")
+    streams.check("seed", settings.seed)
+    most = max(settings.seeds, settings.separated_seeds)
+    streams.check("seed + seeds - 1", settings.seed + max(most, 1) - 1)
+
+
 def run(
     settings: Settings,
-    x: Float[Array, "N n"],
+    x: Any,
     folder: Path,
     *,
     constant: float = 0.0,
@@ -174,7 +191,7 @@ def run(
 
     Args:
         settings: how much to compute.
-        x: (N, n), the data, float64.
+        x: (N, n), the data: real numbers.
         folder: where figures (.png, .pdf), tables (.nc) and the ledger (.md, .json) go.
         constant: nats added to quote values on the pixel scale.
         attrs: kept with every table: where the data came from, the command that was run.
@@ -182,12 +199,7 @@ def run(
     Returns:
         The claims, in order.
     """
-    _checks.data_matrix("x", x)
-    _checks.in_range("n", x.shape[1], 8, 2**31 - 1, "figure 1 looks at the 5th and 7th directions")
-    _checks.in_range("k", settings.k, 3, x.shape[1] - 1, "k < n, σ² being learned")
-    streams.check("seed", settings.seed)
-    most = max(settings.seeds, settings.separated_seeds)
-    streams.check("seed + seeds - 1", settings.seed + max(most, 1) - 1)
+    check(settings, x)
     keys = jax.random.split(streams.key(settings.seed, "claims"), 4)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -201,7 +213,7 @@ def run(
             bar.set_postfix_str(name)
             bar.update()
 
-        moments = mom.from_data(x)
+        moments, x = mom.from_data(x), jnp.asarray(x, float)
         diagonal, spectrum = mom.in_eigenbasis(moments)
         lam = spectrum.eigenvalues
 
@@ -226,7 +238,8 @@ def run(
         }  # fmt: skip
         for gradients, rate in rates.items():
             task = linear_task.LinearTask(settings.k, gradients, settings.batch_size)
-            sweep = sweeps.run(task, config, problem, sweeps.Grid(seeds, learning_rate=(rate,)))
+            grid = sweeps.Grid(seeds, learning_rate=(rate,))
+            sweep = sweeps.run(task, config, problem, grid, title=f"{gradients} gradients")
             digits[gradients] = keep(f"figure2_training_{gradients}", sweep.table)
             stage(f"data trained, {gradients} gradients")
         optimum = float(ppca.optimal_elbo(lam, settings.k))

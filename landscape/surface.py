@@ -51,6 +51,18 @@ def default_sigma2(
     return 0.5 * low, (high * low) ** 0.5, 1.3 * high
 
 
+@jax.jit
+def _of_column(
+    W: Array, sigma2: Array | float, moments: mom.Moments, directions: tuple[Array, Array],
+    steps: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Likelihood and profile ELBO in the plane; one program for all σ²."""
+    return (
+        plane(lambda W: ppca.log_likelihood(W, sigma2, moments), W, directions, steps, steps),
+        plane(lambda W: linear.profile_elbo(W, sigma2, moments), W, directions, steps, steps),
+    )
+
+
 def zero_column(
     eigenvalues: Float[Array, "n"],
     sigma2: Sequence[float],
@@ -87,17 +99,13 @@ def zero_column(
     diagonal = mom.from_covariance(eigenvalues)
     still = jnp.zeros((n, first + 1))
     directions = (still.at[first, first].set(1), still.at[second, first].set(1))
-    likelihood, profile = [], []
+    found = []
     for s in sigma2:
         assignment = np.where(np.asarray(eigenvalues[:first]) > s, np.arange(first), -1)
         assignment = np.append(assignment, -1)
         W = stationary.point(jnp.eye(n), eigenvalues, assignment, s).W
-        likelihood.append(
-            plane(lambda W, s=s: ppca.log_likelihood(W, s, diagonal), W, directions, steps, steps)
-        )
-        profile.append(
-            plane(lambda W, s=s: linear.profile_elbo(W, s, diagonal), W, directions, steps, steps)
-        )
+        found.append(_of_column(W, s, diagonal, directions, steps))
+    likelihood, profile = zip(*found, strict=True)
     dims = ("sigma2", "along_first", "along_second")
     return tables.dataset(
         {

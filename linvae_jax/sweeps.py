@@ -203,6 +203,7 @@ def run(
     memory: int | None = None,
     attrs: Mapping[str, str] | None = None,
     quiet: bool = False,
+    title: str = "",
 ) -> Sweep:
     """Train a model for every run of a grid.
 
@@ -224,6 +225,7 @@ def run(
         attrs: kept with the table: where the data came from, the command that was run; name →
             text, number or list of them.
         quiet: no progress bar.
+        title: said beside that bar: which sweep this is, where there are several.
 
     Returns:
         `Sweep`. Deterministic for the same arguments and layout, stopped or not.
@@ -262,7 +264,8 @@ def run(
     ) | dict(attrs or {})
     if (windows := windowed.find(data)) is not None:
         facts["windows"] = f"{windows.size} of {windows.shape[0]} rows, seed {windows.seed}"
-    with progress.bar(grid.size * config.num_steps, f"{grid.size} runs", "step", quiet) as bar:
+    named = f"{title}: {grid.size} runs" if title else f"{grid.size} runs"
+    with progress.bar(grid.size * config.num_steps, named, "step", quiet) as bar:
         trainer = Trainer(task, config, data, hyper, keys, layout, Look(bar, task.samples))
         if folder is None:
             finished: dict[int, Result] = {}

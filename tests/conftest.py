@@ -32,6 +32,7 @@ SLOW = {
     "test_cli.py": 165,
     "test_sweeps.py": 155,
     "test_blocks.py": 85,
+    "test_cli_odd_files.py": 75,
     "test_docs.py": 70,
     "test_windowed_sweeps.py": 65,
     "test_lanczos.py": 60,

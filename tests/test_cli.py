@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from landscape import cli, ledger, nonlinear, report
+from landscape import cli, figures, ledger, nonlinear, report, reproduce
 from linvae_jax import tables
 from linvae_jax.data import preprocessing, windows
 
@@ -32,13 +33,14 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     out = tmp_path / "model.nc"
     assert linvae("fit", "--data", data, "--k", 3, "--out", out) == 0
     exact = tables.to_linear(tables.load(out))
+    out = tmp_path / "trained.nc"
     assert linvae(
         "fit", "--data", data, "--k", 3, "--method", "train", "--out", out, "--num-steps", 20_000,
         "--learning-rate", 0.03,
     ) == 0  # fmt: skip
     trained = tables.to_linear(tables.load(out))
     np.testing.assert_allclose(trained.log_sigma2, exact.log_sigma2, atol=1e-5)
-    assert tables.load(tmp_path / "model_history.nc").gap[0, 0, 0, -1] < 1e-5
+    assert tables.load(tmp_path / "trained_history.nc").gap[0, 0, 0, -1] < 1e-5
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first.startswith("linvae fit {")
@@ -119,7 +121,7 @@ def test_sweep_of_networks_compares_with_the_linear_vae_and_goes_on(data, tmp_pa
     np.testing.assert_allclose(found.critical_sigma2, found.linear_critical_sigma2, rtol=0.3)
     changed = [20 if argument == 1500 else argument for argument in command]
     assert linvae(*changed) == 2
-    assert "num_steps" in capsys.readouterr().err
+    assert "--num-steps 1500, expected those of --num-steps 20" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_exit_with_two(data, capsys):
@@ -138,8 +140,8 @@ def test_errors_are_one_line_and_exit_with_two(data, capsys):
     assert linvae("sweep", "--data", data, "--curvature-data", 0) == 2
     assert linvae("sweep", "--data", data, "--curvature-sigma2", 1, -1) == 2
     errors = capsys.readouterr().err
-    assert "curvature_data: got 0" in errors
-    assert "curvature_sigma2: got -1" in errors
+    assert "--curvature-data: got 0" in errors
+    assert "--curvature-sigma2: got -1" in errors
 
 
 @pytest.mark.parametrize("command", ["fit", "points", "surface", "sweep", "landscape", "reproduce"])
@@ -149,6 +151,193 @@ def test_help_teaches(command, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "--data" in printed
     assert "usage: linvae" in printed
+
+
+def test_a_fit_in_any_unit_ends_at_the_optimum_and_says_if_it_does_not(tmp_path, capsys):
+    x = np.random.default_rng(0).standard_normal((1000, 4)) * np.array([4, 3, 2, 1])
+    ends = {}
+    for unit in (1.0, 1e5, 1e-6):
+        name = f"x{unit:g}"
+        np.save(tmp_path / f"{name}.npy", x * unit)
+        command = ("fit", "--data", tmp_path / f"{name}.npy", "--k", 2, "--method", "train",
+                   "--num-steps", 2000, "--learning-rate", 0.03)  # fmt: skip
+        assert linvae(*command, "--out", tmp_path / f"{name}_model.nc") == 0
+        assert "all numbers are in the data's units" in capsys.readouterr().out
+        model = tables.to_linear(tables.load(tmp_path / f"{name}_model.nc"))
+        history = tables.load(tmp_path / f"{name}_model_history.nc").isel(step=-1).squeeze()
+        # a density of x·u is one of x less n log u; σ² and W have the unit, V its inverse
+        ends[unit] = (
+            float(history.elbo) + 4 * np.log(unit), float(history.gap), history.sigma2 / unit**2,
+            np.exp(model.log_sigma2) / unit**2, model.W / unit, model.V * unit, model.log_d,
+            history.sigma2_init / unit**2,
+        )  # fmt: skip
+    for unit in (1e5, 1e-6):
+        for ours, other in zip(ends[1.0], ends[unit], strict=True):
+            np.testing.assert_allclose(ours, other, rtol=1e-6, atol=1e-9)
+        np.save(tmp_path / "x.npy", x * unit)
+        raw = (*command, "--data", tmp_path / "x.npy", "--raw", "--out", tmp_path / f"{unit}.nc")
+        assert linvae(*raw) == 1
+        assert "not a fit: " in capsys.readouterr().err
+    # 0.01 nats for each of two latents: p/2N is 0.004
+    fitted = (*command, "--data", tmp_path / "x1.npy")
+    assert linvae(*fitted, "--num-steps", 10, "--out", tmp_path / "short.nc") == 1
+    assert "nats/datum below the optimum, more than 0.02;" in capsys.readouterr().err
+    assert linvae(*fitted, "--learning-rate", 1e3, "--out", tmp_path / "far.nc") == 1
+    assert "not a fit: " in capsys.readouterr().err
+
+
+def test_models_of_other_settings_do_not_overwrite_each_other(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figures, "save", lambda figure, place: [])
+    for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
+                 "census_scatter"):  # fmt: skip
+        monkeypatch.setattr(figures, name, lambda *tables: None)
+    assert linvae("fit", "--data", data, "--k", 3) == 0
+    assert linvae("fit", "--data", data, "--k", 3) == 0  # the same once more
+    assert linvae("fit", "--data", data, "--k", 2) == 0
+    assert linvae("fit", "--data", data, "--k", 2, "--sigma2", 0.5) == 0
+    names = {path.name for path in (tmp_path / "results" / "fit").iterdir()}
+    assert names == {"x-k3-ppca.nc", "x-k2-ppca.nc", "x-k2-ppca-sigma2=0.5.nc"}
+    capsys.readouterr()
+    assert linvae("fit", "--data", data, "--k", 2, "--count", 200) == 2
+    assert "of --count (not given), expected those of --count 200" in capsys.readouterr().err
+    other = tmp_path / "other" / "x.npy"  # of the same name: what is in it tells
+    other.parent.mkdir()
+    np.save(other, 2 * np.load(data))
+    assert linvae("fit", "--data", other, "--k", 2) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"are of data x.npy, sha256 \w{12}…, expected those of data x.npy", error)
+    (tmp_path / "mine.nc").write_text("not a table")
+    assert linvae("fit", "--data", data, "--out", tmp_path / "mine.nc", "--k", 2) == 2
+    assert "a file that does not say of which settings it is" in capsys.readouterr().err
+    # the other commands likewise
+    for command in (("points", "--out", "p.nc"), ("landscape", "--out", "l"), ("surface",
+                    "--components", 1, 3, "--out", "s")):  # fmt: skip
+        k = ("--k", 3) if command[0] != "surface" else ("--sigma2", 1.0)
+        more = ("--k", 4) if command[0] != "surface" else ("--sigma2", 2.0)
+        assert linvae(*command, "--data", data, *k) == 0
+        assert linvae(*command, "--data", data, *k) == 0
+        assert linvae(*command, "--data", data, *more) == 2
+        assert f"those of {more[0]} {more[1]}. Take another --out" in capsys.readouterr().err
+
+
+def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
+    tmp_path, capsys, monkeypatch
+):
+    x = np.random.default_rng(0).normal(size=(60, 10))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x + 1)
+    done: list[str] = []
+
+    def exact(settings, x, folder, **_):
+        done.append("exact")
+        (folder / "search.nc").write_text("")
+
+    monkeypatch.setattr(reproduce, "run", exact)
+    monkeypatch.setattr(nonlinear, "train", lambda *_, **__: done.append("networks"))
+    monkeypatch.setattr(cli, "_report", lambda *_: 0)
+    out = tmp_path / "r"
+    command = ("reproduce", "--smoke", "--k", 4, "--data", tmp_path / "x.npy", "--out", out)
+    assert linvae(*command) == 0
+    assert linvae(*command) == 0  # goes on
+    assert linvae(*command, "--network-seeds", 3, "--no-curvature", "--no-variations") == 0
+    assert linvae(*command, "--network-seeds", 3) == 0
+    assert done == 4 * ["exact", "networks"]
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    for changed, told in {
+        ("--epochs", 3): "--epochs 2, expected those of --epochs 3.",
+        ("--k", 5): "--k 4, expected those of --k 5.",
+        ("--seed", 1): "--seed 0, expected those of --seed 1.",
+        ("--network-batch", 16): "--network-batch 32, expected those of --network-batch 16.",
+        ("--network-seeds", 1): "--network-seeds 3, expected those of --network-seeds 1",
+        ("--data", tmp_path / "y.npy"): "data x.npy, sha256",
+        ("--count", 50): "--count (not given), expected those of --count 50.",
+    }.items():
+        assert linvae(*command, "--network-seeds", 3, *changed) == 2
+        assert f"--out: got {out}, whose results are of {told}" in capsys.readouterr().err
+    assert len(done) == 8
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
+    # results that do not say of which settings they are
+    (out / "reproduce.json").unlink()
+    assert linvae(*command) == 2
+    assert "search.nc and no reproduce.json" in capsys.readouterr().err
+
+
+def test_what_is_typed_wrong_is_said_before_any_work(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    for arguments, told in {
+        ("sweep", "--sigma2", 1, 2, 1): "--sigma2: got 1.0 twice, expected values that differ",
+        ("sweep", "--beta", 1, 1): "--beta: got 1.0 twice",
+        ("sweep", "--learned", "True", "True"): "--learned: got True twice",
+        ("sweep", "--learning-rate", 0.1, 0.1): "--learning-rate: got 0.1 twice",
+        ("sweep", "--curvature-sigma2", 1, 1): "--curvature-sigma2: got 1.0 twice",
+        ("sweep", "--seed", 2**70): f"--seed: got {2**70}, expected 0 <= seed <= ",
+        ("sweep", "--seed", -1): "--seed: got -1",
+        ("sweep", "--seed", 2**32 - 1, "--seeds", 2): f"--seed: got {2**32 - 1}",
+        ("sweep", "--seeds", 0): "--seeds: got 0",
+        ("sweep", "--data-seed", 2**70): f"--data-seed: got {2**70}",
+        ("sweep", "--window", 10): "--window: got 10 for a linear VAE, expected none",
+        ("fit", "--window", 10): "--window: got 10 for a linear VAE",
+        ("points", "--window", 10): "--window: got 10 for a linear VAE",
+        ("surface", "--window", 10): "--window: got 10 for a linear VAE",
+        ("landscape", "--window", 10): "--window: got 10 for a linear VAE",
+        ("fit", "--seed", 2**70): f"--seed: got {2**70}",
+        ("fit", "--seed", -1): "--seed: got -1",
+        ("surface", "--sigma2", 1, 1): "--sigma2: got 1.0 twice",
+        ("surface", "--sigma2", 0): "--sigma2: got 0.0, expected a number > 0",
+        ("reproduce", "--seed", 2**70): f"--seed: got {2**70}",
+        ("reproduce", "--latents", 5, 5): "--latents: got 5 twice",
+        ("sweep", "--network", "linear-encoder", "--k", 0): "--k: got 0",
+        ("sweep", "--network", "linear-encoder", "--k", 8, "--learned", "True"): "--k: got 8",
+    }.items():
+        assert linvae(*arguments, "--data", data, "--out", out) == 2, arguments
+        (error,) = capsys.readouterr().err.splitlines()
+        assert told in error
+        assert not out.exists()
+    assert linvae("fit", "--data", data, "--seed", 1.5) == 2
+    error = capsys.readouterr().err
+    assert "--seed" in error
+    assert "1.5" in error
+    column = tmp_path / "column.npy"
+    np.save(column, np.load(data)[:, :1])
+    assert linvae("fit", "--data", column) == 2
+    assert "--data: got data of one dimension, expected two or more" in capsys.readouterr().err
+
+
+def test_diverged_runs_are_not_shown_as_numbers():
+    sizes = {"seed": 2, "sigma2_init": 3, "learned": 1, "step": 2, "latent": 4}
+    dims = ("seed", "sigma2_init", "learned")
+    values = np.arange(12.0).reshape(2, 3, 1, 2)
+    table = xr.Dataset(
+        {
+            "elbo": ((*dims, "step"), values),
+            "sigma2": ((*dims, "step"), values),
+            "kl": ((*dims, "step", "latent"), np.zeros((2, 3, 1, 2, 4))),
+            "final_elbo": (dims, -1e29 * np.ones((2, 3, 1))),
+            "final_collapsed": (dims, np.array([[4, 3, 2], [4, 0, 0]])[:, :, None]),
+            "diverged": (dims, np.array([[False, False, True], [False, True, True]])[:, :, None]),
+        },
+        {"sigma2_init": [1e-9, 1.0, 1e9], "learned": [True]},
+    )
+    assert table.sizes == sizes
+    lines = cli._summary(table)
+    shown = [line.split() for line in lines[:4]]
+    assert shown[0][-2:] == ["of", "4"]  # the unit of collapse
+    assert shown[1] == ["1e-09", "True", "-1e+29", "4", "4"]
+    assert shown[2] == ["1", "True", "-1e+29", "3", "3", "(1", "diverged)"]
+    assert shown[3] == ["1e+09", "True", "diverged", "diverged", "diverged"]
+    assert "KL below 0.01 nats" in lines[-1]
+
+
+def test_columns_are_aligned_whatever_is_in_them():
+    rows = [("a", "name"), ("1 2 3 4 5 6 7 8 9", "1.23457e-07"), ("x", "7")]
+    lines = cli._columns(rows, left=1)
+    assert lines == [
+        "a                          name",
+        "1 2 3 4 5 6 7 8 9   1.23457e-07",
+        "x                             7",
+    ]
 
 
 def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
@@ -208,3 +397,22 @@ def test_images_come_by_windows_and_in_part():
     assert images.image_shape == (64, 64, 3)
     with pytest.raises(ValueError, match="count: got 5000"):
         cli.load_for_networks(cli.Data(data="photographs", count=5000))
+
+
+@pytest.mark.parametrize(
+    ("inner", "command", "shown"),
+    [
+        ("moments.cov: got 1, expected 2.", cli.Fit(), "--data: got 1, expected 2."),
+        ("chunks[3]: got 1, expected 2.", cli.Sweep(), "--data: got 1, expected 2."),
+        ("grid.sigma2: got 1, expected 2.", cli.Sweep(), "--sigma2: got 1, expected 2."),
+        ("batch_size: got 1, expected 2.", cli.Sweep(), "--batch-size: got 1, expected 2."),
+        ("data_seed: got 1, expected 2.", cli.Fit(), "--data-seed: got 1, expected 2."),
+        ("folder: got 1, expected 2.", cli.Sweep(), "--out: got 1, expected 2."),
+        # an argument without a flag stays: `report` has the folder itself
+        ("folder: got 1, expected 2.", cli.Report(), "folder: got 1, expected 2."),
+        ("/a/x.npy: got a directory", cli.Fit(), "/a/x.npy: got a directory"),
+        ("the package x is missing", cli.Fit(), "the package x is missing"),
+    ],
+)
+def test_messages_are_about_what_was_typed(inner, command, shown):
+    assert cli._as_flags(inner, command) == shown

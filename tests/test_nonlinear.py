@@ -26,7 +26,10 @@ def asked(monkeypatch) -> dict[str, Asked]:
     """Filled by `nonlinear.train` with its sweeps by name; their tables are zeros."""
     found: dict[str, Asked] = {}
 
-    def run(task: Any, config: Any, data: Any, grid: Any, *, folder: Path, attrs: Any) -> Any:
+    def run(
+        task: Any, config: Any, data: Any, grid: Any, *, folder: Path, attrs: Any, title: str
+    ) -> Any:
+        assert title == folder.name  # the bar says which sweep it is
         found[folder.name] = Asked(task, config, grid)
         (folder / "runs").mkdir(parents=True)
         (folder / "runs" / "0000.nc").touch()

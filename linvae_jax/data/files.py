@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,17 +33,26 @@ def load(path: Path) -> dataset.Dataset:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return dataset.Dataset(
         name=path.name,
-        images=x.astype(_plain_dtype(x.dtype), copy=False),
+        images=_plain(name, x),
         labels=None,
         image_shape=array.shape[1:] if array.ndim > 2 else None,
         source=f"{path.name}, sha256 {digest}",
     )
 
 
-def _plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Integers, float32 and float64 in native byte order; any other becomes float64."""
-    plain = dtype.kind in "iu" or dtype in (np.float32, np.float64)
-    return dtype.newbyteorder("=") if plain else np.dtype(np.float64)
+def _plain(name: str, x: np.ndarray) -> np.ndarray:
+    """Integers, float32 and float64 in native byte order; any other as float64."""
+    if x.dtype.kind in "iu" or x.dtype in (np.float32, np.float64):
+        return x.astype(x.dtype.newbyteorder("="), copy=False)
+    with np.errstate(over="ignore", under="ignore"):  # of long double
+        plain = x.astype(np.float64)
+    limits, largest = np.finfo(np.float64), np.abs(x).max()
+    if largest > limits.max or 0 < largest < limits.tiny:
+        _checks.fail(
+            name, f"numbers of which the largest is {largest:.3g}", "numbers that float64 holds",
+            "Rescale them.",
+        )  # fmt: skip
+    return plain
 
 
 def _read(path: Path) -> np.ndarray:
