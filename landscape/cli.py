@@ -627,10 +627,11 @@ class Landscape:
         path, escapes, census = reproduce.study_landscape(lam, self.k, sigma2, keep, self.out)
         collapsed = path.sel(pattern="all collapsed")
         print("total collapse, all latents at zero:")
-        rows = [["σ²", "index", "escape rate", "stiffness", "steps to grow by e"]]
+        rows = [["σ²", "index", "escape rate", "stiffness", "steps to grow by e", "of data x/√λ₁"]]
         for i in np.linspace(0, path.sizes["sigma2"] - 1, 8).astype(int):
             at = collapsed.isel(sigma2=i)
-            shown = (at.escape_rate, at.stiffness, at.escape_steps)
+            steps = (at.escape_steps, at.unit_free_escape_steps)
+            shown = (at.escape_rate, at.stiffness, *steps)
             numbers = [f"{float(value):.4g}" for value in shown]
             rows.append([f"{float(at.sigma2):.4g}", f"{int(at['index']):,}", *numbers])
         print("\n".join(_columns(rows)))

@@ -5,6 +5,7 @@ draws them, `reproduce` and the command line save them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 import jax
@@ -60,6 +61,7 @@ def conditioning_path(
     paths = [block_summaries.path(eigenvalues, a, sigma2, learn=learn) for a in chosen.values()]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
     c = stacked.conditioning
+    free = c.unit_free
     dims = ("pattern", "sigma2")
     optimum = jax.vmap(lambda s: ppca.optimal_elbo(eigenvalues, k, s))(sigma2)
     assignments = np.stack(list(chosen.values()))
@@ -78,6 +80,25 @@ def conditioning_path(
                 escape.steps(c.escape_rate, 1 / c.stiffness, np.e),
                 "steps",
                 "gradient descent steps to grow by e",
+            ),
+            # raw numbers change with the unit of the data, and differently for W and V
+            "unit_free_condition_number": (
+                dims,
+                free.condition_number,
+                "1",
+                "of the stable directions, for data x/√λ₁",
+            ),
+            "unit_free_escape_rate": (
+                dims,
+                free.escape_rate,
+                "nats",
+                "fastest escape rate, for data x/√λ₁",
+            ),
+            "unit_free_escape_steps": (
+                dims,
+                escape.steps(free.escape_rate, 1 / free.stiffness, np.e),
+                "steps",
+                "gradient descent steps to grow by e, for data x/√λ₁",
             ),
             "critical_sigma2": (
                 ("pattern", "latent"),
@@ -167,6 +188,9 @@ def spectrum_histogram(
 ) -> xr.Dataset:
     """All Hessian eigenvalues at several points as counts over |μ|, by sign, on a log scale.
 
+    They are those of the data x/√λ₁: in the data's own unit the curvatures in W and in V may lie
+    too many decades apart for one picture.
+
     Args:
         eigenvalues: (n,), of S.
         chosen: name → assignment (k,).
@@ -175,14 +199,14 @@ def spectrum_histogram(
     """
     negative, positive = [], []
     largest = max(
-        float(block_summaries.summarise(eigenvalues, a, sigma2).stiffness) for a in chosen.values()
+        float(block_summaries.summarise(eigenvalues, a, sigma2).unit_free.stiffness)
+        for a in chosen.values()
     )
     edges = jnp.geomspace(1e-12 * largest, 2 * largest, bins + 1)
     for assignment in chosen.values():
-        counts = block_summaries.histogram(eigenvalues, assignment, sigma2, edges).counts
-        positive.append(counts)
-        mirrored = block_summaries.histogram(eigenvalues, assignment, sigma2, -edges[::-1]).counts
-        negative.append(mirrored[::-1])
+        count = partial(block_summaries.histogram, eigenvalues, assignment, sigma2, unit_free=True)
+        positive.append(count(edges).counts)
+        negative.append(count(-edges[::-1]).counts[::-1])
     dims = ("point", "size")
     return tables.dataset(
         {
@@ -191,7 +215,11 @@ def spectrum_histogram(
         },
         coords={
             "point": list(chosen),
-            "size": (jnp.sqrt(edges[1:] * edges[:-1]), "nats", "|eigenvalue| of the Hessian"),
+            "size": (
+                jnp.sqrt(edges[1:] * edges[:-1]),
+                "nats",
+                "|eigenvalue| of the Hessian, data x/√λ₁",
+            ),
         },
         attrs=tables.provenance(sigma2=sigma2),
     )

@@ -76,7 +76,8 @@ def escape_path(
     by_steps = _by_steps(critical, float(smooth), float(bent))
     return tables.dataset(
         {
-            "index": ("sigma2", [int(f.index) for f in found], "1", "ways for it to come back"),
+            "index": ("sigma2", [int(blocks.index(s, beta)) for s in sigma2], "1",
+                "ways for it to come back",),
             "escape_rate": (
                 "sigma2", [float(f.escape_rate) for f in found], "nats",
                 "largest eigenvalue if positive",

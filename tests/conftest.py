@@ -45,6 +45,7 @@ SLOW = {
     "test_benchmarks.py": 40,
     "test_training.py": 35,
     "test_data.py": 35,
+    "test_keys.py": 35,
     "test_divergence.py": 30,
     "test_study.py": 30,
     "test_latent_blocks.py": 30,
