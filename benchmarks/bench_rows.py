@@ -118,7 +118,7 @@ class Side:
         ]
         config = replace(self.config, num_steps=self.epochs * self.config.record_every)
         made = {"task": self.task, "config": config, "grid": self.grid}
-        facts = tables.provenance(made, device=records.device_name()) | self.facts
+        facts = tables.provenance(made) | self.facts
         whole = sweeps.table_of(self.task, config, self.data, self.grid, results, facts)
         small = nonlinear.summary(whole, np.asarray(self.data.eigenvalues))
         return small.assign_attrs(seconds=str(round(seconds)))

@@ -227,9 +227,10 @@ def key(name: str, x: Any) -> None:
     """One key of JAX, typed or of the old kind (unsigned integers)."""
     dtype = getattr(x, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if np.ndim(x) != (0 if typed else 1) or not (typed or dtype == np.uint32):
+    if not (typed and np.shape(x) == ()) and not (dtype == np.uint32 and np.ndim(x) == 1):
         got = repr(x) if dtype is None else f"an array of dtype {dtype}, shape {np.shape(x)}"
-        fail(name, got, "a key", "Make one of an integer: jax.random.key(0).")
+        hint = "jax.random.key(0) makes one of an integer; many at once take jax.vmap."
+        fail(name, got, "a key", hint)
 
 
 def kind(name: str, x: Any, expected: type, maker: str = "") -> None:

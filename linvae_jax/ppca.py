@@ -162,10 +162,11 @@ def check_learned_sigma2(
     """
     if not _checks.concrete(eigenvalues, beta, count):
         return
-    if _leaves_variance(eigenvalues, k, float(beta), float(count)):
-        return
+    with jax.ensure_compile_time_eval():  # inside a program that has them as constants
+        if _leaves_variance(eigenvalues, k, float(beta), float(count)):
+            return
+        r = int(mom.rank(eigenvalues, count))
     values, largest = np.asarray(eigenvalues), float(eigenvalues[0])
-    r = int(mom.rank(eigenvalues, count))
     hint = "Fix sigma2, or take a smaller k"
     got = f"a covariance of rank {r} <= k = {k}"
     if values[r] > 0 and r < count - 1:

@@ -89,3 +89,7 @@ def _child(
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
     run(folder)
+    if place is not None:
+        # JAX does this when a process ends, but not one of `multiprocessing`: the first to end
+        # would take the others with it
+        jax.distributed.shutdown()

@@ -558,12 +558,13 @@ ELSEWHERE = {
     "data.preprocessing.logit": "from 0 to 1, below",
     "data.preprocessing.log_jacobian": "from 0 to 1, below",
     "data.preprocessing.sigmoid": "below",
+    "divergence.lost": "of a task, checked before it was trained",
     "network_task.data_scale": "in `prepare`",
     "network_task.centred": "in `prepare`",
 }
 # these take what `prepare` or `problem` made, or are compiled with arrays inside functions above
-INNER = ("vae", "windowed", "training", "trainer", "parallel", "divergence", "sweeps",
-         "sweep_folder", "_checks", "_arrays", "checkpoints", "networks", "tables")  # fmt: skip
+INNER = ("vae", "windowed", "training", "trainer", "parallel", "sweeps", "sweep_folder", "_checks",
+         "_arrays", "checkpoints", "networks", "tables")  # fmt: skip
 DATA_NAMES = {"x", "y", "values", "data", "chunks", "pixels", "kl", "images"}
 
 
@@ -707,10 +708,7 @@ def test_the_older_kind_of_key_is_a_key():
 def test_raw_data_where_they_should_be_prepared():
     x = np.eye(n)
     for function, message in (
-        (
-            lambda: linear.elbo(PARAMS, x),
-            r"^moments: got ndarray of shape .*, .*moments\.from_data",
-        ),
+        (lambda: linear.elbo(PARAMS, x), r"^moments: got ndarray.*moments\.from_data"),
         (lambda: ppca.mle(x, 1), r"^moments: got ndarray"),
         (lambda: linear_task.problem(x), r"^moments: got ndarray"),
         (lambda: network_task.data_scale(x), r"^data: got ndarray.*network_task\.prepare"),

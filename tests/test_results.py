@@ -202,9 +202,15 @@ def test_a_table_is_written_whole_or_not_at_all(table, tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.iterdir()} == {"table.nc", "folder"}
 
 
-def test_the_summary_of_a_sweep_does_not_leave_a_diverged_seed_out():
+def test_the_summary_of_a_sweep_says_which_seeds_diverged():
     dims = ("seed", "sigma2_init", "step")
-    values = np.array([[[1.0], [2.0]], [[3.0], [math.nan]]])
+    values = np.array([[[1.0], [2.0], [math.nan]], [[3.0], [math.nan], [math.nan]]])
+    lost = np.isnan(values[..., 0])
     named = dict.fromkeys(("elbo", "sigma2", "collapsed"), (dims, values, "1", ""))
-    lines = cli._summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0]}))
-    assert [line.split() for line in lines[1:]] == [["0.5"] + ["2"] * 3, ["4"] + ["nan"] * 3]
+    named["diverged"] = (dims[:2], lost, "1", "")
+    lines = cli._summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0, 9.0]}))
+    assert [line.split() for line in lines[1:4]] == [
+        ["0.5", "2", "2", "2"],
+        ["4", "2", "2", "2", "(1", "diverged)"],  # of the other seed
+        ["9", "diverged", "diverged", "diverged"],
+    ]
