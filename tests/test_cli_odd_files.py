@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from landscape import cli, figures, nonlinear, reproduce
+from landscape import cli, nonlinear, reproduce
 from linvae_jax import moments, tables
 
 N, n = 24, 8
@@ -147,12 +147,8 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def linvae(capsys, monkeypatch, tmp_path):
-    """Run a command in this process; figures are tested elsewhere and take a second each."""
-    monkeypatch.setattr(figures, "save", lambda figure, place: [])
-    for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
-                 "census_scatter"):  # fmt: skip
-        monkeypatch.setattr(figures, name, lambda *tables: None)
+def linvae(capsys, monkeypatch, no_figures, tmp_path):
+    """Run a command in this process; figures are tested elsewhere."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Ran:
