@@ -35,8 +35,8 @@ def summarise(
 ) -> Conditioning:
     """Index, nullity, condition number and escape rate at a stationary point.
 
-    Index and nullity do not depend on the data's unit; the others do, as landscape/README.md, 3,
-    says, and `unit_free` has them for the data x/√λ₁, as one trains.
+    Index and nullity do not depend on the data's unit. The others do, as landscape/README.md, 3,
+    says; `unit_free` has them for normalised data x/√λ₁, which is what one trains on.
 
     Args:
         eigenvalues: as for `blocks.eigenvalues`, like the arguments below.

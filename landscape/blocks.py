@@ -22,9 +22,9 @@ and ties give zeros that are exactly zero.
 
 No curvature is compared with a tolerance: signs come from comparing λ with λ and λ with τ
 (`inertia`), determinants are products without cancellation (`log_determinant`). Neither has a unit.
-(Which λ are zeros of S is decided once, `stationary.zeros_of_s`, relative to λ₁.) Entries of
-W's block have that of 1/x², of V's that of x², so that both ends of the spectrum move apart as the
-data's unit changes: each number is computed from ratios λ/σ², in an order in which nothing
+(Which λ are zeros of S is decided once, `stationary.zeros_of_s`, relative to λ₁.) Curvatures in W
+have the unit of 1/x² and those in V that of x², so that the two ends of the spectrum move apart as
+the data's unit changes. Each number is computed from ratios λ/σ², in an order in which nothing
 overflows before the result does.
 
 >>> import jax.numpy as jnp
@@ -345,8 +345,8 @@ def inertia(p: Levels, learn: frozenset[str]) -> Inertia:
 
     Positive: an unused component i with λ_i > ℓ_j, for each latent j. Zero: λ_i = ℓ_j or λ_i = 0
     there, two active latents with equal λ, and log σ² if it is learned and all unused λ_i are zero,
-    for then there is no σ² that is best. All others are negative. Where the point is none (traced
-    values) nothing is counted.
+    for then there is no σ² that is best. All others are negative. Of traced values that are no
+    stationary point nothing is counted.
     """
     k, n = p.w.shape[0], p.owner.shape[0]
     lam, level = p.eigenvalues, p.level[:, None]

@@ -159,7 +159,7 @@ class Census:
 
 
 def _inputs(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[np.ndarray, float]:
-    """λ in float64 with zeros of S that are zero, and the noise level βσ²."""
+    """λ in float64, with zeros of S set to zero, and the noise level βσ²."""
     _checks.eigenvalues("eigenvalues", eigenvalues)
     _checks.positive_scalar("sigma2", sigma2)
     _checks.positive_scalar("beta", beta)
@@ -323,8 +323,8 @@ def inertia(
         beta: weight of the KL.
 
     Returns:
-        Exact and the same in every unit of the data, for repeated eigenvalues too; ties are ties
-        only if equal in floating point (which another unit rounds, where s_g = s_h by luck). For
+        Exact and the same in every unit of the data, for repeated eigenvalues too. Ties are ties
+        only if equal in floating point; where s_g = s_h by luck, another unit may round them. For
         the members of a family whose sharing falls apart (WᵀW block diagonal within a group,
         which needs a coincidence in the spectrum), the type of the parts applies.
 

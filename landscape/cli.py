@@ -86,8 +86,8 @@ class Data:
 class Loaded(NamedTuple):
     """Data ready for the model; `constant` nats turn its ELBO into one of pixels.
 
-    `x` (N, n) are real numbers in the precision that came: whoever takes the mean off rounds after
-    it. `identity` is all that decides them, by names that a user knows.
+    `x` (N, n) are real numbers in the precision that came, since they may be rounded only after
+    their mean is taken off. `identity` is all that decides them, by names that a user knows.
     """
 
     x: Any
@@ -113,7 +113,7 @@ def _open(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
 
 
 def _identity(options: Data, source: str, transform: preprocessing.Logit | None) -> dict[str, Any]:
-    """What decides the numbers: not where a file lies, nor settings that are not used."""
+    """All that decides the numbers; not where a file lies, nor settings that are not used."""
     used = transform is not None
     return {
         "data": source, "--preprocess": "logit" if used else "none",
@@ -124,7 +124,7 @@ def _identity(options: Data, source: str, transform: preprocessing.Logit | None)
 
 
 def load(options: Data) -> Loaded:
-    """Load and preprocess."""
+    """Load and preprocess for a linear VAE."""
     if options.window is not None:
         _checks.fail(
             "window", f"{options.window} for a linear VAE", "none: windows are for networks",
@@ -142,7 +142,7 @@ def load(options: Data) -> Loaded:
     identity = _identity(options, dataset.source, transform)
     if transform is None:
         x = dataset.images
-        if x.dtype.itemsize < 8:  # float64 holds them, and integers of 64 bits it does not
+        if x.dtype.itemsize < 8:  # float64 holds these; it would round 64-bit integers
             x = x.astype(np.float64)
         return Loaded(x, 0.0, dataset.source, identity)
     x = transform(dataset.images, _data_key(options), float)
@@ -182,13 +182,16 @@ def load_for_networks(options: Data) -> ForNetworks:
 
 
 def _learnable(lam: jax.Array, count: Any, k: int, why: str = "") -> float:
-    """σ² at its maximum-likelihood value for k latents, which needs k below the rank of S.
+    """The σ² of maximum likelihood for k latents, which needs k below the rank of S.
 
     Args:
         lam: (n,), eigenvalues of S.
         count: number of data.
         k: number of latents.
         why: what to do instead, if it is not what `ppca` says.
+
+    Raises:
+        ValueError: there is none: k ≥ n, or k latents explain all variance.
     """
     n = len(lam)
     if n < 2:
@@ -351,11 +354,10 @@ class Points:
         _checks.in_range("limit", self.limit, 1, 2**31 - 1, "at least one")
         x, _, source, of_data = load(self.data)
         moments = mom.from_data(x)
-        spectrum = mom.spectrum(moments)
-        lam = spectrum.eigenvalues
+        lam = mom.spectrum(moments).eigenvalues
         sigma2 = self.sigma2
         if sigma2 is None:
-            sigma2 = _learnable(spectrum.eigenvalues, moments.count, self.k)
+            sigma2 = _learnable(lam, moments.count, self.k)
         settings = of_data | {_flag(n): getattr(self, n) for n in ("k", "sigma2", "limit")}
         if self.out:
             places.check_file(self.out, settings)
@@ -409,8 +411,7 @@ class Surface:
             _checks.positive("sigma2", value)
         x, _, source, of_data = load(self.data)
         moments = mom.from_data(x)
-        spectrum = mom.spectrum(moments)
-        lam = spectrum.eigenvalues
+        lam = mom.spectrum(moments).eigenvalues
         pair = (self.components[0] - 1, self.components[1] - 1)
         if not 0 <= pair[0] < pair[1] < len(lam):
             _checks.fail("components", self.components, f"1 <= first < second <= n = {len(lam)}")
@@ -609,12 +610,9 @@ class Landscape:
             _checks.positive("sigma2", self.sigma2)
         x, _, source, of_data = load(self.data)
         moments = mom.from_data(x)
-        spectrum = mom.spectrum(moments)
-        lam = spectrum.eigenvalues
+        lam = mom.spectrum(moments).eigenvalues
         # also where σ² is given: it follows the first k components
-        best = _learnable(
-            spectrum.eigenvalues, moments.count, self.k, "Take a smaller --k, or more data."
-        )
+        best = _learnable(lam, moments.count, self.k, "Take a smaller --k, or more data.")
         sigma2 = best if self.sigma2 is None else self.sigma2
         _checks.in_range("k", self.k, 3, len(lam) - 1, "three components to follow")
         settings = of_data | {"--k": self.k, "--sigma2": self.sigma2}
@@ -722,13 +720,10 @@ class Reproduce:
                 _checks.fail("data", f"{x.shape[1]} dimensions", latents)
             reproduce.check(linear, x)
             moments = mom.from_data(x)
-            spectrum = mom.spectrum(moments)
-            _learnable(
-                spectrum.eigenvalues, moments.count, linear.k, "Take a smaller --k, or more data."
-            )
-            if (rank := int(mom.rank(spectrum.eigenvalues, moments.count))) <= max(
-                settings.k, settings.linear_k
-            ):
+            lam = mom.spectrum(moments).eigenvalues
+            _learnable(lam, moments.count, linear.k, "Take a smaller --k, or more data.")
+            rank = int(mom.rank(lam, moments.count))
+            if rank <= max(settings.k, settings.linear_k):
                 _checks.fail("data", f"a covariance of rank {rank}", latents, "Take more data.")
             self._claim(of_data | {"--window": options.window}, settings, linear)
             attrs = _attrs(self, source)
@@ -858,18 +853,18 @@ def _flag(name: str) -> str:
 
 
 def _distinct(name: str, values: Sequence[Any]) -> None:
-    """No value twice: they would be the same runs, and have the same label."""
+    """Raise where a value comes twice: the two would be the same runs, with the same label."""
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
         _checks.fail(name, f"{twice[0]} twice", "values that differ")
 
 
 def _seed(name: str, seed: int, count: int = 1) -> None:
-    """One that gives another stream than every other seed, in all precisions."""
+    """Raise unless `count` seeds from this one on are seeds (`streams.check`)."""
     _checks.in_range(name, seed, 0, 2**32 - max(count, 1), "32 bits")
 
 
-# what functions call that which a user gives by a flag of another name
+# names of arguments → the flag by which a user gives them, where its name is another
 _GIVEN_BY = {
     "x": "data", "values": "data", "chunks": "data", "cov": "data", "moments.cov": "data",
     "problem.x": "data", "eigenvalues": "data", "data_scale": "data", "name_or_path": "data",
@@ -878,7 +873,7 @@ _GIVEN_BY = {
 
 
 def _as_flags(message: str, command: Any) -> str:
-    """A message about an argument of ours as one about what the user typed."""
+    """The message with the flag that the user typed in place of an argument's name."""
     found = re.match(r"(?:grid\.|config\.|model\.)?([a-z]\w*(?:\.\w+)?)(?:\[\d+\])?: got ", message)
     if not found:
         return message
@@ -888,7 +883,7 @@ def _as_flags(message: str, command: Any) -> str:
 
 
 def _names(command: Any) -> set[str]:
-    """Fields that are flags, those of nested options too."""
+    """Names of the fields that are flags, those of nested options too."""
     names = set()
     for f in fields(command):
         value = getattr(command, f.name)

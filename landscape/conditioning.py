@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from landscape import hessian
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 
 
 class UnitFree(NamedTuple):
@@ -39,7 +39,7 @@ class UnitFree(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Conditioning:
-    """A Hessian spectrum in six numbers, three of them once more without unit.
+    """A Hessian spectrum in six numbers, three of which are there without a unit too.
 
     Attributes:
         index: (*batch), number of positive eigenvalues: escape directions.
@@ -50,8 +50,8 @@ class Conditioning:
             if there is none.
         escape_rate: (*batch), largest eigenvalue if positive, else 0; nats per squared unit.
         tolerance: (*batch), |μ| below this counted as zero.
-        unit_free: the three floats in between once more, of data in normalised units, where those
-            are known (`block_summaries`); else NaN. Index and nullity are the same in every unit.
+        unit_free: stiffness, condition number and escape rate of normalised data, where those are
+            known (`block_summaries`); else NaN. Index and nullity are the same in every unit.
     """
 
     index: Int[Array, "*batch"]
@@ -72,8 +72,9 @@ def summarise(
 
     A tolerance relative to the largest eigenvalue compares curvatures of different units, where
     the variables have any: of weights that are measured in the data's unit and of weights in one
-    over it. `at` takes the units out first, `block_summaries.summarise` needs no tolerance. Give
-    eigenvalues of a matrix whose variables are all of one unit: see `objectives.rescaled`.
+    over it. So give eigenvalues of a matrix whose variables are all of one unit, as those of
+    `objectives.rescaled` are. `at` takes the units out first, and `block_summaries.summarise` needs
+    no tolerance.
 
     Args:
         eigenvalues: (*batch, p), in any order; a list or integers will do.
@@ -83,12 +84,9 @@ def summarise(
     Raises:
         ValueError: no numbers, or none at all.
     """
-    _checks.numeric("eigenvalues", eigenvalues)
-    values = jnp.asarray(eigenvalues)
+    values = _arrays.as_float("eigenvalues", eigenvalues)
     if values.ndim == 0 or values.shape[-1] == 0:
         _checks.fail("eigenvalues", f"shape {values.shape}", "shape (..., p) with p >= 1")
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(float)
     if rtol is None:
         rtol = default_rtol(values.shape[-1], values.dtype)
     return _summarise(values, rtol)
@@ -288,7 +286,7 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"]) -> Float[Array, "k-1"]:
     """
     _checks.positive("eigenvalues", eigenvalues)
     _checks.shape("eigenvalues", eigenvalues, ("k",))
-    lam = jnp.asarray(eigenvalues)
+    lam = _arrays.as_float("eigenvalues", eigenvalues)
     gap = lam[:-1] - lam[1:]
     # two ratios: a product of two λ leaves float32 in units of 1e-10
     return gap / lam[:-1] * (gap / lam[1:])

@@ -40,7 +40,7 @@ def check(function: Callable[[PyTree], Float[Array, ""]], point: PyTree) -> None
     if not leaves:
         _checks.fail("point", "no arrays", "a pytree of at least one array")
     for leaf in leaves:
-        _checks.numeric("point", leaf)
+        _checks.numbers("point", leaf)
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             _checks.fail(

@@ -38,11 +38,11 @@ def claim_folder(
         optional: settings that may be None now or before: a part that is left out.
 
     Raises:
-        ValueError: the folder is a file, holds results of other settings, or such that do not say
-            of which they are.
+        ValueError: the folder is a file, or holds results of other settings, or results that do not
+            say of which settings they are.
     """
-    _no_file_above(folder / command)
-    asked, path = json.loads(json.dumps(tables.plain(settings))), folder / f"{command}.json"
+    _checks.folder("out", folder)
+    asked, path = _as_read(settings), folder / f"{command}.json"
     found = sorted(entry.name for pattern in made for entry in folder.glob(pattern))
     if found:
         there = _read(path)
@@ -70,9 +70,9 @@ def check_file(path: Path, settings: Mapping[str, Any]) -> None:
         ValueError: a folder is there, a folder above it is a file, or what is there is no table of
             `linvae`, or one of other settings.
     """
+    _checks.path("out", path)
     if path.is_dir():
         _checks.fail("out", f"{path}, a folder", "a file's name")
-    _no_file_above(path)
     if not path.exists():
         return
     try:
@@ -84,7 +84,7 @@ def check_file(path: Path, settings: Mapping[str, Any]) -> None:
             "out", f"{path}, a file that does not say of which settings it is",
             "a new name, or that of a table made with the same settings", _HINT,
         )  # fmt: skip
-    _compare(path, json.loads(json.dumps(tables.plain(settings))), there)
+    _compare(path, _as_read(settings), there)
 
 
 def signed(table: xr.Dataset, settings: Mapping[str, Any]) -> xr.Dataset:
@@ -93,9 +93,9 @@ def signed(table: xr.Dataset, settings: Mapping[str, Any]) -> xr.Dataset:
     return table.assign_attrs({_ATTRIBUTE: text})
 
 
-def _no_file_above(path: Path) -> None:
-    if files := [str(parent) for parent in path.parents if parent.is_file()]:
-        _checks.fail("out", f"{files[0]}, which is a file", "a folder, or a name in one")
+def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file gives them back: tuples are lists there."""
+    return json.loads(json.dumps(tables.plain(settings)))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -54,13 +54,16 @@ _ZERO = 10.0
 def zeros_of_s(eigenvalues: Any, noise: Any) -> Any:
     """Which λ are zeros of S: at most 10 ε λ₁, which is rounding, and below the noise βσ².
 
-    In every unit the same. A λ above the noise is never one, so that no latent and no way to
-    escape is lost. The question is which λ are certainly rounding; which are certainly not is
-    another one, whose bound has a factor n more (`linvae_jax.moments.rank`).
+    The answer is the same in every unit. A λ above the noise is never one, so that no latent and
+    no way to escape is lost. The question is which λ are certainly rounding. Which are certainly
+    not is another one, whose bound is n times larger (`linvae_jax.moments.rank`).
 
     Args:
         eigenvalues: (n,), of S, from large to small; of NumPy or JAX.
-        noise: βσ².
+        noise: (), βσ².
+
+    Returns:
+        (n,), bool.
     """
     small = _ZERO * float(jnp.finfo(eigenvalues.dtype).eps) * eigenvalues[0]
     return (eigenvalues <= small) & (eigenvalues < noise)

@@ -23,7 +23,7 @@ _BLOCK = 1024
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """The float in which numbers of this dtype are computed with."""
+    """The float dtype in which numbers of this dtype are computed with."""
     if dtype == np.float32 or (
         jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     ):
@@ -35,7 +35,7 @@ def as_float(name: str, x: Any) -> Float[Array, "..."]:
     """An array of any shape as floats on the device, each number rounded once.
 
     Raises:
-        ValueError: as `_checks.numbers`, or a number that is beyond the largest float32.
+        ValueError: as `_checks.numbers`, or a number that is beyond the largest of `float_dtype`.
     """
     x = _checks.numbers(name, x)
     dtype = float_dtype(x.dtype)
@@ -59,7 +59,15 @@ def as_given(name: str, x: Any) -> Array:
 
 
 def check_held(name: str, x: Any) -> None:
-    """Refuse integers that JAX would wrap, of what `_checks.numbers` returns."""
+    """Refuse integers that JAX would wrap.
+
+    Args:
+        name: of the data, for messages.
+        x: as `_checks.numbers` returns it.
+
+    Raises:
+        ValueError: integers that JAX's widest dtype does not hold.
+    """
     if not _checks.concrete(x) or np.dtype(_numpy_dtype(x.dtype)).kind not in "iu":
         return
     limits = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
@@ -97,7 +105,7 @@ def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]
 
 
 def host_less(name: str, x: Any, mean: Any, dtype: Any) -> np.ndarray:
-    """As `less`, on the host and in the given dtype."""
+    """The difference x − mean as `less` takes it, but on the host and in the given dtype."""
     x, wide = np.asarray(x), _wide(x)
     mean = np.asarray(mean, wide)
     out = np.empty(x.shape, dtype)
@@ -109,8 +117,8 @@ def host_less(name: str, x: Any, mean: Any, dtype: Any) -> np.ndarray:
 def centre(x: Any) -> np.ndarray:
     """The mean of concrete rows (N, n), in float64 or wider; of equal numbers, that number.
 
-    The result is where to look from. Its own rounding is far below the data's spread as long as
-    that is above their precision.
+    Data are to be looked at from there: its own rounding is far below their spread, as long as the
+    precision in which they came tells them apart.
     """
     x, wide = np.asarray(x), _wide(x)
     # from the first row, so that a column that doesn't vary is met exactly
@@ -181,7 +189,7 @@ def _cast(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def variance_range(dtype: Any) -> tuple[float, float]:
-    """Between which variances the dtype holds their rounding too, and sums of many of them."""
+    """The least and the largest variance of which the dtype holds the rounding, and sums, too."""
     limits = jnp.finfo(dtype)
     eps = float(limits.eps)
     return float(limits.tiny) / eps, float(limits.max) * eps
@@ -196,6 +204,9 @@ def check_scale(name: str, variance: Any, dtype: Any) -> None:
         name: of the data, for messages.
         variance: (), the largest one; zero, infinite or NaN if it is out of range.
         dtype: of the covariance.
+
+    Raises:
+        ValueError: a variance beyond `variance_range`.
     """
     if not _checks.concrete(variance):
         return

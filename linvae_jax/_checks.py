@@ -77,11 +77,6 @@ def _read(name: str, x: Any) -> Any:
         fail(name, got, "an array of real numbers")
 
 
-def numeric(name: str, x: Any) -> None:
-    """A real array: no strings, objects or complex numbers."""
-    numbers(name, x)
-
-
 def floating(name: str, x: Any) -> None:
     """An array of floats, as formulas want that compute in the dtype they are given."""
     dtype = getattr(x, "dtype", None)
@@ -151,7 +146,10 @@ def scalar(name: str, x: Any, dtype: Any = None) -> Any:
         name: the argument's name.
         x: a number, finite.
         dtype: of the formula; a number that is too large for it, or so small that it would become
-            zero, is refused. The result keeps its own dtype.
+            zero, is refused.
+
+    Returns:
+        `x` itself if it is traced, a Python float, float32 or float64; else a Python float.
     """
     shape(name, x, ())
     if not concrete(x):
@@ -166,8 +164,8 @@ def scalar(name: str, x: Any, dtype: Any = None) -> Any:
                 f"a number from {limits.tiny:.3g} to {limits.max:.3g}, as {limits.dtype} holds",
                 "Rescale the data, or compute in float64 (jax_enable_x64).",
             )
-    narrow = isinstance(x, float) or getattr(x, "dtype", None) in (np.float32, np.float64)
-    return x if narrow else value
+    taken = isinstance(x, float) or getattr(x, "dtype", None) in (np.float32, np.float64)
+    return x if taken else value
 
 
 def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
@@ -188,7 +186,7 @@ def data_matrix(name: str, x: Any, n: int | str = "n") -> Any:
 
 def symmetric(name: str, S: Any) -> None:
     """Square and symmetric to rounding (where the value is known)."""
-    numeric(name, S)
+    numbers(name, S)
     rows = np.shape(S)[0] if np.ndim(S) == 2 else "n"
     shape(name, S, (rows, rows))
     finite(name, S)

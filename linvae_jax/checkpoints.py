@@ -366,7 +366,7 @@ def _describe(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
                 _checks.fail(f"tree at {name}", "no keys at all", "at least one key")
             leaves[name]["key"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
-        _checks.numeric(f"tree at {name or 'its root'}", leaf)
+        _checks.numbers(f"tree at {name or 'its root'}", leaf)
         if jax.process_count() > 1 and isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
             leaf = np.asarray(leaf)  # process 0 writes its copy; Orbax refuses local JAX arrays
         if leaf.size:

@@ -127,7 +127,7 @@ def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array,
 
     Args:
         chosen: (k,), whether it holds.
-        measured: (k,), what that was read off: a NaN, as of a model that diverged, compares as
+        measured: (k,), what that was read off. A NaN, as of a model that diverged, compares as
             false with everything, and would count as a latent for which it does not hold.
 
     Returns:

@@ -59,11 +59,15 @@ class Encoder(NamedTuple):
 
 def check(params: LinearVAE, moments: mom.Moments) -> None:
     """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values."""
-    _checks.kind("params", params, LinearVAE)
     mom.check(moments)
-    n = moments.mean.shape[0]
+    _check_params(params, moments.mean.shape[0])
+
+
+def _check_params(params: LinearVAE, n: int | str = "n") -> None:
+    """The part of `check` that looks at the parameters alone."""
+    _checks.kind("params", params, LinearVAE)
     _checks.shape("params.W", params.W, (n, "k"))
-    k = params.W.shape[1]
+    n, k = params.W.shape
     _checks.shape("params.V", params.V, (k, n))
     _checks.shape("params.log_d", params.log_d, (k,))
     _checks.shape("params.log_sigma2", params.log_sigma2, ())
@@ -308,11 +312,11 @@ def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
     Raises:
         ValueError: shapes disagree, NaN or Inf, no real numbers.
     """
-    nothing = jnp.zeros(np.shape(getattr(params, "W", ()))[:1], jnp.result_type(float))
-    check(params, mom.Moments(nothing, nothing, jnp.ones(())))
-    x = _checks.data_matrix("x", x, params.W.shape[0])
+    _check_params(params)
+    n = params.W.shape[0]
+    x = _checks.data_matrix("x", x, n)
     mean = _checks.numbers("mean", mean)
-    _checks.shape("mean", mean, (params.W.shape[0],))
+    _checks.shape("mean", mean, (n,))
     _checks.finite("mean", mean)
     terms = _elbo_terms_per_datum(params, _arrays.less("x", x, mean))
     return terms.reconstruction - terms.kl.sum(axis=1)

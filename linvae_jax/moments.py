@@ -58,23 +58,27 @@ class Spectrum:
 
 @jax.jit
 def _of_chunk(x: Float[Array, "N n"]) -> Moments:
-    # Any shift and any scale give the same moments, so neither has a derivative. Twice centred, a
-    # sum's rounding is that of numbers as small as their spread; kept between least and largest,
-    # the first mean of equal numbers is that number. A power of two rounds nothing, and without
-    # it squares would underflow whose covariance does not.
+    mean, centred, scale = _standardised(x)
+    cov = matmul(centred.T, centred) / x.shape[0] * scale * scale
+    return Moments(mean, cov, jnp.asarray(x.shape[0], x.dtype))
+
+
+def _standardised(x: Float[Array, "N n"]) -> tuple[Array, Array, Array]:
+    """Mean (n,), and rows less the mean over a scale (), which comes last.
+
+    Any shift and any scale give the same moments, so neither has a derivative. Twice centred, a
+    sum's rounding is that of numbers as small as their spread; kept between least and largest, the
+    first mean of equal numbers is that number. The scale is a power of two, which rounds nothing;
+    without it squares would underflow whose covariance does not.
+    """
     low, high = x.min(axis=0), x.max(axis=0)
     shift = jax.lax.stop_gradient(jnp.clip(x.mean(axis=0), low, high))
-    scale = _power_of_two(jax.lax.stop_gradient((high - low).max()))
+    spread = jax.lax.stop_gradient((high - low).max())
+    exponent = 8 if x.dtype == jnp.float32 else 11
+    scale = jax.lax.reduce_precision(jnp.where(spread > 0, spread, 1), exponent, 0)
     near = x - shift
     rest = near.mean(axis=0)
-    centred = (near - rest) / scale
-    cov = matmul(centred.T, centred) / x.shape[0] * scale * scale
-    return Moments(shift + rest, cov, jnp.asarray(x.shape[0], x.dtype))
-
-
-def _power_of_two(scale: Float[Array, ""]) -> Float[Array, ""]:
-    exponent = 8 if scale.dtype == jnp.float32 else 11
-    return jax.lax.reduce_precision(jnp.where(scale > 0, scale, 1), exponent, 0)
+    return shift + rest, (near - rest) / scale, scale
 
 
 def _shifted(moments: Moments, shift: Any) -> Moments:
@@ -146,7 +150,7 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
 
 
 def of_chunks(chunks: Iterable[Any], name: str, piece: str | None = None) -> Moments:
-    """As `from_chunks`, for callers whose own users call the data, or a piece of them, otherwise.
+    """Moments as `from_chunks` makes them, for callers whose users know the data by another name.
 
     Args:
         chunks: as for `from_chunks`.
@@ -238,7 +242,7 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
     n = cov.shape[0] if cov.ndim else 0
     mean = jnp.zeros(n, cov.dtype) if mean is None else _arrays.as_float("mean", mean)
     mean = mean.astype(cov.dtype)
-    _checks.numeric("count", count)
+    _checks.numbers("count", count)
     result = Moments(mean, cov, jnp.asarray(count, cov.dtype))
     _check(result, "mean", "cov")
     values = jnp.sort(cov)[::-1] if cov.ndim == 1 else jnp.linalg.eigvalsh(cov)[::-1]
@@ -255,7 +259,7 @@ def check(moments: Moments, name: str = "moments") -> None:
 
 
 def _check(moments: Moments, mean: str, cov: str) -> None:
-    """As `check`, with what the user calls the two."""
+    """The part of `check` that looks at the arrays, under the names that the user gave them."""
     _checks.floating(mean, moments.mean)
     _checks.shape(mean, moments.mean, ("n",))
     _checks.finite(mean, moments.mean)
@@ -363,11 +367,8 @@ def thin_spectrum(x: Any, name: str = "x") -> Spectrum:
 
 @jax.jit
 def _thin(x: Float[Array, "N n"]) -> Spectrum:
-    shift = jax.lax.stop_gradient(jnp.clip(x.mean(axis=0), x.min(axis=0), x.max(axis=0)))
-    near = x - shift
-    centred = near - near.mean(axis=0)
-    scale = _power_of_two(jax.lax.stop_gradient(jnp.abs(centred).max()))
-    _, singular, vt = jnp.linalg.svd(centred / scale, full_matrices=False)
+    _, centred, scale = _standardised(x)
+    _, singular, vt = jnp.linalg.svd(centred, full_matrices=False)
     return Spectrum(singular**2 / x.shape[0] * scale * scale, vt.T)
 
 

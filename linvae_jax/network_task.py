@@ -96,8 +96,6 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
 
     _arrays.check_held("values", values)
     N, n = values.shape
-    if N < 2:
-        _checks.fail("values", "one row (N = 1)", "at least two data points")
     pieces = range(0, N, 4096)
     mean = None if transform is not None else _mean(values)
     if n <= _LARGE:
@@ -122,7 +120,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
 
 
 def _mean(values: Any) -> Float[np.ndarray, "n"]:
-    """μ in float64; of numbers that JAX holds too, since what it returns is where to look from."""
+    """μ in float64: rounded to float32, it would leave nothing of data far from zero."""
     return np.asarray(_arrays.centre(values), np.float64)
 
 
@@ -348,7 +346,7 @@ class NetworkTask:
 def _linear(
     eigenvalues: Float[Array, "n"], k: int, sigma2: Array, learned: Any, beta: Any
 ) -> dict[str, Array]:
-    """What `_LINEAR` labels; compiled, so that where no σ² is best it is NaN and no error."""
+    """Values of what `_LINEAR` labels; compiled, so that they are NaN where no σ² is best."""
     same = predictions.predict(eigenvalues, k, sigma2, beta)
     own = jnp.where(learned, ppca.optimal_sigma2(eigenvalues, k, beta), sigma2)
     best = predictions.predict(eigenvalues, k, own, beta)

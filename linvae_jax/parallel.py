@@ -347,7 +347,7 @@ class Executor:
         return self._call(training.init, None, data, hyper, keys)
 
     def begin(self, data: Any, hyper: Any, keys: Any) -> tuple[Any, Any]:
-        """The same, and the records there of what `divergence` wants (`training.START`)."""
+        """States before the first step, and of their records what `training.START` names."""
         return self._unzipped(self._call(_begin, None, data, hyper, keys))
 
     def segment(self, data: Any, hyper: Any, states: Any) -> tuple[Any, Any]:
@@ -371,7 +371,7 @@ class Executor:
         return self._call(_conclude, None, data, hyper, states, total)
 
     def _unzipped(self, both: Any) -> tuple[Any, Any]:
-        """Two batches of runs from what a program gave of each run."""
+        """Both outputs of a program, where the runs of a loop gave a pair each."""
         if self.layout.batching != "loop":
             return both
         first, second = zip(*both, strict=True)

@@ -309,7 +309,7 @@ def mle(moments: mom.Moments, k: int, sigma2: Float[Array, ""] | float | None = 
         ValueError: k out of range, σ² ≤ 0, S not symmetric or indefinite, or S of rank ≤ k with
             σ² learned (the likelihood is then unbounded as σ² → 0).
     """
-    return _mle(mom.spectrum(moments), moments.mean, k, sigma2, moments.count)
+    return _mle(mom.spectrum(moments), moments.mean, k, sigma2, moments.count, "moments.cov")
 
 
 def mle_from_spectrum(
@@ -319,7 +319,7 @@ def mle_from_spectrum(
     sigma2: Float[Array, ""] | float | None = None,
 ) -> PPCA:
     """As `mle`, when the spectrum is known already: many k or σ² for one eigendecomposition."""
-    return _mle(spectrum, mean, k, sigma2, float("inf"))
+    return _mle(spectrum, mean, k, sigma2, float("inf"), "spectrum.eigenvalues")
 
 
 def _mle(
@@ -328,6 +328,7 @@ def _mle(
     k: int,
     sigma2: Float[Array, ""] | float | None,
     count: Float[Array, ""] | float,
+    name: str,
 ) -> PPCA:
     n, m = spectrum.eigenvectors.shape
     values = spectrum.eigenvalues
@@ -336,7 +337,7 @@ def _mle(
     _checks.in_range("k", k, 1, m, f"{m} eigenpairs")
     if sigma2 is None:
         padded = jnp.pad(values, (0, n - m))
-        check_learned_sigma2(padded, k, 1.0, count, "moments.cov")
+        check_learned_sigma2(padded, k, 1.0, count, name)
         sigma2 = _optimal_sigma2(padded, k, 1.0)
     else:
         sigma2 = _checks.positive_scalar("sigma2", sigma2, values.dtype)

@@ -19,7 +19,7 @@ from jaxtyping import PRNGKeyArray
 
 from linvae_jax import _checks
 
-# named in the folders of sweeps, which must not go on with other noise: raise it with any change
+# kept with the folders of sweeps, which must not go on with other noise: raise it with any change
 VERSION = 2
 
 

@@ -134,7 +134,7 @@ class Grid:
 def _number(name: str, value: Any) -> float:
     """A real number as Python's float, also where an integer has more than 32 bits."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        _checks.numeric(name, value)
+        _checks.numbers(name, value)
         _checks.shape(name, value, ())
     try:
         return float(value)
@@ -352,9 +352,8 @@ def table_of(
 
     def stacked(values: list[np.ndarray], missing: np.ndarray | None) -> np.ndarray:
         all_runs = np.stack(values)
-        if (
-            missing is not None and missing.any()
-        ):  # also of integers, which become floating-point numbers
+        # integers become floats where some are missing, for they have no NaN
+        if missing is not None and missing.any():
             apart = missing.reshape(*missing.shape, *(1,) * (all_runs.ndim - missing.ndim))
             all_runs = np.where(apart, np.nan, all_runs)
         return all_runs.reshape(*shape, *values[0].shape)

@@ -31,7 +31,6 @@ from linvae_jax import _checks, streams, vae, windowed
 
 Params = Any  # a pytree with an attribute `log_sigma2`
 
-
 # fields of a record that are kept of a run before its first step, too
 START = ("elbo", "reconstruction", "kl")
 

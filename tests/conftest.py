@@ -32,7 +32,6 @@ SLOW = {
     "test_cli.py": 165,
     "test_sweeps.py": 155,
     "test_blocks.py": 85,
-    "test_cli_odd_files.py": 75,
     "test_docs.py": 70,
     "test_windowed_sweeps.py": 65,
     "test_lanczos.py": 60,
@@ -41,16 +40,27 @@ SLOW = {
     "test_trained.py": 50,
     "test_contracts.py": 50,
     "test_networks.py": 45,
+    "test_cli_odd_files.py": 40,
     "test_any_data.py": 45,
     "test_benchmarks.py": 40,
     "test_training.py": 35,
     "test_data.py": 35,
-    "test_keys.py": 35,
     "test_divergence.py": 30,
     "test_study.py": 30,
     "test_latent_blocks.py": 30,
     "test_report.py": 30,
+    "test_keys.py": 25,
 }
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of the exact part without their figures, which take a second each."""
+    # by path: imported here, `landscape` would be there before its annotations are checked
+    monkeypatch.setattr("landscape.figures.save", lambda figure, place: [])
+    for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
+                 "census_scatter"):  # fmt: skip
+        monkeypatch.setattr(f"landscape.figures.{name}", lambda *tables: None)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import cli, figures, ledger, nonlinear, report, reproduce
+from landscape import cli, ledger, nonlinear, report, reproduce
 from linvae_jax import tables
 from linvae_jax.data import preprocessing, windows
 
@@ -186,12 +186,9 @@ def test_a_fit_in_any_unit_ends_at_the_optimum_and_says_if_it_does_not(tmp_path,
     assert "not a fit: " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_models_of_other_settings_do_not_overwrite_each_other(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures, "save", lambda figure, place: [])
-    for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
-                 "census_scatter"):  # fmt: skip
-        monkeypatch.setattr(figures, name, lambda *tables: None)
     assert linvae("fit", "--data", data, "--k", 3) == 0
     assert linvae("fit", "--data", data, "--k", 3) == 0  # the same once more
     assert linvae("fit", "--data", data, "--k", 2) == 0

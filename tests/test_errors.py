@@ -366,7 +366,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a model in a file": (
         lambda: cli.Fit(out=Path(__file__) / "model.nc").run(),
-        r"out: got .*test_errors\.py, which is a file, expected a folder",
+        r"out: got .*, where .*test_errors\.py is a file, expected a path in a folder",
     ),
     "no points to list": (lambda: cli.Points(limit=0).run(), r"limit: got 0, expected 1 <= limit"),
     "a table without a model": (

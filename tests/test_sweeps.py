@@ -413,7 +413,7 @@ def test_other_things_in_place_of_task_data_and_grid_are_refused_by_name(no_trai
     key = jax.random.key(0)
     for hyper, seed, message in [
         (training.Hyperparameters(), 0, "key: got 0, expected a key.*jax.random.key"),
-        (training.Hyperparameters(), jax.random.split(key, 2), r"key: got shape \(2,\), expected"),
+        (training.Hyperparameters(), jax.random.split(key, 2), r"shape \(2,\), expected a key"),
         (training.Hyperparameters(), np.arange(2), "key: got an array of dtype int64"),
         ({"sigma2": 1.0}, key, "hyper: got dict, expected a Hyperparameters"),
     ]:

@@ -78,7 +78,7 @@ def counted(problem, learn=WEIGHTS):
     active = assignment[assignment >= 0]
     unused = np.delete(lam, active)
     tau = beta * sigma2
-    # section 7 of the theory
+    # landscape/README.md, 2
     index = (K - len(active)) * (unused > tau).sum()
     index += sum((unused > lam[t]).sum() for t in active)
     levels = np.where(assignment >= 0, lam[assignment], tau)

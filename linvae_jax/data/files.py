@@ -20,7 +20,7 @@ def load(path: Path) -> dataset.Dataset:
         got = "a directory" if path.is_dir() else "no such file"
         _checks.fail(name, got, f"an existing {path.suffix} file")
     array = _read(path)
-    _checks.numeric(name, array)
+    _checks.numbers(name, array)
     if array.ndim < 2 or array.size == 0:
         _checks.fail(
             name,

@@ -216,7 +216,7 @@ def _squeezed(x: Any, alpha: Any) -> tuple[Float[Array, "*shape"], Float[Array, 
 
 
 def _check_alpha(alpha: Any) -> None:
-    _checks.numeric("alpha", alpha)
+    _checks.numbers("alpha", alpha)
     _checks.shape("alpha", alpha, ())
     if _checks.concrete(alpha) and not 0 < alpha < 0.5:
         _checks.fail(
