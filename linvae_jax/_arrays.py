@@ -45,6 +45,42 @@ def as_float(name: str, x: Any) -> Float[Array, "..."]:
     return jnp.asarray(_cast(name, x, dtype))
 
 
+def spectrum(name: str, values: Any) -> Float[Array, "n"]:
+    """Eigenvalues of a covariance as they come, checked, as floats on the device.
+
+    Raises:
+        ValueError: as `as_float` and `_checks.eigenvalues`; a largest eigenvalue so small that the
+            float type would make zero of it.
+    """
+    given = _checks.numbers(name, values)
+    made = given if _ready(given) else as_float(name, given)
+    _checks.eigenvalues(name, made)
+    if made is not given and _checks.concrete(given):
+        first, tiny = float(np.asarray(given)[0]), float(jnp.finfo(made.dtype).tiny)
+        if 0 < first < tiny:
+            _checks.fail(
+                name,
+                f"{first:.3g} as the largest",
+                f"at least {tiny:.3g}, as {made.dtype} holds",
+                "Rescale the data, or compute in float64 (jax_enable_x64).",
+            )
+    return made
+
+
+def host_spectrum(name: str, values: Any) -> np.ndarray:
+    """As `spectrum`, on the host: float32 stays, all else is float64, whatever JAX has."""
+    given = np.asarray(_checks.numbers(name, values))
+    if given.dtype != np.float32:
+        given = _cast(name, given, np.float64)
+    _checks.eigenvalues(name, given)
+    return given
+
+
+def _ready(x: Any) -> bool:
+    """Whether this is an array of floats on the device already, which most are."""
+    return isinstance(x, jax.Array) and x.dtype in (jnp.float32, jnp.float64)
+
+
 def as_given(name: str, x: Any) -> Array:
     """An array on the device for a transform: integers stay integers.
 

@@ -97,13 +97,24 @@ def log_likelihood(
     return _log_likelihood(W, sigma2, moments)
 
 
-@jax.jit
 def principal_weights(
-    eigenvectors: Float[Array, "n k"],
-    eigenvalues: Float[Array, "k"],
+    eigenvectors: Float[Array, "n k"] | Any,
+    eigenvalues: Float[Array, "k"] | Any,
     sigma2: Float[Array, ""] | float,
 ) -> Float[Array, "n k"]:
     """Columns √(λ_j − σ²) u_j; a zero column where λ_j ≤ σ² (posterior collapse)."""
+    values = _arrays.as_float("eigenvalues", eigenvalues)
+    _checks.shape("eigenvalues", values, ("k",))
+    _checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
+    return _principal_weights(
+        _arrays.as_float("eigenvectors", eigenvectors), values, jnp.asarray(sigma2, values.dtype)
+    )
+
+
+@jax.jit
+def _principal_weights(
+    eigenvectors: Float[Array, "n k"], eigenvalues: Float[Array, "k"], sigma2: Array
+) -> Float[Array, "n k"]:
     # the inner where keeps the gradient of the square root finite at zero
     excess = eigenvalues - sigma2
     active = excess > 0
@@ -142,7 +153,7 @@ def _leaves_variance(
 
 
 def check_learned_sigma2(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     beta: Float[Array, ""] | float = 1.0,
     count: Float[Array, ""] | float = float("inf"),
@@ -186,7 +197,7 @@ def _check_k_learned(k: int, n: int) -> None:
 
 
 def optimal_sigma2(
-    eigenvalues: Float[Array, "n"], k: int, beta: Float[Array, ""] | float = 1.0
+    eigenvalues: Float[Array, "n"] | Any, k: int, beta: Float[Array, ""] | float = 1.0
 ) -> Float[Array, ""]:
     """Noise variance at the optimum, learned together with the weights.
 
@@ -209,7 +220,7 @@ def optimal_sigma2(
     f_r = λ_r (n − rβ) − β Σ_{i>r} λ_i > 0, and f falls with r, since
     f_{r+1} − f_r = (λ_{r+1} − λ_r)(n − rβ) ≤ 0; so r* counts the positive f_r, r ≤ k.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _check_k_learned(k, n)
@@ -217,10 +228,9 @@ def optimal_sigma2(
     return _optimal_sigma2(eigenvalues, k, beta)
 
 
-@jax.jit
 def elbo_with_components(
-    eigenvalues: Float[Array, "n"],
-    active: Bool[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
+    active: Bool[Array, "n"] | Any,
     sigma2: Float[Array, ""] | float,
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, ""]:
@@ -239,6 +249,16 @@ def elbo_with_components(
     Returns:
         (), nats per datum. Exact.
     """
+    values = _arrays.as_float("eigenvalues", eigenvalues)
+    _checks.shape("eigenvalues", values, ("n",))
+    _checks.shape("active", active, (len(values),))
+    return _elbo_with_components(values, jnp.asarray(active), sigma2, beta)
+
+
+@jax.jit
+def _elbo_with_components(
+    eigenvalues: Array, active: Array, sigma2: Array | float, beta: Array | float
+) -> Float[Array, ""]:
     beta = jnp.asarray(beta, eigenvalues.dtype)
     s = beta * jnp.asarray(sigma2, eigenvalues.dtype)
     safe = jnp.where(active, eigenvalues, s)
@@ -262,7 +282,7 @@ def _optimal_elbo(
 
 
 def optimal_elbo(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     sigma2: Float[Array, ""] | float | None = None,
     beta: Float[Array, ""] | float = 1.0,
@@ -282,7 +302,7 @@ def optimal_elbo(
         ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative; σ²
             learned and none is best (`check_learned_sigma2`).
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
