@@ -227,8 +227,9 @@ def histogram(
     if isinstance(bins, int | np.integer):
         _checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
     else:
-        edges = _arrays.as_float("bins", bins).astype(p.noise.dtype)
-        increase = not _checks.concrete(edges) or (np.diff(np.asarray(edges)) > 0).all()
+        given = _checks.numbers("bins", bins)
+        increase = not _checks.concrete(given) or (np.diff(np.asarray(given)) > 0).all()
+        edges = _arrays.as_float("bins", given).astype(p.noise.dtype)
         if edges.shape[:1] in ((), (1,)) or not increase:
             _checks.fail("bins", "edges that do not increase", "a number, or increasing edges")
         bins = len(edges) - 1

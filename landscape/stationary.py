@@ -34,7 +34,7 @@ Scalar = Float[Array, ""] | float
 
 def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
     """Number of components with λ_i > βσ²."""
-    lam = np.asarray(_arrays.spectrum("eigenvalues", eigenvalues))
+    lam = np.asarray(_arrays.read_spectrum("eigenvalues", eigenvalues))
     _checks.in_range("k", k, 1, len(lam), "at most n components")
     sigma2 = _checks.positive_scalar("sigma2", sigma2, lam.dtype)
     beta = _checks.positive_scalar("beta", beta, lam.dtype)
@@ -114,19 +114,20 @@ def read(
         ValueError: the assignment is none of this spectrum at this noise, or one of them is no
             real numbers, or beyond what JAX's float holds.
     """
-    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.read_spectrum("eigenvalues", eigenvalues)
     dtype = eigenvalues.dtype
-    sigma2 = jnp.asarray(_checks.positive_scalar("sigma2", sigma2, dtype), dtype)
-    beta = jnp.asarray(_checks.positive_scalar("beta", beta, dtype), dtype)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, dtype)
+    beta = _checks.positive_scalar("beta", beta, dtype)
     a = _checks.numbers("assignment", assignment)
     _checks.shape("assignment", a, ("k",))
     if not jnp.issubdtype(a.dtype, jnp.integer):
         _checks.fail("assignment", f"dtype {a.dtype}", "integers")
     _check_assignment(a, eigenvalues, sigma2, beta)
-    return jnp.asarray(a), eigenvalues, sigma2, beta
+    floats = (jnp.asarray(x, dtype) for x in (eigenvalues, sigma2, beta))
+    return jnp.asarray(a), *floats
 
 
-def _check_assignment(assignment: Any, eigenvalues: Array, sigma2: Any, beta: Any) -> None:
+def _check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any) -> None:
     n = len(eigenvalues)
     _checks.in_range("k", len(assignment), 1, n, "at most n components")
     if not _checks.concrete(assignment, eigenvalues, sigma2, beta):

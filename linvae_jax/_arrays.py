@@ -38,6 +38,8 @@ def as_float(name: str, x: Any) -> Float[Array, "..."]:
         ValueError: as `_checks.numbers`, or a number that is beyond the largest float32.
     """
     x = _checks.numbers(name, x)
+    if _ready(x):
+        return x
     dtype = float_dtype(x.dtype)
     if not _rounds(x, dtype):
         return _placed(x, dtype)
@@ -52,16 +54,25 @@ def spectrum(name: str, values: Any) -> Float[Array, "n"]:
         ValueError: as `as_float` and `_checks.eigenvalues`; a largest eigenvalue so small that the
             float type would make zero of it.
     """
+    return jnp.asarray(read_spectrum(name, values))
+
+
+def read_spectrum(name: str, values: Any) -> Any:
+    """As `spectrum`, but not yet on the device: inside `jit` a constant there is known no more."""
     given = _checks.numbers(name, values)
-    made = given if _ready(given) else as_float(name, given)
+    dtype = float_dtype(given.dtype)
+    if isinstance(given, jax.Array):
+        made = as_float(name, given)
+    else:
+        made = given if given.dtype == dtype else _cast(name, given, dtype)
     _checks.eigenvalues(name, made)
-    if made is not given and _checks.concrete(given):
-        first, tiny = float(np.asarray(given)[0]), float(jnp.finfo(made.dtype).tiny)
+    if made.dtype != given.dtype and _checks.concrete(given):
+        first, tiny = float(np.asarray(given)[0]), float(jnp.finfo(dtype).tiny)
         if 0 < first < tiny:
             _checks.fail(
                 name,
                 f"{first:.3g} as the largest",
-                f"at least {tiny:.3g}, as {made.dtype} holds",
+                f"at least {tiny:.3g}, as {dtype} holds",
                 "Rescale the data, or compute in float64 (jax_enable_x64).",
             )
     return made

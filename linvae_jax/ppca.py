@@ -68,7 +68,7 @@ def _log_likelihood(W: Array, sigma2: Array | float, moments: mom.Moments) -> Fl
 
 
 def log_likelihood(
-    W: Float[Array, "n k"], sigma2: Float[Array, ""] | float, moments: mom.Moments
+    W: Float[Array, "n k"] | Any, sigma2: Float[Array, ""] | float, moments: mom.Moments
 ) -> Float[Array, ""]:
     """Mean marginal log-likelihood of the data that made the moments, at μ = their own mean.
 
@@ -79,7 +79,7 @@ def log_likelihood(
     log det C = (n−k) log σ² + log det M, tr(C⁻¹S) = (tr S − tr(M⁻¹WᵀSW))/σ².
 
     Args:
-        W: (n, k), float32 or float64.
+        W: (n, k), real numbers.
         sigma2: noise variance, > 0.
         moments: of the data, n dimensions.
 
@@ -90,7 +90,7 @@ def log_likelihood(
         ValueError: shapes disagree, NaN or Inf, σ² ≤ 0, S not symmetric.
     """
     mom.check(moments)
-    _checks.floating("W", W)
+    W = _arrays.as_float("W", W)
     _checks.shape("W", W, (moments.mean.shape[0], "k"))
     _checks.finite("W", W)
     sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
@@ -106,9 +106,8 @@ def principal_weights(
     values = _arrays.as_float("eigenvalues", eigenvalues)
     _checks.shape("eigenvalues", values, ("k",))
     _checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
-    return _principal_weights(
-        _arrays.as_float("eigenvectors", eigenvectors), values, jnp.asarray(sigma2, values.dtype)
-    )
+    noise = _arrays.as_float("sigma2", sigma2).astype(values.dtype)
+    return _principal_weights(_arrays.as_float("eigenvectors", eigenvectors), values, noise)
 
 
 @jax.jit
@@ -252,6 +251,8 @@ def elbo_with_components(
     values = _arrays.as_float("eigenvalues", eigenvalues)
     _checks.shape("eigenvalues", values, ("n",))
     _checks.shape("active", active, (len(values),))
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, values.dtype)
+    beta = _checks.positive_scalar("beta", beta, values.dtype)
     return _elbo_with_components(values, jnp.asarray(active), sigma2, beta)
 
 
@@ -382,13 +383,25 @@ def posterior(model: PPCA, x: Any) -> Posterior:
     Raises:
         ValueError: x is not (N, n), NaN or Inf, no real numbers.
     """
-    return _posterior(model, _centred(model, x))
+    model, mean = _read(model)
+    return _posterior(model, _centred(model, mean, x))
 
 
-def _centred(model: PPCA, x: Any) -> Float[Array, "N n"]:
-    x = _checks.data_matrix("x", x, model.W.shape[0])
-    _checks.positive("model.sigma2", model.sigma2)
-    return _arrays.less("x", x, model.mean)
+def _read(model: PPCA) -> tuple[PPCA, Any]:
+    """The model in JAX's floats, and its mean as precise as it came."""
+    _checks.kind("model", model, PPCA)
+    W = _arrays.as_float("model.W", model.W)
+    _checks.shape("model.W", W, ("n", "k"))
+    _checks.finite("model.W", W)
+    sigma2 = _checks.positive_scalar("model.sigma2", model.sigma2, W.dtype)
+    mean = _checks.numbers("model.mean", model.mean)
+    _checks.shape("model.mean", mean, (W.shape[0],))
+    _checks.finite("model.mean", mean)
+    return PPCA(W, jnp.asarray(sigma2, W.dtype), _arrays.as_float("model.mean", mean)), mean
+
+
+def _centred(model: PPCA, mean: Any, x: Any) -> Float[Array, "N n"]:
+    return _arrays.less("x", _checks.data_matrix("x", x, model.W.shape[0]), mean)
 
 
 @jax.jit
@@ -420,7 +433,8 @@ def score_per_datum(model: PPCA, x: Any) -> Float[Array, "N"]:
     Raises:
         ValueError: x is not (N, n), NaN or Inf, no real numbers; σ² ≤ 0.
     """
-    return _score(model, _centred(model, x))
+    model, mean = _read(model)
+    return _score(model, _centred(model, mean, x))
 
 
 def score(model: PPCA, x: Any) -> Float[Array, ""]:
@@ -432,7 +446,7 @@ def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N 
     """Draw data from the model: (num_samples, n)."""
     _checks.key("key", key)
     _checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
-    _checks.positive("model.sigma2", model.sigma2)
+    model, _ = _read(model)
     n, k = model.W.shape
     key_z, key_x = jax.random.split(key)
     z = jax.random.normal(key_z, (num_samples, k), model.W.dtype)

@@ -737,3 +737,47 @@ def test_own_blocks_keep_their_digits_however_small_the_noise_is(ratio, unit, dt
             x -= (x**3 - total * x**2 + pairs * x - det) / (3 * x**2 - 2 * total * x + pairs)
             x = Fraction(float(x))
         np.testing.assert_allclose(mu, float(x), rtol=30 * np.finfo(dtype).eps)
+
+
+_W = np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+_X = np.array([[3.0, 1.0, 0.0], [0.0, -2.0, 1.0], [-1.0, 0.0, 2.0], [1.0, 2.0, -1.0]])
+
+
+def unchecked(cls, **fields):
+    """As users make it, who have no type checker."""
+    made = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x64", [False, True])
+def test_weights_in_any_container_are_the_same_weights(x64):
+    """The likelihood by NumPy; of float16 and long double there were tracebacks."""
+    S, C = np.cov(_X, rowvar=False, bias=True), _W @ _W.T + 1.5 * np.eye(3)
+    fit = np.trace(np.linalg.solve(C, S))
+    expected = -0.5 * (3 * np.log(2 * np.pi) + np.linalg.slogdet(C)[1] + fit)
+    noise = np.array(np.log(1.5))
+    with jax.enable_x64(x64):
+        m = moments.from_data(_X)
+        M = _W.T @ _W + 1.5 * np.eye(2)
+        for dtype in ("int64", "float16", "float32", ">f8", "g", None):
+            convert = (lambda a, d=dtype: a.astype(d)) if dtype else lambda a: a.tolist()
+            W = convert(_W)
+            model = unchecked(ppca.PPCA, W=W, sigma2=1.5, mean=_X.mean(axis=0))
+            encoder = linear.optimal_encoder(W, 1.5)
+            near = {"rtol": 1e-5, "atol": 1e-6, "err_msg": str(dtype)}
+            np.testing.assert_allclose(ppca.log_likelihood(W, 1.5, m), expected, **near)
+            np.testing.assert_allclose(ppca.score(model, _X), expected, **near)
+            np.testing.assert_allclose(linear.profile_elbo(W, 1.5, m), expected, **near)
+            np.testing.assert_allclose(encoder.V, np.linalg.solve(M, _W.T), **near)
+            found = objectives.log_likelihood(W, 1.5, m)
+            np.testing.assert_allclose(found.function(found.variables), expected, **near)
+            assert ppca.sample(model, jax.random.key(0), 2).shape == (2, 3)
+            params = unchecked(LinearVAE, W=W, V=encoder.V, log_d=encoder.log_d, log_sigma2=noise)
+            np.testing.assert_allclose(linear.elbo(params, m), expected, **near)
+            np.testing.assert_allclose(linear.score(params, m.mean, _X), expected, **near)
+            np.testing.assert_allclose(linear.gradient(params, m).V, 0, **near)
+            turned = linear.rotate(params, np.eye(3)[::-1])
+            np.testing.assert_allclose(turned.W, _W[::-1], **near)
