@@ -228,7 +228,9 @@ def histogram(
         _checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
     else:
         given = _checks.numbers("bins", bins)
-        increase = not _checks.concrete(given) or (np.diff(np.asarray(given)) > 0).all()
+        increase = (
+            not _checks.concrete(given) or (np.asarray(given)[1:] > np.asarray(given)[:-1]).all()
+        )
         edges = _arrays.as_float("bins", given).astype(p.noise.dtype)
         if edges.shape[:1] in ((), (1,)) or not increase:
             _checks.fail("bins", "edges that do not increase", "a number, or increasing edges")

@@ -123,8 +123,8 @@ def read(
     if not jnp.issubdtype(a.dtype, jnp.integer):
         _checks.fail("assignment", f"dtype {a.dtype}", "integers")
     _check_assignment(a, eigenvalues, sigma2, beta)
-    floats = (jnp.asarray(x, dtype) for x in (eigenvalues, sigma2, beta))
-    return jnp.asarray(a), *floats
+    noise, weight = jnp.asarray(sigma2, dtype), jnp.asarray(beta, dtype)
+    return jnp.asarray(a), jnp.asarray(eigenvalues), noise, weight
 
 
 def _check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any) -> None:
