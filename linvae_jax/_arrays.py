@@ -54,7 +54,11 @@ def spectrum(name: str, values: Any) -> Float[Array, "n"]:
         ValueError: as `as_float` and `_checks.eigenvalues`; a largest eigenvalue so small that the
             float type would make zero of it.
     """
-    return jnp.asarray(read_spectrum(name, values))
+    made = read_spectrum(name, values)
+    if not _checks.concrete(made):
+        return made
+    with jax.ensure_compile_time_eval():  # a constant of a compiled function stays known
+        return jnp.asarray(made)
 
 
 def read_spectrum(name: str, values: Any) -> Any:
