@@ -20,7 +20,7 @@ True
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +83,8 @@ def _at(eigenvectors: Array, p: Levels, learn_sigma2: bool) -> BlockHessian:
 
 
 def at(
-    eigenvectors: Float[Array, "n m"],
-    eigenvalues: Float[Array, "m"],
+    eigenvectors: Float[Array, "n m"] | Any,
+    eigenvalues: Float[Array, "m"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     *,
@@ -105,7 +105,9 @@ def at(
     Raises:
         ValueError: as `blocks.eigenvalues`, or eigenvectors that are not (n, m).
     """
-    p = block_vectors.levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
+    eigenvectors, p = block_vectors.levels(
+        eigenvectors, eigenvalues, assignment, sigma2, beta, learn
+    )
     return _at(eigenvectors, p, "log_sigma2" in learn)
 
 

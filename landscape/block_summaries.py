@@ -11,7 +11,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ from jaxtyping import Array, Float, Int
 from landscape import blocks, conditioning, stationary
 from landscape.blocks import WEIGHTS, Assignment, Levels, Scalar
 from landscape.conditioning import Conditioning, UnitFree
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 
 
 def summarise(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     *,
@@ -104,9 +104,9 @@ def _path(
 
 
 def path(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     pattern: Assignment,
-    sigma2: Float[Array, "steps"],
+    sigma2: Float[Array, "steps"] | Any,
     *,
     beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
@@ -132,18 +132,18 @@ def path(
             range.
     """
     blocks.check_learn(learn)
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
+    sigma2 = _arrays.as_float("sigma2", sigma2).astype(eigenvalues.dtype)
     _checks.shape("sigma2", sigma2, ("steps",))
     _checks.positive("sigma2", sigma2)
-    _checks.positive_scalar("beta", beta)
+    beta = jnp.asarray(_checks.positive_scalar("beta", beta, eigenvalues.dtype), eigenvalues.dtype)
     # any component will do: at some σ² it may exist
-    stationary.check_assignment(pattern, jnp.ones_like(eigenvalues), 0.5)
-    dtype = eigenvalues.dtype
+    pattern = stationary.read(pattern, jnp.ones_like(eigenvalues), 0.5)[0]
     return _path(
         eigenvalues,
-        jnp.asarray(pattern),
-        jnp.asarray(sigma2, dtype),
-        jnp.asarray(beta, dtype),
+        pattern,
+        sigma2,
+        beta,
         frozenset(learn),
         rtol,
         min(batch_size, len(sigma2)),
@@ -192,10 +192,10 @@ def _histogram(p: Levels, edges: Array | None, learn: frozenset[str], bins: int)
 
 
 def histogram(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
-    bins: int | Float[Array, "edges"] = 100,
+    bins: int | Float[Array, "edges"] | Any = 100,
     *,
     beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
@@ -227,9 +227,12 @@ def histogram(
     if isinstance(bins, int | np.integer):
         _checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
     else:
-        edges = jnp.asarray(bins, eigenvalues.dtype)
-        increase = not _checks.concrete(bins) or (np.diff(np.asarray(bins)) > 0).all()
-        if len(edges) < 2 or not increase:
+        given = _checks.numbers("bins", bins)
+        increase = (
+            not _checks.concrete(given) or (np.asarray(given)[1:] > np.asarray(given)[:-1]).all()
+        )
+        edges = _arrays.as_float("bins", given).astype(p.noise.dtype)
+        if edges.shape[:1] in ((), (1,)) or not increase:
             _checks.fail("bins", "edges that do not increase", "a number, or increasing edges")
         bins = len(edges) - 1
     return _histogram(p, edges, frozenset(learn), int(bins))

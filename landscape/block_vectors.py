@@ -15,6 +15,7 @@ latent l owns component i, latent l along j's component as much, or as much the 
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,37 +24,30 @@ from jaxtyping import Array, Float, Int
 
 from landscape import arrowhead, blocks
 from landscape.blocks import WEIGHTS, Assignment, Levels, Scalar
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 from linvae_jax.linear import LinearVAE
 
 
 def levels(
-    eigenvectors: Float[Array, "n m"],
-    eigenvalues: Float[Array, "m"],
+    eigenvectors: Float[Array, "n m"] | Any,
+    eigenvalues: Float[Array, "m"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     beta: Scalar,
     learn: Sequence[str],
-) -> Levels:
+) -> tuple[Float[Array, "n m"], Levels]:
     """`blocks.levels`, where eigenvectors are wanted too: checks those, and `learn`."""
     blocks.check_learn(learn, optional=("log_sigma2",))
     p = blocks.levels(eigenvalues, assignment, sigma2, beta)
-    _checks.shape("eigenvectors", eigenvectors, ("n", len(eigenvalues)))
-    return p
+    eigenvectors = _arrays.as_float("eigenvectors", eigenvectors).astype(p.noise.dtype)
+    _checks.shape("eigenvectors", eigenvectors, ("n", p.owner.shape[0]))
+    return eigenvectors, p
 
 
 def turns(p: Levels, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
-    """Cosine and sine of θ of the 2 × 2 blocks, each (*latents, m).
-
-    The upper eigenvector is (cos θ, sin θ), the lower (−sin θ, cos θ). The smaller of the two comes
-    from a ratio, not from an angle, so that it has its own digits.
-    """
+    """Cosine and sine of θ of the 2 × 2 blocks, each (*latents, m); see `blocks.rotation`."""
     a, b, c, _ = blocks.pair_blocks(p, latents)
-    half = jnp.abs(b - a) / 2
-    reach = half + jnp.hypot(half, c)
-    ratio = c / jnp.where(reach > 0, reach, 1)
-    large = 1 / jnp.sqrt(1 + ratio**2)
-    return jnp.where(b >= a, large, ratio * large), jnp.where(b >= a, ratio * large, large)
+    return blocks.rotation(a, b, c)
 
 
 def own(p: Levels, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Array, "p p"] | None]:
@@ -118,8 +112,8 @@ def _eigenvector(U: Array, p: Levels, number: int, learn_sigma2: bool) -> Linear
 
 def eigenvector(
     number: int,
-    eigenvectors: Float[Array, "n m"],
-    eigenvalues: Float[Array, "m"],
+    eigenvectors: Float[Array, "n m"] | Any,
+    eigenvalues: Float[Array, "m"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     *,
@@ -144,13 +138,13 @@ def eigenvector(
     Raises:
         ValueError: as `blocks.eigenvalues`, or no such number.
     """
-    p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
+    eigenvectors, p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
     return _eigenvector(eigenvectors, p, number, "log_sigma2" in learn)
 
 
 def escape_directions(
-    eigenvectors: Float[Array, "n m"],
-    eigenvalues: Float[Array, "m"],
+    eigenvectors: Float[Array, "n m"] | Any,
+    eigenvalues: Float[Array, "m"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     *,
@@ -177,7 +171,7 @@ def escape_directions(
     Raises:
         ValueError: as `eigenvector`, at the call.
     """
-    p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
+    eigenvectors, p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
     values = blocks.eigenvalues(eigenvalues, assignment, sigma2, beta=beta, learn=learn)
     rates = np.asarray(values)
     ways = np.flatnonzero(rates > (rtol or 0.0) * np.abs(rates).max())

@@ -41,14 +41,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape import arrowhead, stationary
 from linvae_jax import _checks
 
 Scalar = Float[Array, ""] | float
-Assignment = Int[Array, "k"] | np.ndarray
+Assignment = Int[Array, "k"] | Any
 
 WEIGHTS = ("W", "V", "log_d")
 
@@ -133,7 +132,7 @@ class Modes(NamedTuple):
 
 
 def levels(
-    eigenvalues: Float[Array, "n"], assignment: Assignment, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, assignment: Assignment, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Levels:
     """Read a stationary point.
 
@@ -147,10 +146,8 @@ def levels(
         ValueError: as `stationary.point`. Where the values are traced, a latent on a component
             with λ_i ≤ βσ² gives NaN.
     """
-    stationary.check_assignment(assignment, eigenvalues, sigma2, beta)
-    dtype = eigenvalues.dtype
-    sigma2, beta = jnp.asarray(sigma2, dtype), jnp.asarray(beta, dtype)
-    return _levels(eigenvalues, jnp.asarray(assignment), sigma2, beta * sigma2)
+    a, lam, sigma2, beta = stationary.read(assignment, eigenvalues, sigma2, beta)
+    return _levels(lam, a, sigma2, beta * sigma2)
 
 
 @jax.jit
@@ -224,6 +221,19 @@ def own_blocks(p: Levels) -> Float[Array, "k 3 3"]:
 _SWEEPS = 8  # Jacobi converges quadratically: five suffice for three dimensions
 
 
+def rotation(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """Cosine and sine of θ of matrices [[−a, c], [c, −b]], of any shape.
+
+    The upper eigenvector is (cos θ, sin θ), the lower (−sin θ, cos θ). The smaller of the two comes
+    from a ratio, not from an angle, so that it has its own digits.
+    """
+    half = jnp.abs(b - a) / 2
+    reach = half + jnp.hypot(half, c)
+    ratio = c / jnp.where(reach > 0, reach, 1)
+    large = 1 / jnp.sqrt(1 + ratio**2)
+    return jnp.where(b >= a, large, ratio * large), jnp.where(b >= a, ratio * large, large)
+
+
 def own_spectra(p: Levels) -> tuple[Float[Array, "k 3"], Float[Array, "k 3 3"]]:
     """Eigenvalues, increasing, and eigenvectors, as columns, of `own_blocks`.
 
@@ -233,10 +243,25 @@ def own_spectra(p: Levels) -> tuple[Float[Array, "k 3"], Float[Array, "k 3 3"]]:
     taken from the determinant, −β²w²/σ², for a latent near its threshold has one of size w².
     """
     M = own_blocks(p)
-    diagonal = tuple(M[:, i, i] for i in range(3))
+    # A and B first: their determinant, 4τw²/σ⁴, cancels in the entries as σ² falls. What is left
+    # has, in units of its diagonal, the determinant ½, so that rounding costs nothing any more.
+    a, b, c = -M[:, 0, 0], -M[:, 1, 1], M[:, 0, 1]
+    size = (a + b) / 2 + jnp.hypot((a - b) / 2, c)
+    det = 4 * (p.noise / p.sigma2) * (p.w / jnp.sqrt(p.sigma2)) ** 2
+    cos, sin = rotation(a, b, c)
+    small, zero = jnp.where(p.active, -det / size, -b), jnp.zeros_like(c)
+    large = jnp.where(p.active, -size, -a)
+    cos, sin = jnp.where(p.active, cos, 0), jnp.where(p.active, sin, -1)
+    diagonal = large, small, M[:, 2, 2]
     # entry r couples the two others
-    edges = (M[:, 1, 2], M[:, 0, 2], M[:, 0, 1])
-    vectors = tuple(jnp.broadcast_to(e, (M.shape[0], 3)) for e in jnp.eye(3, dtype=M.dtype))
+    edges = cos * M[:, 0, 2], -sin * M[:, 0, 2], zero
+    edges = tuple(jnp.where(p.active, edge, 0) for edge in edges)
+    one = jnp.ones_like(c)
+    vectors = (
+        jnp.stack([-sin, cos, zero], axis=-1),
+        jnp.stack([cos, sin, zero], axis=-1),
+        jnp.stack([zero, zero, one], axis=-1),
+    )
 
     tiny = 1e-3 * jnp.finfo(M.dtype).eps
 
@@ -410,7 +435,7 @@ def at_levels(p: Levels, learn: frozenset[str]) -> Float[Array, "p"]:
 
 
 def eigenvalues(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     *,
@@ -436,7 +461,7 @@ def eigenvalues(
     Returns:
         `Modes` laid out flat: `lower` (k, n) row by row, `upper` likewise, `log_d` (k,), then
         log σ² (1,) and mean (n,) where learned. Relative accuracy is rounding, small eigenvalues
-        included, up to a factor of √(λ_j/τ) or so for the 3 × 3 blocks and the arrowhead. In
+        included, up to a factor of √(λ_j/τ) or so for the arrowhead. In
         float32 as in float64 that holds while the eigenvalues themselves can be represented, from
         about 1e-37 to 1e38.
 
@@ -470,7 +495,7 @@ def _log_likelihood_eigenvalues(p: Levels, learn_sigma2: bool) -> Float[Array, "
 
 
 def log_likelihood_eigenvalues(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     assignment: Assignment,
     sigma2: Scalar,
     *,

@@ -38,7 +38,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape import stationary
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 from linvae_jax._linalg import matmul
 from linvae_jax.linear import LinearVAE
 
@@ -160,12 +160,11 @@ class Census:
 
 def _inputs(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[np.ndarray, float]:
     """λ in float64, with zeros of S set to zero, and the noise level βσ²."""
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    values = _arrays.host_spectrum("eigenvalues", eigenvalues)
     _checks.positive_scalar("sigma2", sigma2)
     _checks.positive_scalar("beta", beta)
     noise = float(beta) * float(sigma2)
-    zero = stationary.zeros_of_s(np.asarray(eigenvalues), noise)
-    return np.where(zero, 0, np.asarray(eigenvalues, float)), noise
+    return np.where(stationary.zeros_of_s(values, noise), 0, values.astype(float)), noise
 
 
 def _exists(lam: np.ndarray, m: int, noise: float) -> bool:
@@ -186,7 +185,7 @@ def _s(lam: np.ndarray, m: int, noise: float) -> float:
 
 
 def types(
-    eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Iterator[PointType]:
     """All types of stationary point, lazily: the global maximum first, total collapse last.
 
@@ -229,13 +228,13 @@ def types(
     return (PointType(g, k - sum(m for _, m in g)) for g in collections(used, k))
 
 
-def count(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
+def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
     """Number of `types`, by listing them."""
     return sum(1 for _ in types(eigenvalues, k, sigma2, beta))
 
 
 def layout(
-    eigenvalues: Float[Array, "n"], point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Layout:
     """The numbers that describe a type's points up to the sharing matrix Q: see `Layout`.
 
@@ -280,7 +279,7 @@ def layout(
 
 
 def value(
-    eigenvalues: Float[Array, "n"], point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> float:
     """β-ELBO at the points of a type, nats per datum.
 
@@ -300,7 +299,7 @@ def value(
 
 
 def inertia(
-    eigenvalues: Float[Array, "n"], point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> tuple[int, int]:
     """Index and nullity of the Hessian in (W, V, log D) at the points of a type.
 
@@ -353,13 +352,15 @@ def inertia(
 
 
 def index(
-    eigenvalues: Float[Array, "n"], point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> int:
     """Number of escape directions: positive eigenvalues of the Hessian. See `inertia`."""
     return inertia(eigenvalues, point_type, sigma2, beta)[0]
 
 
-def table(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> Census:
+def table(
+    eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
+) -> Census:
     """All types with value, gap to the optimum, index and nullity. Arguments as `types`."""
     listed = tuple(types(eigenvalues, k, sigma2, beta))
     values = np.array([value(eigenvalues, t, sigma2, beta) for t in listed])
@@ -404,8 +405,8 @@ def sharing(squares: Float[np.ndarray, "r"], m: int) -> Float[np.ndarray, "r m"]
 
 
 def representative(
-    eigenvectors: Float[Array, "n m"],
-    eigenvalues: Float[Array, "m"],
+    eigenvectors: Float[Array, "n m"] | Any,
+    eigenvalues: Float[Array, "m"] | Any,
     point_type: PointType,
     sigma2: Scalar,
     beta: Scalar = 1.0,

@@ -201,7 +201,7 @@ def _escape_rate(lam: Array, s: Array) -> Float[Array, "..."]:
 
 
 def escape_rate(
-    eigenvalue: Float[Array, "*#batch"], sigma2: Float[Array, "*#batch"] | float
+    eigenvalue: Float[Array, "*#batch"] | Any, sigma2: Float[Array, "*#batch"] | float
 ) -> Float[Array, "..."]:
     """Rate at which a collapsed latent leaves along a component, in joint (W, V) space.
 
@@ -224,13 +224,12 @@ def escape_rate(
     """
     _checks.nonnegative("eigenvalue", eigenvalue)
     _checks.positive("sigma2", sigma2)
-    lam = jnp.asarray(eigenvalue)
-    lam = lam if jnp.issubdtype(lam.dtype, jnp.floating) else lam.astype(float)
-    return _escape_rate(lam, jnp.asarray(sigma2, lam.dtype))
+    lam = _arrays.as_float("eigenvalue", eigenvalue)
+    return _escape_rate(lam, _arrays.as_float("sigma2", sigma2).astype(lam.dtype))
 
 
 def critical_sigma2(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     sigma2: float | Float[Array, ""],
     beta: float | Float[Array, ""] = 1.0,
@@ -254,11 +253,10 @@ def critical_sigma2(
 
     Source: landscape/README.md, 5.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.in_range("k", k, 1, len(eigenvalues), "at most n components")
-    _checks.positive_scalar("sigma2", sigma2)
-    _checks.positive_scalar("beta", beta)
-    lam = jnp.asarray(eigenvalues)
+    lam = _arrays.spectrum("eigenvalues", eigenvalues)
+    _checks.in_range("k", k, 1, len(lam), "at most n components")
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, lam.dtype)
+    beta = _checks.positive_scalar("beta", beta, lam.dtype)
     # rounded as everywhere else (`stationary`), or a component at the noise would count as used
     tau = jnp.asarray(beta, lam.dtype) * jnp.asarray(sigma2, lam.dtype)
     used = jnp.minimum((lam > tau).sum(), k - 1)
@@ -267,7 +265,7 @@ def critical_sigma2(
     return jnp.maximum(lam[used], shared) / beta
 
 
-def rotation_stiffness(eigenvalues: Float[Array, "k"]) -> Float[Array, "k-1"]:
+def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pairs"]:
     """Curvature against rotating neighbouring latents into each other at the optimum.
 
     (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: close eigenvalues align slowly.

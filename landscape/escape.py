@@ -12,14 +12,14 @@ directions, and a slow escape is overtaken by them.)
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from landscape import conditioning, stationary
-from linvae_jax import _checks, linear
+from linvae_jax import _arrays, _checks, linear
 from linvae_jax import moments as mom
 
 # of a simulation, unless told; they take seconds
@@ -84,7 +84,7 @@ def _simulate(
 
 
 def simulate(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     component: int,
     sigma2: Float[Array, ""] | float,
     *,
@@ -107,10 +107,9 @@ def simulate(
     Raises:
         ValueError: λ of the component ≤ σ²: there is no escape along it.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     _checks.in_range("component", component, 0, len(eigenvalues) - 1, "n components")
-    stationary.check_assignment(jnp.array([component]), eigenvalues, sigma2)
-    sigma2 = jnp.asarray(sigma2, eigenvalues.dtype)
+    _, eigenvalues, sigma2, _ = stationary.read(jnp.array([component]), eigenvalues, sigma2)
     lam = eigenvalues[component]
     rate = conditioning.escape_rate(lam, sigma2)
     step_size = 1 / collapsed_stiffness(eigenvalues[0], sigma2)

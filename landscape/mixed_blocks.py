@@ -26,6 +26,8 @@ each group.
 (10,)
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -93,7 +95,7 @@ def _own(lam: np.ndarray, s2: float, m: int, noise: float, unit: float) -> np.nd
 
 
 def eigenvalues(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     point_type: census.PointType,
     sigma2: Scalar,
     beta: Scalar = 1.0,

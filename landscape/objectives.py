@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from linvae_jax import _checks, linear, ppca
+from linvae_jax import _arrays, _checks, linear, ppca
 from linvae_jax import moments as mom
 
 Variables = Mapping[str, Array]
@@ -106,7 +106,7 @@ def elbo(
     Raises:
         ValueError: an unknown name, or parameters that do not fit the moments.
     """
-    linear.check(params, moments)
+    params = linear.check(params, moments)
     available = {name: getattr(params, name) for name in ("W", "V", "log_d", "log_sigma2")}
 
     def function(variables: Variables) -> Float[Array, ""]:
@@ -119,7 +119,7 @@ def elbo(
 
 
 def log_likelihood(
-    W: Float[Array, "n k"],
+    W: Float[Array, "n k"] | Any,
     sigma2: Float[Array, ""] | float,
     moments: mom.Moments,
     *,
@@ -130,6 +130,8 @@ def log_likelihood(
     Raises:
         ValueError: an unknown name.
     """
+    W = _arrays.as_float("W", W)
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
     log_sigma2 = jnp.log(jnp.asarray(sigma2, W.dtype))
 
     def function(variables: Variables) -> Float[Array, ""]:

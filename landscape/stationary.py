@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from linvae_jax import _checks, ppca
+from linvae_jax import _arrays, _checks, ppca
 from linvae_jax.linear import LinearVAE
 
 Scalar = Float[Array, ""] | float
@@ -34,11 +34,10 @@ Scalar = Float[Array, ""] | float
 
 def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
     """Number of components with λ_i > βσ²."""
-    _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.in_range("k", k, 1, len(eigenvalues), "at most n components")
-    _checks.positive_scalar("sigma2", sigma2)
-    _checks.positive_scalar("beta", beta)
-    lam = np.asarray(eigenvalues)
+    lam = np.asarray(_arrays.read_spectrum("eigenvalues", eigenvalues))
+    _checks.in_range("k", k, 1, len(lam), "at most n components")
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, lam.dtype)
+    beta = _checks.positive_scalar("beta", beta, lam.dtype)
     return int(np.sum(lam > _noise(beta, sigma2, lam.dtype)))
 
 
@@ -69,14 +68,14 @@ def zeros_of_s(eigenvalues: Any, noise: Any) -> Any:
     return (eigenvalues <= small) & (eigenvalues < noise)
 
 
-def count(eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
+def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
     """Number of assignments that `points` yields: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
     q = _available(eigenvalues, k, sigma2, beta)
     return sum(comb(q, r) for r in range(min(k, q) + 1))
 
 
 def points(
-    eigenvalues: Float[Array, "n"], k: int, sigma2: Scalar, beta: Scalar = 1.0
+    eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Iterator[np.ndarray]:
     """All pPCA stationary points, lazily, one assignment for each set of components in use.
 
@@ -107,14 +106,31 @@ def points(
     return generate()
 
 
-def check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any = 1.0) -> None:
-    """Raise `ValueError` unless the assignment is one, of this spectrum at this noise."""
-    _checks.eigenvalues("eigenvalues", eigenvalues)
-    _checks.positive_scalar("sigma2", sigma2)
-    _checks.positive_scalar("beta", beta)
-    _checks.shape("assignment", assignment, ("k",))
-    if not np.issubdtype(jnp.asarray(assignment).dtype, np.integer):
-        _checks.fail("assignment", f"dtype {jnp.asarray(assignment).dtype}", "integers")
+def read(
+    assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any = 1.0
+) -> tuple[Int[Array, "k"], Float[Array, "n"], Float[Array, ""], Float[Array, ""]]:
+    """The four that say which point, as they come, made arrays of JAX: in that order.
+
+    The spectrum's dtype is that of σ² and β too.
+
+    Raises:
+        ValueError: the assignment is none of this spectrum at this noise, or one of them is no
+            real numbers, or beyond what JAX's float holds.
+    """
+    eigenvalues = _arrays.read_spectrum("eigenvalues", eigenvalues)
+    dtype = eigenvalues.dtype
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, dtype)
+    beta = _checks.positive_scalar("beta", beta, dtype)
+    a = _checks.numbers("assignment", assignment)
+    _checks.shape("assignment", a, ("k",))
+    if not jnp.issubdtype(a.dtype, jnp.integer):
+        _checks.fail("assignment", f"dtype {a.dtype}", "integers")
+    _check_assignment(a, eigenvalues, sigma2, beta)
+    noise, weight = jnp.asarray(sigma2, dtype), jnp.asarray(beta, dtype)
+    return jnp.asarray(a), jnp.asarray(eigenvalues), noise, weight
+
+
+def _check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any) -> None:
     n = len(eigenvalues)
     _checks.in_range("k", len(assignment), 1, n, "at most n components")
     if not _checks.concrete(assignment, eigenvalues, sigma2, beta):
@@ -161,9 +177,9 @@ def _point(
 
 
 def point(
-    eigenvectors: Float[Array, "n m"],
-    eigenvalues: Float[Array, "m"],
-    assignment: Int[Array, "k"] | np.ndarray,
+    eigenvectors: Float[Array, "n m"] | Any,
+    eigenvalues: Float[Array, "m"] | Any,
+    assignment: Int[Array, "k"] | Any,
     sigma2: Scalar,
     beta: Scalar = 1.0,
 ) -> LinearVAE:
@@ -185,9 +201,10 @@ def point(
     Raises:
         ValueError: a component repeated, out of range, or with λ_i ≤ βσ².
     """
-    _checks.shape("eigenvectors", eigenvectors, ("n", len(eigenvalues)))
-    check_assignment(assignment, eigenvalues, sigma2, beta)
-    return _point(eigenvectors, eigenvalues, jnp.asarray(assignment), sigma2, beta)
+    a, lam, sigma2, beta = read(assignment, eigenvalues, sigma2, beta)
+    eigenvectors = _arrays.as_float("eigenvectors", eigenvectors)
+    _checks.shape("eigenvectors", eigenvectors, ("n", len(lam)))
+    return _point(eigenvectors, lam, a, sigma2, beta)
 
 
 def _in_use(assignment: Array, n: int) -> Array:
@@ -204,8 +221,8 @@ def _value(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) 
 
 
 def value(
-    eigenvalues: Float[Array, "n"],
-    assignment: Int[Array, "k"] | np.ndarray,
+    eigenvalues: Float[Array, "n"] | Any,
+    assignment: Int[Array, "k"] | Any,
     sigma2: Scalar,
     beta: Scalar = 1.0,
 ) -> Float[Array, ""]:
@@ -213,8 +230,8 @@ def value(
 
     Exact. All n eigenvalues are needed, zeros included. Errors as `point`.
     """
-    check_assignment(assignment, eigenvalues, sigma2, beta)
-    return _value(eigenvalues, jnp.asarray(assignment), sigma2, beta)
+    a, lam, sigma2, beta = read(assignment, eigenvalues, sigma2, beta)
+    return _value(lam, a, sigma2, beta)
 
 
 @jax.jit
@@ -225,8 +242,8 @@ def _index(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) 
 
 
 def index(
-    eigenvalues: Float[Array, "n"],
-    assignment: Int[Array, "k"] | np.ndarray,
+    eigenvalues: Float[Array, "n"] | Any,
+    assignment: Int[Array, "k"] | Any,
     sigma2: Scalar,
     beta: Scalar = 1.0,
 ) -> Int[Array, ""]:
@@ -250,5 +267,5 @@ def index(
 
     Source: landscape/README.md, 2; own derivation, checked against dense Hessians in the tests.
     """
-    check_assignment(assignment, eigenvalues, sigma2, beta)
-    return _index(eigenvalues, jnp.asarray(assignment), sigma2, beta)
+    a, lam, sigma2, beta = read(assignment, eigenvalues, sigma2, beta)
+    return _index(lam, a, sigma2, beta)

@@ -7,6 +7,7 @@ draws them, `reproduce` and the command line save them.
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,18 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape import block_summaries, blocks, census, conditioning, escape, search
-from linvae_jax import _checks, ppca, streams, tables
+from linvae_jax import _arrays, _checks, ppca, streams, tables
 
 _NATS = "nats/datum"
 
 
-def default_sigma2(eigenvalues: Float[Array, "n"], k: int, num: int = 200) -> Float[Array, "num"]:
+def default_sigma2(
+    eigenvalues: Float[Array, "n"] | Any, k: int, num: int = 200
+) -> Float[Array, "num"]:
     """A logarithmic grid of σ² from a tenth of its MLE to beyond the collapse of all latents."""
     low = 0.1 * ppca.optimal_sigma2(eigenvalues, k)
-    return jnp.geomspace(low, 1.5 * eigenvalues[0], num)
+    largest = _arrays.spectrum("eigenvalues", eigenvalues)[0]
+    return jnp.geomspace(low, 1.5 * largest, num)
 
 
 def patterns(k: int) -> dict[str, np.ndarray]:
@@ -38,7 +42,7 @@ def patterns(k: int) -> dict[str, np.ndarray]:
 
 
 def conditioning_path(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     sigma2: Float[Array, "steps"],
     chosen: dict[str, np.ndarray] | None = None,
@@ -117,7 +121,7 @@ def conditioning_path(
 
 
 def escapes(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     components: Sequence[int],
     sigma2: Float[Array, "steps"],
     simulate_at: Sequence[float] = (0.003, 0.01, 0.1, 0.5),
@@ -134,6 +138,7 @@ def escapes(
         Data set with `rate` and `conditioning` over (component, sigma2), and `sigma2_simulated`,
         `predicted_steps`, `simulated_steps` over (component, fraction).
     """
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     lam = eigenvalues[jnp.asarray(components)]
     rate = conditioning.escape_rate(lam[:, None], sigma2[None, :])
     stiffness = escape.collapsed_stiffness(eigenvalues[0], sigma2)
@@ -181,7 +186,7 @@ def escapes(
 
 
 def spectrum_histogram(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     chosen: dict[str, np.ndarray],
     sigma2: float,
     bins: int = 200,
@@ -226,7 +231,7 @@ def spectrum_histogram(
 
 
 def census_table(
-    eigenvalues: Float[Array, "n"], k: int, sigma2: float, max_types: int = 20_000
+    eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: float, max_types: int = 20_000
 ) -> xr.Dataset:
     """Every stationary point of a small problem: pPCA's and the mixed ones.
 

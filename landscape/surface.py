@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape import stationary
-from linvae_jax import _checks, linear, ppca, tables
+from linvae_jax import _arrays, _checks, linear, ppca, tables
 from linvae_jax import moments as mom
 
 
@@ -44,9 +44,12 @@ def plane(
 
 
 def default_sigma2(
-    eigenvalues: Float[Array, "n"], components: tuple[int, int] = (4, 6)
+    eigenvalues: Float[Array, "n"] | Any, components: tuple[int, int] = (4, 6)
 ) -> tuple[float, ...]:
     """σ² at which both components are captured, the larger one alone, and none (figure 1)."""
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
+    for i in components:
+        _checks.in_range("components", i, 0, len(eigenvalues) - 1, "n components, from 0")
     high, low = (float(eigenvalues[i]) for i in components)
     return 0.5 * low, (high * low) ** 0.5, 1.3 * high
 
@@ -64,7 +67,7 @@ def _of_column(
 
 
 def zero_column(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     sigma2: Sequence[float],
     components: tuple[int, int] = (4, 6),
     num: int = 61,
@@ -89,8 +92,8 @@ def zero_column(
         ValueError: components out of order or range, σ² ≤ 0.
     """
     first, second = components
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     n = len(eigenvalues)
-    _checks.eigenvalues("eigenvalues", eigenvalues)
     if not 0 <= first < second < n:
         _checks.fail("components", components, f"0 <= first < second < n = {n}")
     _checks.positive("sigma2", jnp.asarray(sigma2))

@@ -38,11 +38,62 @@ def as_float(name: str, x: Any) -> Float[Array, "..."]:
         ValueError: as `_checks.numbers`, or a number that is beyond the largest of `float_dtype`.
     """
     x = _checks.numbers(name, x)
+    if _ready(x):
+        return x
     dtype = float_dtype(x.dtype)
     if not _rounds(x, dtype):
         return _placed(x, dtype)
     x = np.asarray(x)
     return jnp.asarray(_cast(name, x, dtype))
+
+
+def spectrum(name: str, values: Any) -> Float[Array, "n"]:
+    """Eigenvalues of a covariance as they come, checked, as floats on the device.
+
+    Raises:
+        ValueError: as `as_float` and `_checks.eigenvalues`; a largest eigenvalue so small that the
+            float type would make zero of it.
+    """
+    made = read_spectrum(name, values)
+    if not _checks.concrete(made):
+        return made
+    with jax.ensure_compile_time_eval():  # a constant of a compiled function stays known
+        return jnp.asarray(made)
+
+
+def read_spectrum(name: str, values: Any) -> Any:
+    """As `spectrum`, but not yet on the device: inside `jit` a constant there is known no more."""
+    given = _checks.numbers(name, values)
+    dtype = float_dtype(given.dtype)
+    if isinstance(given, jax.Array):
+        made = as_float(name, given)
+    else:
+        made = given if given.dtype == dtype else _cast(name, given, dtype)
+    _checks.eigenvalues(name, made)
+    if made.dtype != given.dtype and _checks.concrete(given):
+        first, tiny = float(np.asarray(given)[0]), float(jnp.finfo(dtype).tiny)
+        if 0 < first < tiny:
+            _checks.fail(
+                name,
+                f"{first:.3g} as the largest",
+                f"at least {tiny:.3g}, as {dtype} holds",
+                "Rescale the data, or compute in float64 (jax_enable_x64).",
+            )
+    return made
+
+
+def host_spectrum(name: str, values: Any) -> np.ndarray:
+    """As `spectrum`, on the host: float32 stays, all else is float64, whatever JAX has."""
+    given = np.asarray(_checks.numbers(name, values))
+    if given.dtype != np.float32:
+        given = _cast(name, given, np.float64)
+    _checks.eigenvalues(name, given)
+    return given
+
+
+def _ready(x: Any) -> bool:
+    """Whether this is an array of floats on the device already, which most are."""
+    return isinstance(x, jax.Array) and x.dtype in (jnp.float32, jnp.float64)
 
 
 def as_given(name: str, x: Any) -> Array:

@@ -57,23 +57,37 @@ class Encoder(NamedTuple):
     log_d: Float[Array, "k"]
 
 
-def check(params: LinearVAE, moments: mom.Moments) -> None:
-    """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values."""
+_NAMES = ("W", "V", "log_d", "log_sigma2")
+
+
+def _floats(params: LinearVAE) -> LinearVAE:
+    return LinearVAE(
+        *(_arrays.as_float(f"params.{name}", getattr(params, name)) for name in _NAMES)
+    )
+
+
+def check(params: LinearVAE, moments: mom.Moments) -> LinearVAE:
+    """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values.
+
+    Returns:
+        The parameters in JAX's floats, whatever numbers they came as.
+    """
     mom.check(moments)
-    _check_params(params, moments.mean.shape[0])
+    return _check_params(params, moments.mean.shape[0])
 
 
-def _check_params(params: LinearVAE, n: int | str = "n") -> None:
+def _check_params(params: LinearVAE, n: int | str = "n") -> LinearVAE:
     """The part of `check` that looks at the parameters alone."""
     _checks.kind("params", params, LinearVAE)
+    params = _floats(params)
     _checks.shape("params.W", params.W, (n, "k"))
     n, k = params.W.shape
     _checks.shape("params.V", params.V, (k, n))
     _checks.shape("params.log_d", params.log_d, (k,))
     _checks.shape("params.log_sigma2", params.log_sigma2, ())
-    for name in ("W", "V", "log_d", "log_sigma2"):
-        _checks.floating(f"params.{name}", getattr(params, name))
+    for name in _NAMES:
         _checks.finite(f"params.{name}", getattr(params, name))
+    return params
 
 
 def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1.0) -> LinearVAE:
@@ -138,9 +152,11 @@ class Model:
         )
 
 
-def rotate(params: LinearVAE, rotation: Float[Array, "n n"]) -> LinearVAE:
+def rotate(params: LinearVAE, rotation: Float[Array, "n n"] | Any) -> LinearVAE:
     """Parameters in coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
+    params = _floats(params)
     n = params.W.shape[0]
+    rotation = _arrays.as_float("rotation", rotation)
     _checks.shape("rotation", rotation, (n, n))
     return LinearVAE(
         matmul(rotation.T, params.W),
@@ -188,7 +204,7 @@ def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
 
     Source: Lucas et al. 2019, section 4 (claim C1).
     """
-    check(params, moments)
+    params = check(params, moments)
     return _elbo_terms(params, moments)
 
 
@@ -242,15 +258,17 @@ def gradient(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    check(params, moments)
+    params = check(params, moments)
     beta = _checks.nonnegative_scalar("beta", beta)
     return _gradient(params, moments, beta)
 
 
-def _centred(params: LinearVAE, moments: mom.Moments, x: Any) -> Float[Array, "N n"]:
-    check(params, moments)
+def _centred(
+    params: LinearVAE, moments: mom.Moments, x: Any
+) -> tuple[LinearVAE, Float[Array, "N n"]]:
+    params = check(params, moments)
     x = _checks.data_matrix("x", x, moments.mean.shape[0])
-    return _arrays.less("x", x, moments.mean)
+    return params, _arrays.less("x", x, moments.mean)
 
 
 @jax.jit
@@ -279,7 +297,7 @@ def elbo_terms_per_datum(params: LinearVAE, moments: mom.Moments, x: Any) -> Elb
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    return _elbo_terms_per_datum(params, _centred(params, moments, x))
+    return _elbo_terms_per_datum(*_centred(params, moments, x))
 
 
 def elbo_per_datum(
@@ -312,7 +330,7 @@ def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
     Raises:
         ValueError: shapes disagree, NaN or Inf, no real numbers.
     """
-    _check_params(params)
+    params = _check_params(params)
     n = params.W.shape[0]
     x = _checks.data_matrix("x", x, n)
     mean = _checks.numbers("mean", mean)
@@ -359,7 +377,7 @@ def elbo_stochastic(
     """
     beta = _checks.nonnegative_scalar("beta", beta)
     _checks.key("key", key)
-    return _elbo_stochastic(params, _centred(params, moments, x), key, beta)
+    return _elbo_stochastic(*_centred(params, moments, x), key, beta)
 
 
 @jax.jit
@@ -371,7 +389,7 @@ def _optimal_encoder(W: Float[Array, "n k"], sigma2: Array | float, beta: Array 
 
 
 def optimal_encoder(
-    W: Float[Array, "n k"],
+    W: Float[Array, "n k"] | Any,
     sigma2: Float[Array, ""] | float,
     beta: Float[Array, ""] | float = 1.0,
 ) -> Encoder:
@@ -390,7 +408,7 @@ def optimal_encoder(
     Raises:
         ValueError: W not a matrix, NaN or Inf, σ² or β ≤ 0.
     """
-    _checks.floating("W", W)
+    W = _arrays.as_float("W", W)
     _checks.shape("W", W, ("n", "k"))
     _checks.finite("W", W)
     sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
@@ -399,17 +417,19 @@ def optimal_encoder(
 
 
 def with_optimal_encoder(
-    W: Float[Array, "n k"],
+    W: Float[Array, "n k"] | Any,
     sigma2: Float[Array, ""] | float,
     beta: Float[Array, ""] | float = 1.0,
 ) -> LinearVAE:
     """The linear VAE with decoder W, noise σ² and its `optimal_encoder`."""
+    W = _arrays.as_float("W", W)
     encoder = optimal_encoder(W, sigma2, beta)
+    sigma2 = _checks.scalar("sigma2", sigma2)
     return LinearVAE(W, *encoder, jnp.log(jnp.asarray(sigma2, W.dtype)))
 
 
 def profile_elbo(
-    W: Float[Array, "n k"],
+    W: Float[Array, "n k"] | Any,
     sigma2: Float[Array, ""] | float,
     moments: mom.Moments,
     beta: Float[Array, ""] | float = 1.0,

@@ -311,7 +311,7 @@ def spectrum(moments: Moments) -> Spectrum:
     return Spectrum(jnp.maximum(values, 0), vectors)
 
 
-def rounding(eigenvalues: Float[Array, "n"]) -> Float[Array, ""]:
+def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
     """Below this an eigenvalue of S may be what rounding left of zero: 10 n ε λ₁.
 
     Forming S from data, and its eigenvalues from S, each move an eigenvalue by some ε λ₁, n ε λ₁ at
@@ -320,12 +320,14 @@ def rounding(eigenvalues: Float[Array, "n"]) -> Float[Array, ""]:
     Args:
         eigenvalues: (n,), all of S, from large to small.
     """
+    eigenvalues = _arrays.as_float("eigenvalues", eigenvalues)
+    _checks.shape("eigenvalues", eigenvalues, ("n",))
     n, eps = eigenvalues.shape[0], float(jnp.finfo(eigenvalues.dtype).eps)
     return 10 * n * eps * eigenvalues[0]
 
 
 def rank(
-    eigenvalues: Float[Array, "n"], count: Float[Array, ""] | float = float("inf")
+    eigenvalues: Float[Array, "n"] | Any, count: Float[Array, ""] | float = float("inf")
 ) -> Int[Array, ""]:
     """How many eigenvalues of S are certainly not zero; the one place where that is decided.
 
@@ -336,6 +338,7 @@ def rank(
     Returns:
         (), int32: the number above `rounding`, N − 1 at most.
     """
+    eigenvalues = _arrays.as_float("eigenvalues", eigenvalues)
     seen = (eigenvalues > rounding(eigenvalues)).sum(dtype=jnp.int32)
     most = jnp.minimum(jnp.asarray(count, eigenvalues.dtype) - 1, eigenvalues.shape[0])
     return jnp.minimum(seen, most.astype(jnp.int32))

@@ -68,7 +68,7 @@ def _log_likelihood(W: Array, sigma2: Array | float, moments: mom.Moments) -> Fl
 
 
 def log_likelihood(
-    W: Float[Array, "n k"], sigma2: Float[Array, ""] | float, moments: mom.Moments
+    W: Float[Array, "n k"] | Any, sigma2: Float[Array, ""] | float, moments: mom.Moments
 ) -> Float[Array, ""]:
     """Mean marginal log-likelihood of the data that made the moments, at μ = their own mean.
 
@@ -79,7 +79,7 @@ def log_likelihood(
     log det C = (n−k) log σ² + log det M, tr(C⁻¹S) = (tr S − tr(M⁻¹WᵀSW))/σ².
 
     Args:
-        W: (n, k), float32 or float64.
+        W: (n, k), real numbers.
         sigma2: noise variance, > 0.
         moments: of the data, n dimensions.
 
@@ -90,20 +90,30 @@ def log_likelihood(
         ValueError: shapes disagree, NaN or Inf, σ² ≤ 0, S not symmetric.
     """
     mom.check(moments)
-    _checks.floating("W", W)
+    W = _arrays.as_float("W", W)
     _checks.shape("W", W, (moments.mean.shape[0], "k"))
     _checks.finite("W", W)
     sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
     return _log_likelihood(W, sigma2, moments)
 
 
-@jax.jit
 def principal_weights(
-    eigenvectors: Float[Array, "n k"],
-    eigenvalues: Float[Array, "k"],
+    eigenvectors: Float[Array, "n k"] | Any,
+    eigenvalues: Float[Array, "k"] | Any,
     sigma2: Float[Array, ""] | float,
 ) -> Float[Array, "n k"]:
     """Columns √(λ_j − σ²) u_j; a zero column where λ_j ≤ σ² (posterior collapse)."""
+    values = _arrays.as_float("eigenvalues", eigenvalues)
+    _checks.shape("eigenvalues", values, ("k",))
+    _checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
+    noise = _arrays.as_float("sigma2", sigma2).astype(values.dtype)
+    return _principal_weights(_arrays.as_float("eigenvectors", eigenvectors), values, noise)
+
+
+@jax.jit
+def _principal_weights(
+    eigenvectors: Float[Array, "n k"], eigenvalues: Float[Array, "k"], sigma2: Array
+) -> Float[Array, "n k"]:
     # the inner where keeps the gradient of the square root finite at zero
     excess = eigenvalues - sigma2
     active = excess > 0
@@ -142,7 +152,7 @@ def _leaves_variance(
 
 
 def check_learned_sigma2(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     beta: Float[Array, ""] | float = 1.0,
     count: Float[Array, ""] | float = float("inf"),
@@ -187,7 +197,7 @@ def _check_k_learned(k: int, n: int) -> None:
 
 
 def optimal_sigma2(
-    eigenvalues: Float[Array, "n"], k: int, beta: Float[Array, ""] | float = 1.0
+    eigenvalues: Float[Array, "n"] | Any, k: int, beta: Float[Array, ""] | float = 1.0
 ) -> Float[Array, ""]:
     """Noise variance at the optimum, learned together with the weights.
 
@@ -210,7 +220,7 @@ def optimal_sigma2(
     f_r = λ_r (n − rβ) − β Σ_{i>r} λ_i > 0, and f falls with r, since
     f_{r+1} − f_r = (λ_{r+1} − λ_r)(n − rβ) ≤ 0; so r* counts the positive f_r, r ≤ k.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _check_k_learned(k, n)
@@ -218,10 +228,9 @@ def optimal_sigma2(
     return _optimal_sigma2(eigenvalues, k, beta)
 
 
-@jax.jit
 def elbo_with_components(
-    eigenvalues: Float[Array, "n"],
-    active: Bool[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
+    active: Bool[Array, "n"] | Any,
     sigma2: Float[Array, ""] | float,
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, ""]:
@@ -240,6 +249,18 @@ def elbo_with_components(
     Returns:
         (), nats per datum. Exact.
     """
+    values = _arrays.as_float("eigenvalues", eigenvalues)
+    _checks.shape("eigenvalues", values, ("n",))
+    _checks.shape("active", active, (len(values),))
+    sigma2 = _checks.positive_scalar("sigma2", sigma2, values.dtype)
+    beta = _checks.positive_scalar("beta", beta, values.dtype)
+    return _elbo_with_components(values, jnp.asarray(active), sigma2, beta)
+
+
+@jax.jit
+def _elbo_with_components(
+    eigenvalues: Array, active: Array, sigma2: Array | float, beta: Array | float
+) -> Float[Array, ""]:
     beta = jnp.asarray(beta, eigenvalues.dtype)
     s = beta * jnp.asarray(sigma2, eigenvalues.dtype)
     safe = jnp.where(active, eigenvalues, s)
@@ -263,7 +284,7 @@ def _optimal_elbo(
 
 
 def optimal_elbo(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     sigma2: Float[Array, ""] | float | None = None,
     beta: Float[Array, ""] | float = 1.0,
@@ -283,7 +304,7 @@ def optimal_elbo(
         ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative; σ²
             learned and none is best (`check_learned_sigma2`).
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
@@ -364,13 +385,25 @@ def posterior(model: PPCA, x: Any) -> Posterior:
     Raises:
         ValueError: x is not (N, n), NaN or Inf, no real numbers.
     """
-    return _posterior(model, _centred(model, x))
+    model, mean = _read(model)
+    return _posterior(model, _centred(model, mean, x))
 
 
-def _centred(model: PPCA, x: Any) -> Float[Array, "N n"]:
-    x = _checks.data_matrix("x", x, model.W.shape[0])
-    _checks.positive("model.sigma2", model.sigma2)
-    return _arrays.less("x", x, model.mean)
+def _read(model: PPCA) -> tuple[PPCA, Any]:
+    """The model in JAX's floats, and its mean as precise as it came."""
+    _checks.kind("model", model, PPCA)
+    W = _arrays.as_float("model.W", model.W)
+    _checks.shape("model.W", W, ("n", "k"))
+    _checks.finite("model.W", W)
+    sigma2 = _checks.positive_scalar("model.sigma2", model.sigma2, W.dtype)
+    mean = _checks.numbers("model.mean", model.mean)
+    _checks.shape("model.mean", mean, (W.shape[0],))
+    _checks.finite("model.mean", mean)
+    return PPCA(W, jnp.asarray(sigma2, W.dtype), _arrays.as_float("model.mean", mean)), mean
+
+
+def _centred(model: PPCA, mean: Any, x: Any) -> Float[Array, "N n"]:
+    return _arrays.less("x", _checks.data_matrix("x", x, model.W.shape[0]), mean)
 
 
 @jax.jit
@@ -402,7 +435,8 @@ def score_per_datum(model: PPCA, x: Any) -> Float[Array, "N"]:
     Raises:
         ValueError: x is not (N, n), NaN or Inf, no real numbers; σ² ≤ 0.
     """
-    return _score(model, _centred(model, x))
+    model, mean = _read(model)
+    return _score(model, _centred(model, mean, x))
 
 
 def score(model: PPCA, x: Any) -> Float[Array, ""]:
@@ -414,7 +448,7 @@ def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N 
     """Draw data from the model: (num_samples, n)."""
     _checks.key("key", key)
     _checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
-    _checks.positive("model.sigma2", model.sigma2)
+    model, _ = _read(model)
     n, k = model.W.shape
     key_z, key_x = jax.random.split(key)
     z = jax.random.normal(key_z, (num_samples, k), model.W.dtype)

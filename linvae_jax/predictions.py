@@ -12,12 +12,13 @@ component j, and reverse water-filling at the level βσ² says how much of it t
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from linvae_jax import _checks, collapse, gaussian, ppca
+from linvae_jax import _arrays, _checks, collapse, gaussian, ppca
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -55,7 +56,7 @@ class Prediction:
 
 
 def predict(
-    eigenvalues: Float[Array, "n"],
+    eigenvalues: Float[Array, "n"] | Any,
     k: int,
     sigma2: Float[Array, ""] | float | None = None,
     beta: Float[Array, ""] | float = 1.0,
@@ -82,7 +83,7 @@ def predict(
 
     Source: landscape/README.md, 2.
     """
-    _checks.eigenvalues("eigenvalues", eigenvalues)
+    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
     n = eigenvalues.shape[0]
     _checks.in_range("k", k, 1, n, "at most n components")
     beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)

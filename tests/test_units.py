@@ -10,6 +10,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,8 +32,9 @@ from landscape import (
     mixed_blocks,
     objectives,
     stationary,
+    surface,
 )
-from linvae_jax import linear, moments
+from linvae_jax import linear, moments, ppca, predictions
 from linvae_jax.linear import LinearVAE
 
 WEIGHTS = blocks.WEIGHTS
@@ -629,3 +631,153 @@ def test_raw_numbers_scale_as_the_chapter_says(u, power):
     np.testing.assert_allclose(ten.escape_rate / one.escape_rate, 1e-2, rtol=1e-9)
     limit = (lam[0] - sigma2) / sigma2**2 / u**2 if u > 1 else u**2 * lam[0] * (lam[0] / sigma2 - 1)
     np.testing.assert_allclose(one.escape_rate, limit, rtol=1e-9)
+
+
+SPECTRUM = (9.0, 4.0, 2.0, 1.0)
+CONTAINERS = {
+    "list": list(SPECTRUM),
+    "tuple of integers": tuple(int(v) for v in SPECTRUM),
+    "float16": np.array(SPECTRUM, np.float16),
+    "bfloat16": jnp.array(SPECTRUM, jnp.bfloat16),
+    "float64": np.array(SPECTRUM),
+    "big-endian": np.array(SPECTRUM, ">f8"),
+    "long double": np.array(SPECTRUM, np.longdouble),
+    "unsigned": np.array(SPECTRUM, np.uint64),
+    "strided": np.repeat(SPECTRUM, 2)[::2],
+    "series": pd.Series(SPECTRUM),
+}
+PLACE = [0, -1]
+AXES = np.eye(4)
+BOTH = census.PointType((census.Group((0, 1), 2),))
+# every function of a spectrum, by a number that follows from all of its result
+OF_SPECTRUM = {
+    "summarise": lambda v: block_summaries.summarise(v, PLACE, 1.5).condition_number,
+    "path": lambda v: block_summaries.path(v, PLACE, [0.5, 1.5]).value.sum(),
+    "histogram": lambda v: block_summaries.histogram(v, PLACE, 1.5, 9).edges.sum(),
+    "blocks": lambda v: blocks.eigenvalues(v, PLACE, 1.5).sum(),
+    "of the likelihood": lambda v: blocks.log_likelihood_eigenvalues(v, PLACE, 1.5).sum(),
+    "eigenvector": lambda v: abs(block_vectors.eigenvector(0, AXES, v, PLACE, 1.5).W).sum(),
+    "escapes": lambda v: sum(
+        float(rate) for rate, _ in block_vectors.escape_directions(AXES, v, PLACE, 1.5)
+    ),
+    "operator": lambda v: block_operator.slogdet(block_operator.at(AXES, v, PLACE, 1.5))[1],
+    "points": lambda v: len(list(stationary.points(v, 2, 1.5))),
+    "count": lambda v: stationary.count(v, 2, 1.5),
+    "point": lambda v: stationary.point(AXES, v, PLACE, 1.5).W.sum(),
+    "value": lambda v: stationary.value(v, PLACE, 1.5),
+    "index": lambda v: stationary.index(v, PLACE, 1.5),
+    "census": lambda v: census.table(v, 2, 1.5).value.sum(),
+    "mixed": lambda v: mixed_blocks.eigenvalues(v, BOTH, 1.5).sum(),
+    "escape rate": lambda v: conditioning.escape_rate(v, 1.5).sum(),
+    "critical": lambda v: conditioning.critical_sigma2(v, 2, 1.5),
+    "rotations": lambda v: conditioning.rotation_stiffness(v).sum(),
+    "conditioning": lambda v: conditioning.summarise(v).condition_number,
+    "simulated": lambda v: escape.simulate(v, 0, 1.5).simulated_steps,
+    "sigma2": lambda v: ppca.optimal_sigma2(v, 2),
+    "elbo": lambda v: ppca.optimal_elbo(v, 2),
+    "components": lambda v: ppca.elbo_with_components(v, [True, False, False, False], 1.5),
+    "weights": lambda v: ppca.principal_weights(AXES[:, :4], v, 1.5).sum(),
+    "predicted": lambda v: predictions.predict(v, 2).elbo,
+    "rank": lambda v: moments.rank(v, 3.0),
+    "surface": lambda v: float(
+        surface.zero_column(v, [1.5], (1, 2), 3).profile_elbo.sum()
+        + surface.default_sigma2(v, (1, 2))[0]
+    ),
+}
+NO_SPECTRUM = (None, "abc", 3.0, np.zeros((4, 1)), [], [1j, 1j], [9.0, np.nan, 1.0, 1.0])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", OF_SPECTRUM)
+def test_a_spectrum_in_any_container_is_the_same_spectrum(name):
+    """Silently 0.09 nats off before, from integers; or a traceback of JAX."""
+    function = OF_SPECTRUM[name]
+    with jax.enable_x64(False):
+        expected = float(function(jnp.array(SPECTRUM, jnp.float32)))
+        for container, values in CONTAINERS.items():
+            np.testing.assert_allclose(function(values), expected, rtol=1e-6, err_msg=container)
+        for none in NO_SPECTRUM:
+            if name in ("escape rate", "conditioning") and np.asarray(none).dtype == float:
+                continue  # these take numbers of any shape
+            with pytest.raises(ValueError, match=r"^(eigenvalues?|k): got"):
+                function(none)
+
+
+def test_a_point_is_compared_with_the_noise_in_the_precision_of_the_formulas():
+    """In float64 there is such a point; rounded to float32 λ₁ is σ², and it was NaN."""
+    with jax.enable_x64(False):
+        lam, sigma2 = np.array([1 + 1e-9, 0.5]), 1.0
+        with pytest.raises(ValueError, match=r"assignment: got component 0 with eigenvalue 1, "):
+            stationary.value(lam, [0], sigma2)
+        assert stationary.count(lam, 1, sigma2) == 1
+        with pytest.raises(ValueError, match=r"eigenvalues: got 1e-50 as the largest"):
+            stationary.count(np.array([1e-50, 0.0]), 1, sigma2)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("ratio", [1 + 1e-6, 2.0, 1e3, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_own_blocks_keep_their_digits_however_small_the_noise_is(ratio, unit, dtype):
+    """Roots of the characteristic polynomial, in fractions; before, λ/τ times ε was lost."""
+    if dtype == np.float32 and (ratio == 1 + 1e-6 or (ratio > 1e9 and unit != 1)):
+        return  # 1 + 1e-6 is eight roundings from one; σ² is beyond float32
+    lam = dtype(1.7 * unit)
+    sigma2 = dtype(lam / dtype(ratio))
+    p = blocks.levels(jnp.asarray([lam]), np.array([0]), jnp.asarray(sigma2))
+    found = np.sort(np.asarray(blocks.own_spectra(p)[0])[0].astype(float))
+    l, s = Fraction(float(lam)), Fraction(float(sigma2))
+    AA, BB, dd = -1 / s, -l * l / s, Fraction(-1, 2)
+    AB, square_of_Ad = (2 * s - l) / s, (l - s) / l**2
+    total = AA + BB + dd
+    pairs = AA * BB - AB**2 + AA * dd - square_of_Ad + BB * dd
+    det = dd * (AA * BB - AB**2) - BB * square_of_Ad
+    for mu in found:
+        x = Fraction(mu)
+        for _ in range(3):  # Newton, from what is nearly a root
+            x -= (x**3 - total * x**2 + pairs * x - det) / (3 * x**2 - 2 * total * x + pairs)
+            x = Fraction(float(x))
+        np.testing.assert_allclose(mu, float(x), rtol=30 * np.finfo(dtype).eps)
+
+
+_W = np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+_X = np.array([[3.0, 1.0, 0.0], [0.0, -2.0, 1.0], [-1.0, 0.0, 2.0], [1.0, 2.0, -1.0]])
+
+
+def unchecked(cls, **fields):
+    """As users make it, who have no type checker."""
+    made = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x64", [False, True])
+def test_weights_in_any_container_are_the_same_weights(x64):
+    """The likelihood by NumPy; of float16 and long double there were tracebacks."""
+    S, C = np.cov(_X, rowvar=False, bias=True), _W @ _W.T + 1.5 * np.eye(3)
+    fit = np.trace(np.linalg.solve(C, S))
+    expected = -0.5 * (3 * np.log(2 * np.pi) + np.linalg.slogdet(C)[1] + fit)
+    noise = np.array(np.log(1.5))
+    with jax.enable_x64(x64):
+        m = moments.from_data(_X)
+        M = _W.T @ _W + 1.5 * np.eye(2)
+        for dtype in ("int64", "float16", "float32", ">f8", "g", None):
+            convert = (lambda a, d=dtype: a.astype(d)) if dtype else lambda a: a.tolist()
+            W = convert(_W)
+            model = unchecked(ppca.PPCA, W=W, sigma2=1.5, mean=_X.mean(axis=0))
+            encoder = linear.optimal_encoder(W, 1.5)
+            near = {"rtol": 1e-5, "atol": 1e-6, "err_msg": str(dtype)}
+            np.testing.assert_allclose(ppca.log_likelihood(W, 1.5, m), expected, **near)
+            np.testing.assert_allclose(ppca.score(model, _X), expected, **near)
+            np.testing.assert_allclose(linear.profile_elbo(W, 1.5, m), expected, **near)
+            np.testing.assert_allclose(encoder.V, np.linalg.solve(M, _W.T), **near)
+            found = objectives.log_likelihood(W, 1.5, m)
+            np.testing.assert_allclose(found.function(found.variables), expected, **near)
+            assert ppca.sample(model, jax.random.key(0), 2).shape == (2, 3)
+            params = unchecked(LinearVAE, W=W, V=encoder.V, log_d=encoder.log_d, log_sigma2=noise)
+            np.testing.assert_allclose(linear.elbo(params, m), expected, **near)
+            np.testing.assert_allclose(linear.score(params, m.mean, _X), expected, **near)
+            np.testing.assert_allclose(linear.gradient(params, m).V, 0, **near)
+            turned = linear.rotate(params, np.eye(3)[::-1])
+            np.testing.assert_allclose(turned.W, _W[::-1], **near)
