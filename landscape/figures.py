@@ -269,7 +269,7 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
         axis.axhline(0, color=BLACK, lw=0.6)
         total = int(at.positive.sum())
         axis.set_title(f"{name}:\n{total:,} ways to escape", fontsize=8)
-        axis.set_xlabel("|eigenvalue| (nats), data x/√λ₁")
+    figure.supxlabel("|eigenvalue| of the Hessian, for data x/√λ₁ (nats)", fontsize=9)
     panels[0].set_ylabel("eigenvalues per bin\n(escape directions below 0)")
     panels[0].legend(loc="upper right")
     panels[0].set_ylim(top=1e7)

@@ -1,12 +1,11 @@
 """Figures of nonlinear VAEs from the tables of `nonlinear`; in the style of `figures`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.figures import BLACK, BLUE, GREEN, ORANGE, RED, curve, styled
@@ -95,29 +94,33 @@ def training(table: xr.Dataset) -> Figure:
 
 @styled
 def annealing(tables: Mapping[str, xr.Dataset]) -> Figure:
-    """Collapsed latents during training, with KL annealing and without, for each σ² held."""
+    """KL and collapse during training, with KL annealing and without, for each σ² held."""
     annealed = tables["annealing"].squeeze("learned")
     plain = tables["table"].sel(learned=False, seed=annealed.seed)
     k = annealed.sizes["latent"]
-    figure = Figure(figsize=(7.2, 2.9))
-    panels: Sequence[Axes] = figure.subplots(
-        1, annealed.sizes["sigma2_init"], sharey=True, squeeze=False
-    )[0]
-    for axis, s in zip(panels, annealed.sigma2_init.values, strict=True):
-        at = plain.sel(sigma2_init=s)
-        curve(axis, at.collapsed / k, BLACK, "plain")
+    figure = Figure(figsize=(7.2, 4.4))
+    rows = figure.subplots(
+        2, annealed.sizes["sigma2_init"], sharex=True, sharey="row", squeeze=False
+    )
+    for column, s in zip(rows.T, annealed.sigma2_init.values, strict=True):
+        runs = {"plain": (BLACK, plain.sel(sigma2_init=s))}
         for color, name in zip((ORANGE, BLUE), annealed.annealing.values, strict=True):
-            one = annealed.sel(sigma2_init=s, annealing=name)
-            label = "linear annealing" if str(name).startswith("linear") else "cyclical annealing"
-            curve(axis, one.collapsed / k, color, label)
-        axis.axvline(float(annealed.step[-1]) / 2, color=BLACK, ls=":", label="annealing ends")
-        axis.set_title(f"σ² = {s:g}, held")
-        axis.set_xlabel("optimiser steps")
-        axis.set_xlim(0, None)
-        axis.set_ylim(-0.02, 1.02)
-        axis.locator_params(axis="x", nbins=5)
-    panels[0].set_ylabel("share of collapsed latents")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            kind = "linear" if str(name).startswith("linear") else "cyclical"
+            runs[f"{kind} annealing"] = color, annealed.sel(sigma2_init=s, annealing=name)
+        for label, (color, one) in runs.items():
+            curve(column[0], one.kl, color, label)
+            curve(column[1], one.collapsed / k, color, label)
+        for axis in column:
+            axis.axvline(float(annealed.step[-1]) / 2, color=BLACK, ls=":", label="annealing ends")
+            axis.set_xlim(0, None)
+            axis.locator_params(axis="x", nbins=5)
+        column[0].set_yscale("log")
+        column[0].set_title(f"σ² = {s:g}, held")
+        column[1].set_ylim(-0.02, 1.02)
+        column[1].set_xlabel("optimiser steps")
+    rows[0, 0].set_ylabel("KL (nats)")
+    rows[1, 0].set_ylabel("share of latents\ncollapsed, ε = 0.01")
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

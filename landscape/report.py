@@ -39,7 +39,7 @@ FIGURES = {
     "nonlinear VAE (left), what the linear VAE predicts (middle), both at ε = 0.01 (right).",
     "figure6_training": "Figure 6. The nonlinear VAE's ELBO during training for each initial σ², "
     "held and learned. Bands are the range of the seeds.",
-    "annealing": "KL annealing against plain training: share of collapsed latents.",
+    "annealing": "KL annealing against plain training: KL and share of collapsed latents.",
     "curvature": "The latent of least KL of each trained network, made to collapse, the other "
     "weights as they are: could it come back? Left: escape rate at each σ²; points: where the "
     "network itself was trained. Right: σ² below which collapse is unstable; the bars go to what "

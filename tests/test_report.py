@@ -159,6 +159,7 @@ def linear_sweep(
     variables = {
         "elbo": of_grid(over_steps(one.elbo), "step"),
         "collapsed": of_grid(over_steps(one.collapsed), "step"),
+        "kl": of_grid(over_steps(one.kl.sum(axis=-1)), "step"),
         "final_elbo": of_grid(both(one.elbo)),
         "final_elbo_tuned": of_grid(both(one.elbo_tuned)),
         "final_sigma2": of_grid(both(one.sigma2)),
