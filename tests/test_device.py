@@ -169,3 +169,26 @@ def test_readme_tells_what_the_rows_on_a_gpu_say():
     assert "final σ² 5 of 5" in said
     assert "final σ² in 5 of 5 rows" in text
     assert not table.diverged.any()
+
+
+def test_readme_tells_what_the_record_of_the_gpu_says():
+    record = records.read(FOLDER / "records/nvidia-h100-80gb-hbm3.json")["benchmarks"]
+    found = {m["what"]: m for stage in record.values() for m in stage["measurements"]}
+    rate = {what: m["value"] / 1e6 for what, m in found.items() if m["unit"] == "samples/s"}
+    text = " ".join((FOLDER.parent / "README.md").read_text(encoding="utf-8").split())
+    eigenvalues = "all 12,288,500 eigenvalues, n = 12,288, k = 500, half collapsed"
+    torch = rate["PyTorch loop, 1 models, highest"]
+    times = found["PyTorch loop over ours, 1 models, highest"]["value"]
+    for said in (
+        f"{rate['1 models by vmap, highest']:.2f} million samples/s train one alone",
+        f"{rate['16 models by vmap, highest']:.1f} million sixteen by vmap",
+        f"{rate['64 models by vmap, highest']:.1f} million 64 (59 % of",
+        f"in TF32 {rate['64 models by vmap, default']:.1f} million",
+        f"they stay at {rate['1 models by loop, highest']:.2f} million",
+        f"A PyTorch loop trains {torch:.2f} million, {times:.0f} times",
+        f"k = 500 take {found[eigenvalues]['value']:.0f} ms",
+    ):
+        assert said in text, said
+    assert "59% of" in found["64 models by vmap, highest"]["note"]
+    off = [m["value"] for what, m in found.items() if ", float64, largest" in what]
+    assert max(off) < 1e-14
