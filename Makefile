@@ -1,46 +1,70 @@
-# One command each; all make their own environment in .venv first.
+# One command each; all make their own environment first. PYTHON= takes another Python than
+# python3, VENV= another folder for the environment, and PINS= (empty) the newest releases of
+# everything instead of those that were tested.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
-.PHONY: help reproduce reproduce-full test lint smoke bench device clean
+FOUND := $(shell .ci/python '$(PYTHON)')
+VERSION := $(shell test '$(FOUND)' && '$(FOUND)' -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PINS ?= $(wildcard .ci/constraints/python$(VERSION).txt)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(PINS),--constraint $(PINS),--upgrade --upgrade-strategy eager) --editable
+# named after what they are made from: another Python, or other pins, is another environment
+READY := $(VENV)/ready-$(VERSION)-$(or $(notdir $(PINS)),newest)
+TESTING := $(READY)-testing
+
+.PHONY: help reproduce reproduce-full check test lint wheel smoke bench device clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # one environment for everything: made once, remade when what it is made from changes
-.venv/done: pyproject.toml .ci/constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version) if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[cli]'
+$(READY): pyproject.toml $(PINS)
+	@test '$(FOUND)' || { echo '$(PYTHON): no such Python runs here' >&2; exit 1; }
+	@'$(FOUND)' -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version) if sys.version_info < (3, 11) else None'
+	@$(if $(PINS),,echo 'Python $(VERSION) without pins: the newest releases are installed')
+	@# venv would put one Python into the other's environment
+	if test -e $(VENV)/pyvenv.cfg && ! grep -qE '^version(_info)? = $(VERSION)\.' $(VENV)/pyvenv.cfg; \
+		then rm -rf $(VENV); fi
+	rm -f $(VENV)/ready-*
+	'$(FOUND)' -m venv $(VENV)
+	$(INSTALL) '.[cli]'
 	touch $@
 
-.venv/test: .venv/done
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[test,lint]'
+$(TESTING): $(READY)
+	$(INSTALL) '.[test,lint]'
 	touch $@
 
-reproduce: .venv/done  ## measure the paper's claims on real digits; writes results/report.html
+reproduce: $(READY)    ## measure the paper's claims on real digits; writes results/report.html
 	$(BIN)/linvae reproduce
 
-reproduce-full: .venv/done  ## the paper's table on all of MNIST, for a GPU; ARGS="--manual-dir DIR"
+reproduce-full: $(READY)  ## the paper's table on all of MNIST, for a GPU; ARGS="--manual-dir DIR"
 	$(BIN)/linvae reproduce --full --out results/full $(ARGS)
 
-test: .venv/test       ## the whole test suite
+check: lint            ## before each commit, in 2 minutes: lint and all tests that are not slow
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
+
+test: $(TESTING)       ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2
 
-lint: .venv/test       ## style, types, and which module may import which
+lint: $(TESTING)       ## style, types, and which module may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-smoke: .venv/done      ## the main job in a minute, on the embedded digits
+wheel: $(READY)        ## build the wheel; install it into an empty environment and try it there
+	.ci/wheel $(BIN)/python $(PINS)
+
+smoke: $(READY)        ## the main job in a minute, on the embedded digits
 	$(BIN)/linvae reproduce --smoke --out results/smoke
 
-bench: .venv/done      ## time everything against its peers; minutes, on an idle machine
+bench: $(READY)        ## time everything against its peers; minutes, on an idle machine
 	$(BIN)/python -m benchmarks.run
 
-device: .venv/done     ## what an accelerator does, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
+device: $(READY)       ## what an accelerator does, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
 	$(BIN)/python -m benchmarks.device $(ARGS)
 
-clean:                 ## remove environment and results
-	rm -rf .venv results
+clean:                 ## remove environments and results
+	rm -rf .venv .venv-newest results
