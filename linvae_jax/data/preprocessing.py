@@ -176,10 +176,11 @@ def pixel_constant(pixels: Any, alpha: float) -> float:
     _checks.shape("pixels", pixels, ("N", "n"))
     values = np.asarray(_check_pixels(pixels))
     _check_alpha(alpha)
-    # `bincount` makes 8-byte copies: go by pieces, a large set would need eight times itself
+    # `bincount` makes 8-byte copies, before NumPy 2.3 not of uint64: by pieces, as a large set would
+    # need eight times itself
     rows = max(1, 2**22 // values.shape[1])
     counts = sum(
-        np.bincount(values[i : i + rows].ravel(), minlength=LEVELS)
+        np.bincount(values[i : i + rows].ravel().astype(np.int64), minlength=LEVELS)
         for i in range(0, len(values), rows)
     )
     per_pixel = counts @ _expected_log_slope(float(alpha)) / values.size
