@@ -176,8 +176,8 @@ def pixel_constant(pixels: Any, alpha: float) -> float:
     _checks.shape("pixels", pixels, ("N", "n"))
     values = np.asarray(_check_pixels(pixels))
     _check_alpha(alpha)
-    # `bincount` makes 8-byte copies, before NumPy 2.3 not of uint64: by pieces, as a large set would
-    # need eight times itself
+    # `bincount` wants int64 (before NumPy 2.3 it refuses uint64), eight times the memory of bytes:
+    # go by pieces
     rows = max(1, 2**22 // values.shape[1])
     counts = sum(
         np.bincount(values[i : i + rows].ravel().astype(np.int64), minlength=LEVELS)
