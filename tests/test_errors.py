@@ -18,6 +18,7 @@ import pytest
 from landscape import (
     block_summaries,
     blocks,
+    cli,
     conditioning,
     hessian,
     objectives,
