@@ -15,7 +15,7 @@ from benchmarks.bench_networks import Case
 from benchmarks.lease import Lease
 from benchmarks.network_peers import Problem
 from benchmarks.records import Measurement
-from linvae_jax import network_task, networks, parallel, sweeps
+from linvae_jax import machine, network_task, networks, parallel, sweeps
 from linvae_jax.training import TrainConfig
 
 Precision = Literal["highest", "default"]
@@ -127,7 +127,7 @@ def _how_many(lease: Lease) -> Iterator[Measurement]:
     hyper, keys = grid.hyperparameters("f4"), grid.keys()
     each = parallel.bytes_per_run(task, config, data, hyper, keys)
     yield records.plain("memory of one more model side by side", each / 1e9, "GB")
-    fit = int(0.8 * parallel.free_memory() / each)
+    fit = int(0.8 * machine.free_memory() / each)
     yield records.plain("models that fit in 80 % of the memory", fit, "1")
     if jax.default_backend() != "cpu" and lease.allows(30, f"training {fit} models side by side"):
         case = replace(_case(lease, fit), num_steps=4)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from linvae_jax import parallel
+from linvae_jax import machine
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- records: written by run.py -->", "<!-- end of records -->"
@@ -121,7 +121,7 @@ def device_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
     name = found.group(1) if found else platform.processor() or platform.machine()
-    return f"{name}, {parallel.cores()} cores"
+    return f"{name}, {machine.cores()} cores"
 
 
 def new() -> Record:
@@ -130,7 +130,7 @@ def new() -> Record:
         "format": "linvae_jax benchmarks 1",
         "device": device_name(),
         "platform": jax.devices()[0].platform,
-        "cores": parallel.cores(),
+        "cores": machine.cores(),
         "float": str(np.dtype(jax.numpy.result_type(float))),
         "benchmarks": {},
     }

@@ -17,6 +17,7 @@ from benchmarks import (
     bench_elbo,
     bench_networks,
     bench_spectrum,
+    bench_start,
     bench_sweep,
     figure,
     records,
@@ -25,7 +26,9 @@ from benchmarks import (
 from benchmarks.records import FOLDER, Measurement, Record, Scale
 from linvae_jax import progress
 
-Name = Literal["size", "dense", "lanczos", "scaling", "gradient", "sweep", "networks", "conv"]
+Name = Literal[
+    "size", "dense", "lanczos", "scaling", "gradient", "sweep", "networks", "conv", "start"
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "size": bench_spectrum.real_size,
@@ -36,6 +39,7 @@ BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "sweep": bench_sweep.batching,
     "networks": bench_networks.dense,
     "conv": bench_networks.convolutional,
+    "start": bench_start.start,
 }
 
 

@@ -15,11 +15,11 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.func import functional_call, grad, stack_module_state, vmap  # pyright: ignore[reportMissingImports]
 
 from benchmarks.network_peers import Layer, Problem, Train, Weights
-from linvae_jax import parallel
+from linvae_jax import machine
 
 # As many threads as JAX has. They spin for a few ms when a call is over, which JAX in its next turn
 # does not feel (1 %); OMP_WAIT_POLICY=passive would end that, but slow PyTorch by 10 %.
-torch.set_num_threads(parallel.cores())
+torch.set_num_threads(machine.cores())
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -37,6 +37,7 @@ Studies:
 | `ledger` | a claim, its checks, and how they are written down |
 | `claims` | the paper's claims, measured: holds or does not hold |
 | `figures` | labelled data in, figures out |
+| `settings` | how much `reproduce` computes |
 | `reproduce` | everything above on one data set |
 | `nonlinear` | sweeps of nonlinear VAEs on one data set |
 | `paper_table` | the paper's table of 20 rows, and ours beside it |

@@ -16,6 +16,7 @@
 | `network_task` | networks to be trained by minibatches |
 | `streams` | keys from integer seeds, one for each purpose |
 | `windowed` | what training asks of data that come a window at a time |
+| `machine` | how many cores, how much memory? |
 | `parallel` | how do many runs share cores, devices and hosts? |
 | `divergence` | which runs have diverged, also at finite numbers? |
 | `sweeps` | many runs at once: seeds × σ² × {learned, held} |

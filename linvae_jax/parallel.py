@@ -17,12 +17,10 @@ that convolutions gain at all, is assumed.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -31,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from linvae_jax import _checks, training, windowed
+from linvae_jax import _checks, machine, training, windowed
 
 Batching = Literal["vmap", "map", "loop"]
 BATCHINGS = ("auto", "vmap", "map", "loop")
@@ -57,23 +55,6 @@ class Layout:
     chunk: int
     devices: int = 1
     threads: int = 1
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> int:
-    """Bytes that a device of this process has left."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    try:  # free pages alone would leave out the cache of files, which gives way
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
-    except (OSError, StopIteration):  # no Linux: all that is built in, for want of better
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class Shape(NamedTuple):
@@ -184,7 +165,7 @@ def plan(
         batching = task.cpu if on_cpu and jax.device_count() == 1 else "vmap"
     if batching == "loop":
         # a program waits for its last thread at the end of each product; another fills the gap
-        workers = cores() if on_cpu else 1
+        workers = machine.cores() if on_cpu else 1
         chunk = min(chunk or workers, runs)
         return Layout("loop", chunk, threads=min(workers, chunk))
     if batching == "map":
@@ -204,7 +185,7 @@ def _most(
     wanted: int, memory: int | None,
 ) -> int:  # fmt: skip
     """Runs side by side that fit on a device."""
-    room = _FILL * (free_memory() if memory is None else memory)
+    room = _FILL * (machine.free_memory() if memory is None else memory)
     if (windows := windowed.find(data)) is not None:
         room -= 2 * _bytes(windowed.window_shape(windows))  # that in use and the next
     state = shape_of(

@@ -32,7 +32,6 @@ from linvae_jax import (
     parallel,
     progress,
     streams,
-    sweep_folder,
     tables,
     training,
     windowed,
@@ -273,6 +272,7 @@ def run(
                 ids = list(range(grid.size))[start : start + layout.chunk]
                 finished |= trainer.train(trainer.start(ids))
         else:
+            from linvae_jax import sweep_folder  # and with it Orbax, which no other sweep needs
 
             def label(run: int, result: Result) -> xr.Dataset:
                 alone = table_of(task, config, data, grid.only(run), [result], facts)

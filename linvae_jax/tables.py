@@ -11,7 +11,6 @@ import platform
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from linvae_jax import _checks, linear
+from linvae_jax import _checks, _version, linear
 from linvae_jax import moments as mom
 
 # attribute that tells our files from other people's
@@ -54,13 +53,9 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     Raises:
         ValueError: an extra fact that has the name of one of the others.
     """
-    try:
-        own = version("linvae-jax")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        own = "source tree"
     facts = {
         "format": _FORMAT,
-        "linvae_jax": own,
+        "linvae_jax": _version.own(),
         "jax": jax.__version__,
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,

@@ -1,5 +1,6 @@
 """The command `linvae`, run as a user runs it, on small data."""
 
+import importlib.metadata
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ import pytest
 import xarray as xr
 
 from landscape import cli, ledger, nonlinear, report, reproduce
+from landscape.cli import options, paper, pixels, sweep, text
 from linvae_jax import tables
 from linvae_jax.data import preprocessing, windows
 
@@ -153,6 +155,11 @@ def test_help_teaches(command, capsys, monkeypatch):
     assert "usage: linvae" in printed
 
 
+def test_the_version_is_that_of_the_package(capsys):
+    assert linvae("--version") == 0
+    assert capsys.readouterr().out == f"linvae {importlib.metadata.version('linvae-jax')}\n"
+
+
 def test_a_fit_in_any_unit_ends_at_the_optimum_and_says_if_it_does_not(tmp_path, capsys):
     x = np.random.default_rng(0).standard_normal((1000, 4)) * np.array([4, 3, 2, 1])
     ends = {}
@@ -232,7 +239,7 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
 
     monkeypatch.setattr(reproduce, "run", exact)
     monkeypatch.setattr(nonlinear, "train", lambda *_, **__: done.append("networks"))
-    monkeypatch.setattr(cli, "_report", lambda *_: 0)
+    monkeypatch.setattr(paper, "_report", lambda *_: 0)
     out = tmp_path / "r"
     command = ("reproduce", "--smoke", "--k", 4, "--data", tmp_path / "x.npy", "--out", out)
     assert linvae(*command) == 0
@@ -318,7 +325,7 @@ def test_diverged_runs_are_not_shown_as_numbers():
         {"sigma2_init": [1e-9, 1.0, 1e9], "learned": [True]},
     )
     assert table.sizes == sizes
-    lines = cli._summary(table)
+    lines = sweep.summary(table)
     shown = [line.split() for line in lines[:4]]
     assert shown[0][-2:] == ["of", "4"]  # the unit of collapse
     assert shown[1] == ["1e-09", "True", "-1e+29", "4", "4"]
@@ -329,7 +336,7 @@ def test_diverged_runs_are_not_shown_as_numbers():
 
 def test_columns_are_aligned_whatever_is_in_them():
     rows = [("a", "name"), ("1 2 3 4 5 6 7 8 9", "1.23457e-07"), ("x", "7")]
-    lines = cli._columns(rows, left=1)
+    lines = text.columns(rows, left=1)
     assert lines == [
         "a                          name",
         "1 2 3 4 5 6 7 8 9   1.23457e-07",
@@ -369,47 +376,47 @@ def test_report_fails_with_a_claim(tmp_path, capsys):
 
 
 def test_presets_and_what_replaces_their_numbers():
-    full = cli.Reproduce(full=True, epochs=3, network_batch=16, network_seeds=2)
-    assert full.networks() == replace(
+    full = options.Reproduce(full=True, epochs=3, network_batch=16, network_seeds=2)
+    assert paper.networks(full) == replace(
         nonlinear.MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2
     )
-    colour = cli.Reproduce(full=True, data=cli.Data(data="celeba"))
-    assert colour.networks() == nonlinear.CELEBA
-    assert cli.Reproduce().networks() == nonlinear.QUICK
-    less = cli.Reproduce(full=True, curvature=False, variations=False).networks()
-    assert less == replace(nonlinear.MNIST, curvature_data=0, variations=())
+    colour = options.Reproduce(full=True, data=options.Data(data="celeba"))
+    assert paper.networks(colour) == nonlinear.CELEBA
+    assert paper.networks(options.Reproduce()) == nonlinear.QUICK
+    less = options.Reproduce(full=True, curvature=False, variations=False)
+    assert paper.networks(less) == replace(nonlinear.MNIST, curvature_data=0, variations=())
     with pytest.raises(ValueError, match="network_seeds: got 0"):
-        cli.Reproduce(network_seeds=0).networks()
+        paper.networks(options.Reproduce(network_seeds=0))
     with pytest.raises(ValueError, match="smoke: got with --full"):
-        cli.Reproduce(full=True, smoke=True).networks()
+        paper.networks(options.Reproduce(full=True, smoke=True))
     with pytest.raises(ValueError, match="epochs: got 0"):
-        cli.Reproduce(epochs=0).networks()
+        paper.networks(options.Reproduce(epochs=0))
 
 
 def test_images_come_by_windows_and_in_part():
-    options = cli.Data(data="photographs", count=40, window=16)
-    images = cli.load_for_networks(options)
+    some = options.Data(data="photographs", count=40, window=16)
+    images = pixels.load_for_networks(some)
     assert isinstance(images.data.values, windows.Windows)
     assert images.data.values.shape == (40, 64 * 64 * 3)
     assert images.image_shape == (64, 64, 3)
     with pytest.raises(ValueError, match="count: got 5000"):
-        cli.load_for_networks(cli.Data(data="photographs", count=5000))
+        pixels.load_for_networks(options.Data(data="photographs", count=5000))
 
 
 @pytest.mark.parametrize(
     ("inner", "command", "shown"),
     [
-        ("moments.cov: got 1, expected 2.", cli.Fit(), "--data: got 1, expected 2."),
-        ("chunks[3]: got 1, expected 2.", cli.Sweep(), "--data: got 1, expected 2."),
-        ("grid.sigma2: got 1, expected 2.", cli.Sweep(), "--sigma2: got 1, expected 2."),
-        ("batch_size: got 1, expected 2.", cli.Sweep(), "--batch-size: got 1, expected 2."),
-        ("data_seed: got 1, expected 2.", cli.Fit(), "--data-seed: got 1, expected 2."),
-        ("folder: got 1, expected 2.", cli.Sweep(), "--out: got 1, expected 2."),
+        ("moments.cov: got 1, expected 2.", options.Fit(), "--data: got 1, expected 2."),
+        ("chunks[3]: got 1, expected 2.", options.Sweep(), "--data: got 1, expected 2."),
+        ("grid.sigma2: got 1, expected 2.", options.Sweep(), "--sigma2: got 1, expected 2."),
+        ("batch_size: got 1, expected 2.", options.Sweep(), "--batch-size: got 1, expected 2."),
+        ("data_seed: got 1, expected 2.", options.Fit(), "--data-seed: got 1, expected 2."),
+        ("folder: got 1, expected 2.", options.Sweep(), "--out: got 1, expected 2."),
         # an argument without a flag stays: `report` has the folder itself
-        ("folder: got 1, expected 2.", cli.Report(), "folder: got 1, expected 2."),
-        ("/a/x.npy: got a directory", cli.Fit(), "/a/x.npy: got a directory"),
-        ("the package x is missing", cli.Fit(), "the package x is missing"),
+        ("folder: got 1, expected 2.", options.Report(), "folder: got 1, expected 2."),
+        ("/a/x.npy: got a directory", options.Fit(), "/a/x.npy: got a directory"),
+        ("the package x is missing", options.Fit(), "the package x is missing"),
     ],
 )
 def test_messages_are_about_what_was_typed(inner, command, shown):
-    assert cli._as_flags(inner, command) == shown
+    assert text.as_flags(inner, command) == shown

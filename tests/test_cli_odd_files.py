@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from landscape import cli, nonlinear, reproduce
+from landscape.cli import paper
 from linvae_jax import moments, tables
 
 N, n = 24, 8
@@ -352,7 +353,7 @@ def test_reproduce_gets_what_is_in_every_file(name, folder, linvae, monkeypatch)
     given: dict[str, Any] = {}
     monkeypatch.setattr(reproduce, "run", lambda settings, x, *_, **__: given.update(x=x))
     monkeypatch.setattr(nonlinear, "train", lambda settings, data, *_, **__: given.update(net=data))
-    monkeypatch.setattr(cli, "_report", lambda *_: 0)
+    monkeypatch.setattr(paper, "_report", lambda *_: 0)
     ran = linvae("reproduce", "--smoke", "--data", data, *plain(name), "--k", K, "--out", "r")
     if name == "volts":
         assert_one_line(ran, "reproduce", "float32")

@@ -25,6 +25,7 @@ from landscape import (
     stationary,
     surface,
 )
+from landscape.cli import options
 from linvae_jax import (
     collapse,
     linear,
@@ -356,14 +357,17 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         r"delta: got 1.0, expected 0 <= delta < 1",
     ),
     "a model where a folder is": (
-        lambda: cli.Fit(out=Path(__file__).parent).run(),
+        lambda: cli.run(options.Fit(out=Path(__file__).parent)),
         r"out: got .*tests, a folder, expected a file's name",
     ),
     "a model in a file": (
-        lambda: cli.Fit(out=Path(__file__) / "model.nc").run(),
+        lambda: cli.run(options.Fit(out=Path(__file__) / "model.nc")),
         r"out: got .*, where .*test_errors\.py is a file, expected a path in a folder",
     ),
-    "no points to list": (lambda: cli.Points(limit=0).run(), r"limit: got 0, expected 1 <= limit"),
+    "no points to list": (
+        lambda: cli.run(options.Points(limit=0)),
+        r"limit: got 0, expected 1 <= limit",
+    ),
     "a table without a model": (
         lambda: tables.to_linear(tables.dataset({"W": (("a",), np.zeros(2), "1", "")})),
         r"data: got a data set without \['V', 'log_d', 'log_sigma2'\]",

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import cli, ledger
+from landscape import ledger
+from landscape.cli import sweep
 from linvae_jax import linear, tables
 from linvae_jax import moments as mom
 
@@ -208,7 +209,7 @@ def test_the_summary_of_a_sweep_says_which_seeds_diverged():
     lost = np.isnan(values[..., 0])
     named = dict.fromkeys(("elbo", "sigma2", "collapsed"), (dims, values, "1", ""))
     named["diverged"] = (dims[:2], lost, "1", "")
-    lines = cli._summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0, 9.0]}))
+    lines = sweep.summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0, 9.0]}))
     assert [line.split() for line in lines[1:4]] == [
         ["0.5", "2", "2", "2"],
         ["4", "2", "2", "2", "(1", "diverged)"],  # of the other seed

@@ -22,6 +22,7 @@ from agreement import assert_close, leaves, same_bits, stop_after
 from linvae_jax import (
     linear,
     linear_task,
+    machine,
     network_task,
     parallel,
     streams,
@@ -277,13 +278,13 @@ def test_free_memory_counts_what_the_system_would_give_back(monkeypatch):
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     untouched = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     # of pages that nobody has touched the system keeps some for itself
-    assert 0.8 * untouched < parallel.free_memory() < installed
+    assert 0.8 * untouched < machine.free_memory() < installed
 
     def missing(*args: object, **options: object) -> str:
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)  # no Linux
-    assert parallel.free_memory() == installed
+    assert machine.free_memory() == installed
 
 
 def test_annealing_and_other_values_become_dimensions():

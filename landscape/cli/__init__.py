@@ -1,0 +1,84 @@
+"""The command `linvae`: parse, print the configuration, run.
+
+| module | what |
+| --- | --- |
+| `options` | what each subcommand can be told; imports no JAX |
+| `text` | flags, columns, the configuration in one line; likewise |
+| `programs` | compiled programs, kept between calls |
+| `data` | data for a linear VAE, and checks of options |
+| `pixels` | data for networks |
+| `fit`, `points`, `surfaces`, `sweep`, `paper` | what the subcommands do, imported when they run |
+
+Every run prints its configuration first, seed included; the same configuration gives the same
+numbers on the same machine.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from landscape.cli import options, text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: parse, print the configuration, run; exits with a status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        from linvae_jax import _version
+
+        print(f"linvae {_version.own()}")
+        sys.exit(0)
+    command = tyro.cli(
+        options.Command,  # pyright: ignore[reportArgumentType]  # tyro takes unions of annotated types
+        prog="linvae",
+        description="Linear VAEs: exact ELBO, stationary points, and why latents collapse. "
+        "`linvae --version` prints the version.",
+        args=arguments,
+    )
+    print(text.shown(command), flush=True)
+    sys.exit(_started(command))
+
+
+def _started(command: options.Command) -> int:
+    """The status of a command; what it was told wrong becomes one line."""
+    import jax  # a second, which nobody waits for who asked for help
+
+    from landscape.cli import programs
+
+    jax.config.update("jax_enable_x64", True)
+    programs.keep()
+    name = type(command).__name__.lower()
+    try:
+        return run(command)
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        told = " ".join(text.as_flags(str(error), command).split())  # in one line
+        print(f"linvae {name}: error: {told}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        from linvae_jax.sweep_folder import Stopped  # imported where there is one
+
+        if not isinstance(error, Stopped):
+            raise
+        print(f"linvae {name}: {error}", file=sys.stderr)
+        return 128 + error.by
+
+
+def run(command: options.Command) -> int:
+    """What a command does, imported here: its status, 1 where it says that something is amiss."""
+    match command:
+        case options.Fit():
+            from landscape.cli.fit import fit as function
+        case options.Points():
+            from landscape.cli.points import points as function
+        case options.Surface():
+            from landscape.cli.surfaces import surface as function
+        case options.Sweep():
+            from landscape.cli.sweep import sweep as function
+        case options.Landscape():
+            from landscape.cli.surfaces import landscape as function
+        case options.Reproduce():
+            from landscape.cli.paper import reproduce as function
+        case options.Report():
+            from landscape.cli.paper import report as function
+    return function(command)  # pyright: ignore[reportArgumentType]  # that of its kind

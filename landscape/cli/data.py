@@ -1,0 +1,122 @@
+"""Data as the options name them, ready for a linear VAE; values that are looked at before work."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from landscape.cli.options import Data
+from linvae_jax import _checks, machine, ppca, streams
+from linvae_jax.data import datasets, preprocessing
+
+
+class Loaded(NamedTuple):
+    """Data ready for the model; `constant` nats turn its ELBO into one of pixels.
+
+    `x` (N, n) are real numbers in the precision that came, since they may be rounded only after
+    their mean is taken off. `identity` is all that decides them, by names that a user knows.
+    """
+
+    x: Any
+    constant: float
+    source: str
+    identity: dict[str, Any]
+
+
+def open_set(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
+    """The data set, and the logit if its pixels are to be taken to the real line."""
+    seed("data_seed", options.data_seed)
+    dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
+    if options.count is not None:
+        _checks.in_range("count", options.count, 1, len(dataset.images), "what there is")
+        labels = None if dataset.labels is None else dataset.labels[: options.count]
+        dataset = replace(dataset, images=dataset.images[: options.count], labels=labels)
+    eight_bit = dataset.images.dtype == np.uint8
+    if options.preprocess == "none" or (options.preprocess == "auto" and not eight_bit):
+        return dataset, None
+    if not eight_bit:
+        _checks.fail("preprocess", f"'logit' for data of dtype {dataset.images.dtype}", "uint8")
+    return dataset, preprocessing.Logit(options.alpha)
+
+
+def identity_of(
+    options: Data, source: str, transform: preprocessing.Logit | None
+) -> dict[str, Any]:
+    """All that decides the numbers; not where a file lies, nor settings that are not used."""
+    used = transform is not None
+    return {
+        "data": source, "--preprocess": "logit" if used else "none",
+        "--alpha": options.alpha if used else None, "--count": options.count,
+        "--window": options.window,
+        "--data-seed": options.data_seed if used or options.window is not None else None,
+    }  # fmt: skip
+
+
+def load(options: Data) -> Loaded:
+    """Load and preprocess for a linear VAE."""
+    if options.window is not None:
+        _checks.fail(
+            "window", f"{options.window} for a linear VAE", "none: windows are for networks",
+            "`linvae sweep --network mlp --window …` takes them.",
+        )  # fmt: skip
+    dataset, transform = open_set(options)
+    needed, left = 8 * dataset.images.size, machine.free_memory()
+    if 2 * needed > left:  # the data, and a copy on the way
+        _checks.fail(
+            "data",
+            f"{dataset.images.shape} numbers, {needed / 1e9:.0f} GB in double precision",
+            f"at most half of the {left / 1e9:.0f} GB that are free",
+            "Save a part of them as .npy; `linvae sweep --network` keeps pixels as bytes.",
+        )
+    identity = identity_of(options, dataset.source, transform)
+    if transform is None:
+        x = dataset.images
+        if x.dtype.itemsize < 8:  # float64 holds these; it would round 64-bit integers
+            x = x.astype(np.float64)
+        return Loaded(x, 0.0, dataset.source, identity)
+    x = transform(dataset.images, key(options), float)
+    return Loaded(x, transform.constant(dataset.images), dataset.source, identity)
+
+
+def key(options: Data) -> jax.Array:
+    """The key of the dequantisation noise."""
+    return streams.key(options.data_seed, "data noise", "data_seed")
+
+
+def learnable(lam: jax.Array, count: Any, k: int, why: str = "") -> float:
+    """The σ² of maximum likelihood for k latents, which needs k below the rank of S.
+
+    Args:
+        lam: (n,), eigenvalues of S.
+        count: number of data.
+        k: number of latents.
+        why: what to do instead, if it is not what `ppca` says.
+
+    Raises:
+        ValueError: there is none: k ≥ n, or k latents explain all variance.
+    """
+    n = len(lam)
+    if n < 2:
+        _checks.fail("data", "data of one dimension", "two or more: σ² learned needs k < n")
+    _checks.in_range("k", k, 1, n - 1, "σ² learned needs k < n")
+    try:
+        ppca.check_learned_sigma2(lam, k, 1.0, count, "data")
+    except ValueError as error:
+        if not why:
+            raise
+        raise ValueError(f"{str(error).partition('. ')[0]}. {why}") from error
+    return float(ppca.optimal_sigma2(lam, k))
+
+
+def distinct(name: str, values: Sequence[Any]) -> None:
+    """Raise where a value comes twice: the two would be the same runs, with the same label."""
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        _checks.fail(name, f"{twice[0]} twice", "values that differ")
+
+
+def seed(name: str, seed: int, count: int = 1) -> None:
+    """Raise unless `count` seeds from this one on are seeds (`streams.check`)."""
+    _checks.in_range(name, seed, 0, 2**32 - max(count, 1), "32 bits")

@@ -1,0 +1,225 @@
+"""What each subcommand of `linvae` can be told: options, their defaults and their help.
+
+Only the standard library and tyro are imported here, so that help and mistakes of typing are
+answered before JAX has started. What a command does is imported when it runs.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from landscape.settings import Settings
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data, and how pixels become real numbers."""
+
+    data: str = "digits"
+    """"digits" (5,000 real MNIST digits, shipped), "photographs" (colour patches, shipped),
+    "mnist" (60,000) or "celeba" (162,770) by tensorflow-datasets, or a .npy or .npz file holding
+    an array (N, ...)."""
+
+    preprocess: Literal["auto", "logit", "none"] = "auto"
+    """"logit": uniform dequantisation, then the logit; "none": as they are. "auto" takes the
+    logit for 8-bit images."""
+
+    alpha: float = 1e-6
+    """The logit is taken of alpha + (1 - 2 alpha) x."""
+
+    data_dir: Path | None = None
+    """Where tensorflow-datasets keeps prepared data."""
+
+    manual_dir: Path | None = None
+    """A folder with the original files, if you have downloaded them yourself."""
+
+    count: int | None = None
+    """Only so many, the first ones. The digits come sorted: of 1,000 half are zeros, half ones."""
+
+    window: int | None = None
+    """Only so many rows on the device at a time, the next ones read meanwhile; for networks alone,
+    where all do not fit."""
+
+    data_seed: int = 0
+    """Of the dequantisation noise, and of the order of windows."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit pPCA (closed form) or a linear VAE (training) to data, and save the model."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    method: Literal["ppca", "train"] = "ppca"
+    """"ppca" is exact and immediate; "train" climbs the ELBO with Adam."""
+    k: int = 50
+    """Number of latents."""
+    sigma2: float | None = None
+    """Observation noise, held fixed; learned when not given."""
+    num_steps: int = 10_000
+    """Optimiser steps of "train"."""
+    learning_rate: float = 0.01
+    """Of Adam, cosine to zero."""
+    seed: int = 0
+    """Of the initial weights."""
+    raw: bool = False
+    """Train on the data in their own units. Adam's steps are the same in all units, so that it
+    gets nowhere where those are far from 1; "train" therefore divides by the spread of a dimension
+    first, and the model is given in the data's units all the same."""
+    out: Path | None = None
+    """Where the model goes; by default in results/fit, with a name by data, k and method."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """List pPCA's stationary points on data, the optimum first: value, index, escape rate.
+
+    The ELBO has more, saddles all of them: `linvae landscape` lists all of a small problem.
+    """
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    k: int = 5
+    """Number of latents."""
+    sigma2: float | None = None
+    """Observation noise; its maximum-likelihood value when not given."""
+    limit: int = 20
+    """Show this many: those with most latents in use come first."""
+    out: Path | None = None
+    """Also save them as labelled data."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Draw the surface around a collapsed latent, for several σ² (figure 1)."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    components: tuple[int, int] = (5, 7)
+    """Two principal directions, counted from 1."""
+    sigma2: tuple[float, ...] = ()
+    """One panel each; by default one where both directions are captured, one, and none."""
+    out: Path = Path("results/surface")
+    """Written as .png, .pdf and .nc."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train VAEs, linear or networks, for all combinations of seeds, σ², … at once.
+
+    Killed or stopped, the same command goes on where the last checkpoint was.
+    """
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    network: Literal[
+        "linear", "mlp", "conv", "linear-encoder", "deep-linear-encoder", "mlp-encoder"
+    ] = "linear"
+    """"linear" has exact records; "mlp" and "conv" are nonlinear VAEs; the others have a linear
+    decoder and the encoder of their name."""
+    k: int = 20
+    """Number of latents."""
+    sigma2: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
+    """Initial σ², or its values when held."""
+    learned: tuple[bool, ...] = (False,)
+    """Learn σ² (True), hold it (False), or both."""
+    noise: Literal["gradient", "closed_form"] = "gradient"
+    """How σ² is learned: log σ² with the weights, or set to the mean square error of each batch."""
+    seeds: int = 2
+    """Number of seeds, from `seed` on."""
+    gradients: Literal["exact", "sampled"] = "exact"
+    """Of "linear": the closed form, or minibatches with one z per datum."""
+    num_steps: int = 5000
+    """Optimiser steps."""
+    learning_rate: tuple[float, ...] = (0.01,)
+    """Of Adam. Networks want about 0.001."""
+    schedule: Literal["constant", "cosine", "decay"] = "cosine"
+    """How it goes down: not at all, by a cosine to zero, or linearly in the last fifth."""
+    warmup: int = 0
+    """First steps, in which it rises."""
+    beta: tuple[float, ...] = (1.0,)
+    """Weight of the KL."""
+    anneal_steps: int = 0
+    """Let that weight rise from zero in this many steps; 0: do not."""
+    anneal_cycles: int = 1
+    """How often it rises in those steps."""
+    batch_size: int = 128
+    """Data per step, when gradients are sampled."""
+    seed: int = 0
+    """First seed."""
+    curvature: Literal["none", "latent", "all"] = "none"
+    """Of networks, at the trained models of the first seed. "latent": could a collapsed latent come
+    back, how fast, at which σ². "all": also the spectrum in all weights, matrix-free, at
+    `sigma2`."""
+    curvature_sigma2: tuple[float, ...] = ()
+    """At which σ² for "latent"; by default from a tenth of the smallest to ten times the largest of
+    `sigma2`."""
+    curvature_data: int = 10_000
+    """How many data that is a mean over; the spectrum in all weights, a tenth of them."""
+    batching: Literal["auto", "vmap", "map", "loop"] = "auto"
+    """How runs share the machine: all in one program, one after another, or one on each core."""
+    checkpoint_seconds: float = 300.0
+    """Between checkpoints."""
+    out: Path = Path("results/sweep")
+    """Folder for everything."""
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Exact Hessian spectra, conditioning and escape over σ², and the census: tables, figures."""
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    k: int = 50
+    """Number of latents."""
+    sigma2: float | None = None
+    """Noise at which spectra are taken; its maximum-likelihood value when not given."""
+    out: Path = Path("results/landscape")
+    """Folder for everything."""
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Measure the paper's claims, on linear and nonlinear VAEs: figures, tables, ledger, report.
+
+    Killed or stopped, the same command goes on: finished sweeps of networks are not trained again.
+    """
+
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=lambda: Data(data="auto"))
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    full: bool = False
+    """The paper's table: large networks on all of MNIST, or convolutional ones on colour images
+    with `--data celeba` or `photographs`. For a GPU. "auto" data are then MNIST, else digits."""
+    smoke: bool = False
+    """A quick pass through every stage with little training: claims that need some, C7 to C10,
+    may then fail."""
+    epochs: int | None = None
+    """Of the networks, instead of the preset's."""
+    network_batch: int | None = None
+    """Data per step of the networks, instead of the preset's."""
+    network_seeds: int | None = None
+    """Of each row of the table, instead of the preset's."""
+    other_seeds: int | None = None
+    """Of the curves, annealing and figure 4, instead of the preset's."""
+    curvature: bool = True
+    """Also look at the curvature at collapsed latents of the trained networks."""
+    variations: bool = True
+    """Also vary the settings of training: its length, and the others in shorter runs."""
+    out: Path = Path("results")
+    """Folder for everything."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a folder of results anew, from what is saved there: no training."""
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("results")
+    """Where `linvae reproduce` wrote."""
+
+
+Command = (
+    Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Points, tyro.conf.subcommand("points")]
+    | Annotated[Surface, tyro.conf.subcommand("surface")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)

@@ -1,0 +1,38 @@
+"""Data as the options name them, for networks: pixels stay pixels until a step looks at them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from landscape.cli.data import identity_of, key, open_set
+from landscape.cli.options import Data
+from linvae_jax import network_task
+from linvae_jax.data import preprocessing, windows
+
+
+class ForNetworks(NamedTuple):
+    """Data that stay pixels until a training step looks at them."""
+
+    data: network_task.Data
+    transform: preprocessing.Logit | None
+    constant: float
+    source: str
+    image_shape: tuple[int, ...] | None
+    identity: dict[str, Any]
+
+
+def load_for_networks(options: Data) -> ForNetworks:
+    """Load; 8-bit pixels get fresh dequantisation noise in each step."""
+    dataset, transform = open_set(options)
+    values = dataset.images
+    constant = 0.0 if transform is None else transform.constant(values)
+    if transform is None and values.dtype.kind in "iu":  # as floats that hold them
+        wide = {1: np.float32, 2: np.float32, 4: np.float64, 8: np.longdouble}
+        values = values.astype(wide[values.dtype.itemsize])
+    if options.window is not None:
+        values = windows.Windows(values, options.window, options.data_seed)
+    data = network_task.prepare(values, transform, key(options))
+    return ForNetworks(
+        data, transform, constant, dataset.source, dataset.image_shape,
+        identity_of(options, dataset.source, transform),
+    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""`linvae points`: the stationary points that the spectrum of the data gives."""
+
+from itertools import islice
+
+import jax
+import numpy as np
+
+from landscape import block_summaries, stationary
+from landscape.cli import text
+from landscape.cli.data import learnable, load
+from landscape.cli.options import Points
+from linvae_jax import _checks, ppca
+from linvae_jax import moments as mom
+
+
+def points(options: Points) -> int:
+    """Enumerate and classify."""
+    _checks.in_range("limit", options.limit, 1, 2**31 - 1, "at least one")
+    x, _, source, of_data = load(options.data)
+    moments = mom.from_data(x)
+    lam = mom.spectrum(moments).eigenvalues
+    sigma2 = options.sigma2
+    if sigma2 is None:
+        sigma2 = learnable(lam, moments.count, options.k)
+    settings = of_data | {text.flag(n): getattr(options, n) for n in ("k", "sigma2", "limit")}
+    if options.out:
+        from landscape import places  # and with it xarray, which no list on a terminal needs
+        from linvae_jax import tables
+
+        places.check_file(options.out, settings)
+    total = stationary.count(lam, options.k, sigma2)
+    assignments = np.array(list(islice(stationary.points(lam, options.k, sigma2), options.limit)))
+    per_point = jax.vmap(stationary.value, (None, 0, None))(lam, assignments, sigma2)
+    index = jax.vmap(stationary.index, (None, 0, None))(lam, assignments, sigma2)
+    best = float(ppca.optimal_elbo(lam, options.k, sigma2))
+    rates = [float(block_summaries.summarise(lam, a, sigma2).escape_rate) for a in assignments]
+    print(f"{total:,} stationary points of pPCA, up to the order of latents; σ² = {sigma2:.6g}")
+    rows = [("components, from 1 (-: collapsed)", "below optimum", "index", "escape rate")]
+    for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
+        name = " ".join("-" if c < 0 else str(c + 1) for c in a)
+        rows.append((name, f"{best - float(value):.6g}", f"{int(i):,}", f"{rate:.6g}"))
+    print("\n".join(text.columns(rows, left=1)))
+    if options.out:
+        from landscape import places
+        from linvae_jax import tables
+
+        table = tables.dataset(
+            {
+                "assignment": (
+                    ("point", "latent"),
+                    assignments,
+                    "1",
+                    "component from 0, or −1",
+                ),
+                "value": ("point", per_point, "nats/datum", "ELBO"),
+                "index": ("point", index, "1", "escape directions"),
+                "escape_rate": ("point", rates, "nats", "fastest escape; 0: none"),
+            },
+            attrs=tables.provenance(options, sigma2=sigma2, optimum=best)
+            | text.attrs(options, source),
+        )
+        print(f"saved {tables.save(places.signed(table, settings), options.out)}")
+    return 0

@@ -1,0 +1,86 @@
+"""`linvae surface` and `linvae landscape`: the loss surface of the data's spectrum, drawn."""
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from landscape import figures, places, reproduce
+from landscape import surface as plane
+from landscape.cli import text
+from landscape.cli.data import distinct, learnable, load
+from landscape.cli.options import Landscape, Surface
+from linvae_jax import _checks, tables
+from linvae_jax import moments as mom
+
+
+def surface(options: Surface) -> int:
+    """Compute, save, draw."""
+    distinct("sigma2", options.sigma2)
+    for value in options.sigma2:
+        _checks.positive("sigma2", value)
+    x, _, source, of_data = load(options.data)
+    moments = mom.from_data(x)
+    lam = mom.spectrum(moments).eigenvalues
+    pair = (options.components[0] - 1, options.components[1] - 1)
+    if not 0 <= pair[0] < pair[1] < len(lam):
+        _checks.fail("components", options.components, f"1 <= first < second <= n = {len(lam)}")
+    rank = int(mom.rank(lam, moments.count))
+    if pair[1] >= rank:
+        _checks.fail(
+            "components", options.components, f"directions in which data vary, 1 to {rank}",
+            "Their covariance has no more.",
+        )  # fmt: skip
+    settings = of_data | {text.flag(n): getattr(options, n) for n in ("components", "sigma2")}
+    written = options.out.with_name(options.out.name + ".nc")
+    places.check_file(written, settings)
+    sigma2 = options.sigma2 or plane.default_sigma2(lam, pair)
+    table = plane.zero_column(lam, sigma2, pair).assign_attrs(text.attrs(options, source))
+    saved = [tables.save(places.signed(table, settings), written)]
+    saved += figures.save(figures.stationary_surface(table), options.out)
+    print("\n".join(f"saved {path}" for path in saved))
+    return 0
+
+
+def landscape(options: Landscape) -> int:
+    """Study, save, draw, and print the critical σ² and escapes."""
+    if options.sigma2 is not None:
+        _checks.positive("sigma2", options.sigma2)
+    x, _, source, of_data = load(options.data)
+    moments = mom.from_data(x)
+    lam = mom.spectrum(moments).eigenvalues
+    # also where σ² is given: it follows the first k components
+    best = learnable(lam, moments.count, options.k, "Take a smaller --k, or more data.")
+    sigma2 = best if options.sigma2 is None else options.sigma2
+    _checks.in_range("k", options.k, 3, len(lam) - 1, "three components to follow")
+    settings = of_data | {"--k": options.k, "--sigma2": options.sigma2}
+    places.claim_folder(options.out, "landscape", settings, ("landscape_*",))
+
+    def keep(name: str, table: xr.Dataset) -> xr.Dataset:
+        tables.save(table.assign_attrs(text.attrs(options, source)), options.out / f"{name}.nc")
+        return table
+
+    path, escapes, census = reproduce.study_landscape(lam, options.k, sigma2, keep, options.out)
+    collapsed = path.sel(pattern="all collapsed")
+    print("total collapse, all latents at zero:")
+    rows = [["σ²", "index", "escape rate", "stiffness", "steps to grow by e", "of data x/√λ₁"]]
+    for i in np.linspace(0, path.sizes["sigma2"] - 1, 8).astype(int):
+        at = collapsed.isel(sigma2=i)
+        steps = (at.escape_steps, at.unit_free_escape_steps)
+        shown = (at.escape_rate, at.stiffness, *steps)
+        numbers = [f"{float(value):.4g}" for value in shown]
+        rows.append([f"{float(at.sigma2):.4g}", f"{int(at['index']):,}", *numbers])
+    print("\n".join(text.columns(rows)))
+    print("critical σ² (beyond it no latent can use the component), escape at a tenth of it:")
+    for component in escapes.component.values:
+        at = escapes.sel(component=component)
+        steps = float(at.predicted_steps.sel(fraction=0.1))
+        print(f"  component {component:>4}: {float(at.eigenvalue):.6g}, {steps:.4g} steps")
+    leading = len(json.loads(census.attrs["eigenvalues"]))
+    print(
+        f"census of 3 latents on the {leading} leading components: "
+        f"{census.sizes['type']} types, "
+        f"{int(census.mixed.sum())} of them mixed, {int((census['index'] == 0).sum())} maximum"
+    )
+    print(f"figures and tables are in {options.out}/")
+    return 0

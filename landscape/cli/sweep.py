@@ -1,0 +1,156 @@
+"""`linvae sweep`: many trainings, their summary, and the curvature at what they found."""
+
+import sys
+from dataclasses import fields
+from typing import Any
+
+import jax.numpy as jnp
+import xarray as xr
+
+from landscape import places
+from landscape.cli import text
+from landscape.cli.data import distinct, learnable, load, seed
+from landscape.cli.options import Sweep
+from linvae_jax import _checks, linear_task, network_task, streams, sweeps, tables, training
+from linvae_jax import moments as mom
+
+
+def sweep(options: Sweep) -> int:
+    """Train all, save, summarise."""
+    # what is used only after the training
+    _checks.in_range("curvature_data", options.curvature_data, 1, 2**31 - 1, "at least one")
+    for s in options.curvature_sigma2:
+        _checks.positive("curvature_sigma2", s)
+    for name in ("sigma2", "learned", "learning_rate", "beta", "curvature_sigma2"):
+        distinct(name, getattr(options, name))
+    _checks.in_range("seeds", options.seeds, 1, 2**31 - 1, "at least one")
+    seed("seed", options.seed, options.seeds)
+    config = training.TrainConfig(
+        options.num_steps, training.interval(options.num_steps, 100), schedule=options.schedule,
+        warmup=options.warmup, noise=options.noise,
+    )  # fmt: skip
+    grid = sweeps.Grid(
+        seeds=tuple(range(options.seed, options.seed + options.seeds)), sigma2=options.sigma2,
+        learned=options.learned, learning_rate=options.learning_rate, beta=options.beta,
+        annealing=(training.Annealing(options.anneal_steps, options.anneal_cycles),),
+    )  # fmt: skip
+    if options.network == "linear":
+        if options.curvature != "none":
+            _checks.fail(
+                "curvature", f"{options.curvature!r} of network 'linear'", "'none'",
+                "`linvae landscape` has the linear VAE's exactly.",
+            )  # fmt: skip
+        x, constant, source, of_data = load(options.data)
+        task = linear_task.LinearTask(options.k, options.gradients, options.batch_size)
+        rows = jnp.asarray(x, float) if options.gradients == "sampled" else None
+        data = linear_task.problem(mom.from_data(x), rows)
+        if any(options.learned):
+            learnable(data.spectrum.eigenvalues, data.moments.count, options.k)
+    else:
+        from landscape.cli.pixels import load_for_networks
+        from linvae_jax import networks  # and with it Flax
+
+        images = load_for_networks(options.data)
+        data, constant, source = images.data, images.constant, images.source
+        of_data = images.identity
+        if any(options.learned):  # what it is compared with, the linear VAE, has no optimum else
+            learnable(jnp.asarray(data.eigenvalues, float), float(data.values.shape[0]), options.k)
+        model = networks.named(
+            options.network, data.values.shape[1], options.k, image_shape=images.image_shape,
+            data_scale=network_task.data_scale(data),
+        )  # fmt: skip
+        task = network_task.NetworkTask(model, options.batch_size, images.transform)
+    attrs = text.attrs(options, source) | {"pixel_constant": str(constant)}
+    training.check(task, config, data, grid.hyperparameters(float))
+    _claim(options, of_data)
+    trained = sweeps.run(
+        task, config, data, grid, folder=options.out, batching=options.batching, attrs=attrs,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )  # fmt: skip
+    table = trained.table
+    print("\n".join(summary(table)))
+    print(f"saved {options.out / 'sweep.nc'}")
+    trained_some = not bool(table.diverged.isel(seed=0).all())
+    if isinstance(task, network_task.NetworkTask) and options.curvature != "none" and trained_some:
+        _look_at_curvature(options, task, data, trained, attrs)
+    diverged = int(table.diverged.sum())
+    if diverged:
+        print(f"{diverged} of {table.diverged.size} runs diverged", file=sys.stderr)
+    return int(diverged > 0)
+
+
+def _claim(options: Sweep, of_data: dict[str, Any]) -> None:
+    """The folder is this sweep's; one without our file, from Python, knows by itself whose."""
+    made = ("checkpoints", "runs", "sweep.nc")
+    there = any(any(options.out.glob(pattern)) for pattern in made)
+    if there and not (options.out / "sweep.json").exists():
+        return
+    unused = {"data", "curvature", "curvature_sigma2", "curvature_data", "batching",
+              "checkpoint_seconds", "out"}  # fmt: skip
+    if options.network == "linear":
+        unused |= {"batch_size"} if options.gradients == "exact" else set()
+    else:
+        unused |= {"gradients"}
+    settings = {text.flag(f.name): getattr(options, f.name) for f in fields(options)
+                if f.name not in unused}  # fmt: skip
+    places.claim_folder(options.out, "sweep", of_data | settings, made, longer=("--seeds",))
+
+
+def _look_at_curvature(
+    options: Sweep,
+    task: network_task.NetworkTask,
+    data: Any,
+    sweep: sweeps.Sweep,
+    attrs: dict[str, str],
+) -> None:
+    """Compute, save, draw what is asked for."""
+    from landscape import figures, nonlinear_figures, trained
+
+    sigma2 = options.curvature_sigma2 or trained.default_sigma2(options.sigma2)
+    made = {
+        "curvature": trained.escape_of_sweep(
+            task, data, sweep, streams.key(options.seed, "curvature"), sigma2,
+            count=options.curvature_data,
+        )
+    }  # fmt: skip
+    print(made["curvature"].critical_sigma2.to_dataframe().to_string())
+    if options.curvature == "all":
+        made["spectra"] = trained.spectra_of_sweep(
+            task, data, sweep, streams.key(options.seed, "spectra"), options.sigma2,
+            count=max(options.curvature_data // 10, 1),
+        )  # fmt: skip
+    for name, found in made.items():
+        drawn = getattr(nonlinear_figures, name)(found)
+        print(f"saved {tables.save(found.assign_attrs(attrs), options.out / f'{name}.nc')}")
+        print("\n".join(f"saved {path}" for path in figures.save(drawn, options.out / name)))
+
+
+def summary(table: xr.Dataset) -> list[str]:
+    """A line for each σ² and other value, means over the seeds that did not diverge."""
+    final = table.isel(step=-1)
+    collapsed = "collapsed"
+    if "latent" in table.sizes:
+        collapsed = f"collapsed of {table.sizes['latent']}"
+    names = {"elbo": "ELBO", "gap": "below optimum", "sigma2": "final σ²", "collapsed": collapsed,
+             "linear_elbo": "linear VAE: ELBO", "linear_collapsed": collapsed}  # fmt: skip
+    # what was measured at the end on all data is better than the last record
+    shown = {n: final.get(f"final_{n}", final.get(n)) for n in names}
+    shown = {n: v.where(~table.diverged).mean("seed") for n, v in shown.items() if v is not None}
+    lost = table.diverged.sum("seed")
+    dims = [d for d in table.elbo.dims if d not in ("seed", "step")]
+    rows = [(*map(str, dims), *(names[n] for n in shown))]
+    stacked = xr.Dataset(shown | {"lost": lost}).stack(run=dims)
+    for at in stacked.run.values:
+        one = stacked.sel(run=at)
+        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in at]
+        if int(one.lost) == table.sizes["seed"]:
+            cells += ["diverged"] * len(shown)
+        else:
+            cells += [f"{float(one[n]):.6g}" for n in shown]
+            cells += [f"({int(one.lost)} diverged)"] if int(one.lost) else []
+        rows.append(tuple(cells))
+    return [
+        *text.columns(rows),
+        "ELBO in nats per datum, σ² in squares of the data's unit; collapsed: latents with a KL "
+        "below 0.01 nats for 99 % of the data",
+    ]

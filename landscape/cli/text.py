@@ -1,0 +1,64 @@
+"""How commands read and write: flags, aligned columns, the configuration in one line."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+
+def shown(command: Any) -> str:
+    """The command and its whole configuration, as printed at the start of each run."""
+    name = type(command).__name__.lower()
+    return f"linvae {name} {json.dumps(asdict(command), default=str)}"
+
+
+def attrs(command: Any, source: str) -> dict[str, str]:
+    """What is kept with a saved table: the data's origin and the whole command."""
+    return {"source": source, "command": shown(command)}
+
+
+def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    """Lines of aligned columns, the first `left` to the left; rows may end early."""
+    most = max(map(len, rows))
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(most)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        lines.append("   ".join(cells).rstrip())
+    return lines
+
+
+def flag(name: str) -> str:
+    """A field as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+# names of arguments → the flag by which a user gives them, where its name is another
+_GIVEN_BY = {
+    "x": "data", "values": "data", "chunks": "data", "cov": "data", "moments.cov": "data",
+    "problem.x": "data", "eigenvalues": "data", "data_scale": "data", "name_or_path": "data",
+    "images": "data", "n": "data", "folder": "out", "identity": "out", "path": "out",
+}  # fmt: skip
+
+
+def as_flags(message: str, command: Any) -> str:
+    """The message with the flag that the user typed in place of an argument's name."""
+    found = re.match(r"(?:grid\.|config\.|model\.)?([a-z]\w*(?:\.\w+)?)(?:\[\d+\])?: got ", message)
+    if not found:
+        return message
+    known = _names(command) - {"folder"}  # of `report`, which has no flag
+    name = found[1] if found[1] in known else _GIVEN_BY.get(found[1], "")
+    return f"{flag(name)}: got {message[found.end() :]}" if name in known else message
+
+
+def _names(command: Any) -> set[str]:
+    """Names of the fields that are flags, those of nested options too."""
+    names = set()
+    for f in fields(command):
+        value = getattr(command, f.name)
+        names |= _names(value) if is_dataclass(value) else {f.name}
+    return names

@@ -1,0 +1,11 @@
+"""The version of this package, as it is installed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def own() -> str:
+    """Such as "0.1.0"; "source tree" where it was never installed."""
+    try:
+        return version("linvae-jax")
+    except PackageNotFoundError:
+        return "source tree"
