@@ -21,6 +21,7 @@ def record():
     return run.measure(run.NAMES, "smoke", quiet=True)
 
 
+@pytest.mark.slow
 def test_smoke_run_measures_everything(record):
     assert tuple(record["benchmarks"]) == run.NAMES
     assert record["float"] == "float64"
@@ -171,6 +172,7 @@ def test_clock_counts_our_own_work_as_ours():
     assert timing.Clock(wall=1.0, machine=0.0, own=1.0).others == 0  # a system that keeps quiet
 
 
+@pytest.mark.slow
 def test_memory_of_a_child_is_its_own():
     """What this process holds, here 400 MB, is no part of it."""
     ballast = np.ones(50_000_000)

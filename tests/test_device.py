@@ -28,6 +28,7 @@ def smoke(tmp_path_factory):
     return code, out, records.read(path)
 
 
+@pytest.mark.slow
 def test_smoke_run_measures_every_stage(smoke):
     code, _, record = smoke
     assert code == 0
@@ -124,6 +125,7 @@ def test_stage_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_path
     assert set(again) == set(found)
 
 
+@pytest.mark.slow
 def test_command_ends_in_the_time_it_is_given_whatever_it_is_doing(tmp_path):
     """In a process of its own, as it is ended from a thread while a stage sleeps."""
     code = (
