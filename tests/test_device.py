@@ -40,6 +40,7 @@ def test_smoke_run_measures_every_stage(smoke):
         assert all("PyTorch" in what for what in entry["left_out"]), name
 
 
+@pytest.mark.slow
 @pytest.mark.device
 def test_device_computes_what_the_reference_holds(smoke):
     measured = smoke[2]["benchmarks"]["right"]["measurements"]
@@ -60,6 +61,7 @@ def test_the_reference_would_show_lesser_precision():
     assert bench_right.error(centred.T @ centred / len(x), exact) > bench_right.BARS["float32"]
 
 
+@pytest.mark.slow
 def test_rows_are_kept_as_tables_with_all_runs(smoke):
     _, out, _ = smoke
     names = [path.name for path in bench_rows.kept(out)]
@@ -73,6 +75,7 @@ def test_rows_are_kept_as_tables_with_all_runs(smoke):
     assert {"pixel_constant", "device", "config"} <= set(four.attrs)
 
 
+@pytest.mark.slow
 def test_adopted_record_and_tables_come_home(smoke, tmp_path, monkeypatch):
     _, out, record = smoke
     readme = f"a\n{records.BEGIN}\n{records.END}\n"
