@@ -1,6 +1,8 @@
 """Settings of every test: float64, and Hypothesis without deadlines or luck."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,27 @@ import hypothesis
 import jax
 import pytest
 
-# Most of the suite's time goes to compiling small programs that run once: unoptimised, and by the
-# older of XLA's two code generators, each takes less than half. "thorough" is as users run.
+# Most of the suite's time goes to compiling small programs that run once: unoptimised they take
+# three quarters of it, and by the older of XLA's two code generators, where a release still has
+# it, less than half. "thorough" is as users run.
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
-if PROFILE == "default":
-    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+OLDER_CODE_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
+
+
+def _known(flags: str) -> bool:
+    """Whether this XLA has the flags: one that it does not know ends the process that asks."""
+    code = "from jaxlib.xla_client import CompileOptions; CompileOptions()"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"XLA_FLAGS": flags}
+    return not subprocess.run(command, env=environment, capture_output=True).returncode
+
+
+if PROFILE == "default" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    # for children, among them pytest's own processes, which find the answer here
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    if _known(OLDER_CODE_GENERATOR):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLDER_CODE_GENERATOR}"
 # and the suite's processes, children included, compile what takes long once for all of them
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

@@ -585,6 +585,7 @@ def test_no_function_that_takes_data_is_forgotten():
     assert found == set(NET) | set(ELSEWHERE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [True, False])
 @pytest.mark.parametrize("name", NET)
 @settings(max_examples=25)
@@ -744,6 +745,7 @@ def test_large_integers_as_noise(sigma2):
             ppca.log_likelihood(jnp.ones((3, 1)), 1e-60, m)
 
 
+@pytest.mark.slow
 def test_networks_see_the_same_data_wherever_they_are():
     """Coordinates of 5,000,000 ± 0.5 m without x64: as those of ± 0.5 m."""
     x = 0.5 * np.random.default_rng(0).standard_normal((200, n)) * [3, 2, 1]

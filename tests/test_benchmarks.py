@@ -21,6 +21,7 @@ def record():
     return run.measure(run.NAMES, "smoke", quiet=True)
 
 
+@pytest.mark.slow
 def test_smoke_run_measures_everything(record):
     assert tuple(record["benchmarks"]) == run.NAMES
     assert record["float"] == "float64"
@@ -36,6 +37,7 @@ def test_smoke_run_measures_everything(record):
             assert m["met"] in (True, None), m  # the only bars at this size are on accuracy
 
 
+@pytest.mark.slow
 def test_each_time_comes_with_the_accuracy_reached(record):
     found = record["benchmarks"]
     errors = [m for m in found["dense"]["measurements"] if m["bar"] == 1e-11]
@@ -49,6 +51,7 @@ def test_each_time_comes_with_the_accuracy_reached(record):
         assert any(word in m["note"] for m in times), name
 
 
+@pytest.mark.slow
 def test_peers_train_the_same_network_or_are_said_to_be_missing(record):
     for name in ("networks", "conv"):
         measured = record["benchmarks"][name]["measurements"]
@@ -72,6 +75,7 @@ def test_lanczos_from_one_vector_misses_copies_that_the_blocks_have():
     assert not np.allclose(found.values, exact)
 
 
+@pytest.mark.slow
 def test_records_merge_by_benchmark_and_fill_the_readme(record, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{records.BEGIN}\nold\n{records.END}\nafter\n", encoding="utf-8")
@@ -95,6 +99,7 @@ def test_records_merge_by_benchmark_and_fill_the_readme(record, tmp_path):
         records.write_tables(path, tmp_path / "records")
 
 
+@pytest.mark.slow
 def test_figure_and_its_data(record, tmp_path):
     assert figure.save(record, tmp_path).stat().st_size > 10_000
     table = tables.load(tmp_path / "spectrum_time.nc")
@@ -103,6 +108,7 @@ def test_figure_and_its_data(record, tmp_path):
     assert bool((table.time > 0).all())
 
 
+@pytest.mark.slow
 def test_smoke_run_leaves_the_records_alone(record, monkeypatch, capsys):
     def refuse(*args):
         raise AssertionError("a smoke run writes nothing")
@@ -115,6 +121,7 @@ def test_smoke_run_leaves_the_records_alone(record, monkeypatch, capsys):
     assert record["device"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_bar_that_is_not_met_makes_the_command_fail(record, monkeypatch, capsys):
     slow = records.plain("a slow thing", 3.0, "s", bar=2.0).as_dict()
     failed = record | {"benchmarks": {"size": {"measurements": [slow]}}}
@@ -171,6 +178,7 @@ def test_clock_counts_our_own_work_as_ours():
     assert timing.Clock(wall=1.0, machine=0.0, own=1.0).others == 0  # a system that keeps quiet
 
 
+@pytest.mark.slow
 def test_memory_of_a_child_is_its_own():
     """What this process holds, here 400 MB, is no part of it."""
     ballast = np.ones(50_000_000)

@@ -92,6 +92,7 @@ def flat(direction, learn=NOISE):
     return jax.flatten_util.ravel_pytree({name: getattr(direction, name) for name in learn})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARN)
 @given(problems(), seeds)
 def test_spectrum_is_the_dense_hessians(learn, problem, seed):
@@ -102,6 +103,7 @@ def test_spectrum_is_the_dense_hessians(learn, problem, seed):
     close(np.sort(ours), exact, np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [("W",), ("W", "log_sigma2")])
 @given(problems(betas=st.just(1.0)), seeds)
 def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
@@ -114,6 +116,7 @@ def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
     close(np.sort(ours), exact, max(np.abs(exact).max(), 1 / sigma2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
 @given(problems(few), seeds)
@@ -133,6 +136,7 @@ def test_operator_is_the_dense_hessian(learn, problem, seed):
     close(ours.values, spectrum, scale * 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
 @given(problems(few), seeds)
@@ -159,6 +163,7 @@ def test_solving_undoes_applying(learn, problem, seed):
     np.testing.assert_allclose(log, np.log(np.abs(values)).sum(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 def test_determinant_is_numpys(learn):
     lam, assignment = jnp.array([6.0, 3.0, 1.2, 0.4]), np.array([2, -1, 0])
@@ -169,6 +174,7 @@ def test_determinant_is_numpys(learn):
     np.testing.assert_allclose(ours[1], log, rtol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=10)
 @given(problems(few), seeds)
@@ -206,6 +212,7 @@ def test_escapes_come_fastest_first_and_all(problem, seed):
         )
 
 
+@pytest.mark.slow
 @given(problems())
 def test_summary_reads_the_spectrum(problem):
     lam, assignment, sigma2, beta = problem
@@ -230,6 +237,7 @@ def test_rates_near_the_threshold_keep_their_digits(lam):
         np.testing.assert_allclose(soft, 1 - lam, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, (*NOISE, "mean")])
 @hypothesis.settings(max_examples=15)
 @given(problems(st.just((5, 3))))
@@ -245,6 +253,7 @@ def test_histogram_counts_the_whole_spectrum(learn, problem):
     np.testing.assert_array_equal(count(jnp.asarray(edges)).counts, np.histogram(values, edges)[0])
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=15)
 @given(problems(st.just((5, 3))))
 def test_path_is_point_after_point(problem):
@@ -264,6 +273,7 @@ def test_path_is_point_after_point(problem):
         np.testing.assert_allclose(path.value[q], value, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARN)
 def test_vmap_is_a_loop_and_jit_changes_nothing(learn):
     lam = jnp.array([5.0, 3.0, 3.0, 0.2])
@@ -292,6 +302,7 @@ def test_operator_under_jit_and_vmap():
             np.testing.assert_allclose(ours[i], one, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32():
     lam = jnp.array([5.0, 3.0, 0.2], jnp.float32)
     U, a = jnp.eye(3, dtype=jnp.float32), np.array([1, -1])
@@ -308,6 +319,7 @@ def test_float32_stays_float32():
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_thin_spectrum_is_the_padded_one():
     """Leading eigenvectors only, the rest of S zero: the operator needs no other columns."""
     n, lam, a = 6, jnp.array([5.0, 3.0, 0.2]), np.array([1, -1])
@@ -326,6 +338,7 @@ def test_thin_spectrum_is_the_padded_one():
     )
 
 
+@pytest.mark.slow
 def test_newton_step_returns_to_the_point():
     lam, a = jnp.array([6.0, 3.0, 1.2]), np.array([0, 1])
     point, moments, U = at((lam, a, 0.9, 1.0), 3)
@@ -338,6 +351,7 @@ def test_newton_step_returns_to_the_point():
     assert np.abs(flat(left, WEIGHTS)).max() < 1e-5  # (1e-4)², times third derivatives
 
 
+@pytest.mark.slow
 @given(st.sampled_from([1, 4]), seeds)
 def test_arrowhead_eigenvalues(m, seed):
     rng = np.random.default_rng(seed)
@@ -358,6 +372,7 @@ def test_arrowhead_eigenvalues(m, seed):
     )
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
     lam, a = jnp.array([4.0, 2.0, 0.5]), np.array([0, -1])
     with pytest.raises(ValueError, match=r"learn: got .* expected .*'log_d'.* any of .*'mean'"):

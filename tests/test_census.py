@@ -50,6 +50,7 @@ def assert_type_is_right(lam, U, m, point_type, sigma2, beta=1.0):
     assert census.inertia(lam, point_type, sigma2, beta) == expected, str(point_type)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k", "level", "beta"), CASES)
 def test_closed_forms_hold_at_every_type(n, k, level, beta):
     lam, U, m = problem(n, seed=n + k)
@@ -58,6 +59,7 @@ def test_closed_forms_hold_at_every_type(n, k, level, beta):
         assert_type_is_right(lam, U, m, point_type, sigma2, beta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lam",
     [
@@ -115,6 +117,7 @@ def profile_spectrum(lam, point_type, sigma2):
     return np.sort(np.concatenate([np.ravel(x) for x in parts]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [((0, 2), 3, (1,), 1), ((1, 2), 2, (0,), 2), ((0, 1, 3), 3)])
 def test_blocks_of_the_proof_are_those_of_the_profile_elbo(groups):
     lam, U, m = problem(5, seed=2)
@@ -142,6 +145,7 @@ def test_single_component_types_are_the_stationary_points_of_ppca():
         np.testing.assert_allclose(census.value(lam, point_type, sigma2), expected, rtol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_only_the_global_maximum_has_index_zero(seed):
     lam, _, _ = problem(6, seed)
@@ -190,6 +194,7 @@ def searches():
     return found
 
 
+@pytest.mark.slow
 def test_search_finds_nothing_that_is_not_listed(searches):
     assert len(searches) >= 20
     assert sum(len(f.unexplained) for f in searches) == 0

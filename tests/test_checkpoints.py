@@ -65,6 +65,7 @@ DTYPES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [True, False])
 def test_every_dtype_comes_back_to_the_bit(tmp_path, x64):
     # random bits hold what no comparison of numbers would see: -0.0, subnormals, NaNs of all kinds
@@ -346,6 +347,7 @@ with Store(sys.argv[1], {"run": "killed"}) as store:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_last_complete_save_comes_back(tmp_path):
     children = [python(SAVES_FOREVER, tmp_path) for _ in range(3)]  # imports take their time
     rng = random.Random(0)
@@ -390,6 +392,7 @@ with Store(sys.argv[1], {"run": "sharded"}) as store:
 """
 
 
+@pytest.mark.slow
 def test_a_save_of_four_devices_comes_back_on_one(tmp_path):
     child = python(SAVES_SHARDED, tmp_path, devices=4)
     out, err = child.communicate()

@@ -40,6 +40,7 @@ def census(*index: int) -> xr.Dataset:
     return xr.Dataset({"index": ("type", list(index)), "mixed": ("type", [False] * len(index))})
 
 
+@pytest.mark.slow
 def test_closed_form_against_other_data(moments, x):
     assert claims.closed_form(moments, x, K, KEY).holds
     failed = claims.closed_form(moments, 1.5 * x, K, KEY)
@@ -58,6 +59,7 @@ def test_global_maximum_that_a_run_passes_or_of_another_spectrum(moments):
     assert [check.holds for check in failed.checks] == [True, False, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))  # of rotations: with two latents some do next to nothing
 def test_columns_that_are_not_the_principal_directions(moments, seed):
     spectrum = mom.spectrum(moments)
@@ -78,6 +80,7 @@ def test_a_tie_leaves_rotations_that_cost_nothing():
     assert [check.holds for check in claim.checks[:3]] == [True, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "listed", "failing"),
     [

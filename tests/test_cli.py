@@ -31,6 +31,7 @@ def linvae(*arguments: object) -> int:
     return stop.value.code  # pyright: ignore[reportReturnType]
 
 
+@pytest.mark.slow
 def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path, capsys):
     out = tmp_path / "model.nc"
     assert linvae("fit", "--data", data, "--k", 3, "--out", out) == 0
@@ -51,6 +52,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     assert configuration["seed"] == 0
 
 
+@pytest.mark.slow
 def test_points_are_listed_with_the_optimum_first(data, tmp_path, capsys):
     out = tmp_path / "points.nc"
     assert linvae("points", "--data", data, "--k", 2, "--sigma2", 1.5, "--out", out) == 0
@@ -78,6 +80,7 @@ def test_pixels_are_transformed_and_the_constant_goes_on_top(tmp_path, capsys):
     assert "preprocess: got 'logit' for data of dtype float64" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys):
     assert linvae("surface", "--data", data, "--components", 2, 4, "--out", tmp_path / "s.5") == 0
     assert {p.name for p in tmp_path.glob("s.*")} == {"s.5.png", "s.5.pdf", "s.5.nc"}
@@ -95,6 +98,7 @@ def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys)
     assert "saved" in printed
 
 
+@pytest.mark.slow
 def test_sweep_of_networks_compares_with_the_linear_vae_and_goes_on(data, tmp_path, capsys):
     command = (
         "sweep", "--data", data, "--network", "linear-encoder", "--k", 2, "--sigma2", 1,
@@ -160,6 +164,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"linvae {importlib.metadata.version('linvae-jax')}\n"
 
 
+@pytest.mark.slow
 def test_a_fit_in_any_unit_ends_at_the_optimum_and_says_if_it_does_not(tmp_path, capsys):
     x = np.random.default_rng(0).standard_normal((1000, 4)) * np.array([4, 3, 2, 1])
     ends = {}
@@ -193,6 +198,7 @@ def test_a_fit_in_any_unit_ends_at_the_optimum_and_says_if_it_does_not(tmp_path,
     assert "not a fit: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_models_of_other_settings_do_not_overwrite_each_other(data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -225,6 +231,7 @@ def test_models_of_other_settings_do_not_overwrite_each_other(data, tmp_path, ca
         assert f"those of {more[0]} {more[1]}. Take another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
     tmp_path, capsys, monkeypatch
 ):
@@ -268,6 +275,7 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
     assert "search.nc and no reproduce.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_typed_wrong_is_said_before_any_work(data, tmp_path, capsys):
     out = tmp_path / "out"
     for arguments, told in {
@@ -344,6 +352,7 @@ def test_columns_are_aligned_whatever_is_in_them():
     ]
 
 
+@pytest.mark.slow
 def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
     data, tmp_path, capsys, monkeypatch
 ):
@@ -393,6 +402,7 @@ def test_presets_and_what_replaces_their_numbers():
         paper.networks(options.Reproduce(epochs=0))
 
 
+@pytest.mark.slow
 def test_images_come_by_windows_and_in_part():
     some = options.Data(data="photographs", count=40, window=16)
     images = pixels.load_for_networks(some)
@@ -403,6 +413,7 @@ def test_images_come_by_windows_and_in_part():
         pixels.load_for_networks(options.Data(data="photographs", count=5000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inner", "command", "shown"),
     [

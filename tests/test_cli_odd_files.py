@@ -200,6 +200,7 @@ def plain(name: str) -> tuple[str, ...]:
     return ("--preprocess", "none") if name == "uint8" else ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "name"),
     [("ppca", name) for name in GOOD_NAMES] + [("train", name) for name in KINDS],
@@ -228,6 +229,7 @@ def test_fit_finds_the_optimum_of_every_file(name, method, folder, linvae):
         np.testing.assert_allclose((model.W**2).sum("feature"), excess, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD_NAMES)
 def test_points_are_those_of_the_spectrum(name, folder, linvae):
     data = path_of(folder, name)
@@ -266,6 +268,7 @@ def _change(lam: np.ndarray, s: float, used: list[int]) -> float:
     return sum(term(c) for c in used) - sum(term(c) for c in range(K) if lam[c] > s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD_NAMES)
 def test_surface_is_that_of_the_spectrum(name, folder, linvae):
     data = path_of(folder, name)
@@ -283,6 +286,7 @@ def test_surface_is_that_of_the_spectrum(name, folder, linvae):
     np.testing.assert_allclose(middle, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_landscape_has_the_indices_of_the_spectrum(name, folder, linvae):
     data = path_of(folder, name)
@@ -303,6 +307,7 @@ def test_landscape_has_the_indices_of_the_spectrum(name, folder, linvae):
     assert np.isfinite(census.value).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_sweep_measures_against_the_optimum(name, folder, linvae):
     data = path_of(folder, name)
@@ -326,6 +331,7 @@ NETWORK = ("sweep", "--network", "linear-encoder", "--k", K, "--num-steps", 1, "
 
 
 # few, each with an architecture to compile; `reproduce` prepares all files for networks
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int8", "int64-huge", "large-offset", "tiny-unit", "volts"])
 def test_sweep_of_networks_takes_every_kind_or_says_why(name, folder, linvae):
     data = path_of(folder, name)
@@ -345,6 +351,7 @@ def test_sweep_of_networks_takes_every_kind_or_says_why(name, folder, linvae):
         assert float(table.final_elbo) > known.best - 1e3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD_NAMES)
 def test_reproduce_gets_what_is_in_every_file(name, folder, linvae, monkeypatch):
     """What it computes of them is tested elsewhere, and takes a minute."""
@@ -390,6 +397,7 @@ def assert_one_line(ran: Ran, command: str, what: str) -> None:
         assert inner not in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_cannot_be_data_is_refused_in_one_line(command, folder, linvae, tmp_path):
     cases = {name: what for name, (_, what) in BAD.items()} | RAW
@@ -401,6 +409,7 @@ def test_what_cannot_be_data_is_refused_in_one_line(command, folder, linvae, tmp
         assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", LOW)
 def test_no_optimum_where_the_latents_explain_all_variance(command, name, folder, linvae, tmp_path):
@@ -411,6 +420,7 @@ def test_no_optimum_where_the_latents_explain_all_variance(command, name, folder
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rank-deficient", "rank-deficient-tiny", "N=2"])
 def test_with_sigma2_held_low_rank_has_an_optimum(name, folder, linvae):
     data = path_of(folder, name)

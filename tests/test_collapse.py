@@ -78,6 +78,7 @@ def test_active_units_vary_by_more_than_the_threshold():
     assert collapse.is_active(jnp.array([0.0, 0.01, 0.011, 5.0])).tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma2", [0.5, 2.0, 4.0])
 def test_gaussian_curve_matches_data_and_theory_at_the_optimum(sigma2):
     moments = mom.from_covariance(jnp.asarray(LAM))

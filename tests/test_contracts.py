@@ -78,6 +78,7 @@ def assert_same(a: Any, b: Any, dtype: Any) -> None:
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_jit_vmap_and_dtype(name, dtype):
@@ -91,6 +92,7 @@ def test_jit_vmap_and_dtype(name, dtype):
     assert_same(jax.vmap(function)(several), stacked, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_derivative_in_sigma2_is_finite_and_right(name):
     i = _inputs(jnp.float64)

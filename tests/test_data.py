@@ -421,6 +421,7 @@ def mnist(tmp_path_factory):
     return datasets.load("mnist", data_dir=tmp_path_factory.mktemp("mnist"), manual_dir=MNIST)
 
 
+@pytest.mark.slow
 @real_mnist
 def test_mnist_is_complete(mnist):
     images, labels = idx(MNIST / FILES[0]), idx(MNIST / FILES[1])
@@ -428,6 +429,7 @@ def test_mnist_is_complete(mnist):
     assert as_set(mnist.images, mnist.labels) == as_set(images.reshape(-1, 784), labels)
 
 
+@pytest.mark.slow
 @real_mnist
 @pytest.mark.parametrize(
     ("alpha", "train", "test"),
@@ -460,6 +462,7 @@ def photographs():
     return [load(name) for name in ("china.jpg", "flower.jpg")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "tops"),
     [("train", [*range(0, 105, 8), *range(264, 364, 8)]), ("test", range(168, 201, 8))],
@@ -537,6 +540,7 @@ def test_logit_is_a_value_that_a_compiled_function_can_be_specialised_on():
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_float32_logit_of_every_draw_at_both_ends_is_finite(monkeypatch, compiled):
     """All 2²³ values that jax's uniform can take, for a black and for a white pixel."""
@@ -713,6 +717,7 @@ spectra = (
 )
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), eigenvalues=spectra)
 def test_an_exact_sample_has_the_spectrum(seed, eigenvalues):
     x = np.asarray(synthetic.gaussian(jax.random.key(seed), eigenvalues, 9, exact=True))

@@ -28,6 +28,7 @@ def smoke(tmp_path_factory):
     return code, out, records.read(path)
 
 
+@pytest.mark.slow
 def test_smoke_run_measures_every_stage(smoke):
     code, _, record = smoke
     assert code == 0
@@ -39,6 +40,7 @@ def test_smoke_run_measures_every_stage(smoke):
         assert all("PyTorch" in what for what in entry["left_out"]), name
 
 
+@pytest.mark.slow
 @pytest.mark.device
 def test_device_computes_what_the_reference_holds(smoke):
     measured = smoke[2]["benchmarks"]["right"]["measurements"]
@@ -59,6 +61,7 @@ def test_the_reference_would_show_lesser_precision():
     assert bench_right.error(centred.T @ centred / len(x), exact) > bench_right.BARS["float32"]
 
 
+@pytest.mark.slow
 def test_rows_are_kept_as_tables_with_all_runs(smoke):
     _, out, _ = smoke
     names = [path.name for path in bench_rows.kept(out)]
@@ -72,6 +75,7 @@ def test_rows_are_kept_as_tables_with_all_runs(smoke):
     assert {"pixel_constant", "device", "config"} <= set(four.attrs)
 
 
+@pytest.mark.slow
 def test_adopted_record_and_tables_come_home(smoke, tmp_path, monkeypatch):
     _, out, record = smoke
     readme = f"a\n{records.BEGIN}\n{records.END}\n"
@@ -124,6 +128,7 @@ def test_stage_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_path
     assert set(again) == set(found)
 
 
+@pytest.mark.slow
 def test_command_ends_in_the_time_it_is_given_whatever_it_is_doing(tmp_path):
     """In a process of its own, as it is ended from a thread while a stage sleeps."""
     code = (

@@ -133,6 +133,7 @@ def missing(table: Any) -> Any:
             for name in names}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [1e-3, 1.0])
 def test_of_a_network_that_diverged_nothing_is_left_but_the_word(tmp_path, noise):
     """Adam at a rate of 100 ends at finite numbers, in which no latent would have collapsed."""
@@ -162,6 +163,7 @@ def test_of_a_network_that_diverged_nothing_is_left_but_the_word(tmp_path, noise
     assert again.drop_attrs().identical(table.drop_attrs())
 
 
+@pytest.mark.slow
 def test_a_linear_run_keeps_its_records_from_before_it_diverged():
     """Plain ascent with a step too long: from a record that is fine to numbers without end."""
     config = training.TrainConfig(7, 1, optimizer="sgd", schedule="constant")
@@ -178,6 +180,7 @@ def test_a_linear_run_keeps_its_records_from_before_it_diverged():
     assert not np.isnan(table.isel(learning_rate=0).collapsed).any()
 
 
+@pytest.mark.slow
 def test_counts_of_latents_of_which_nothing_is_known_are_missing():
     below = jnp.ones((len(collapse.EPSILON), 3))
     assert collapse.num_collapsed(below) == 3

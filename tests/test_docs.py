@@ -34,6 +34,7 @@ def found() -> dict[str, xr.Dataset]:
     return nonlinear.load(MNIST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     module = importlib.import_module(name)
@@ -42,6 +43,7 @@ def test_examples_in_docstrings(name):
     assert result.failed == 0
 
 
+@pytest.mark.slow
 def test_python_example_of_the_readme_runs_and_prints_zeros():
     example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     # in its own process: it sets float64 itself, as a reader's would
@@ -168,6 +170,7 @@ def test_variations_in_the_readme_are_those_of_the_saved_table(found):
     assert f"{held:.0f} % collapse at σ² = 1 held and {learned:.0f} % learned" in text
 
 
+@pytest.mark.slow
 def test_claims_in_the_readme_are_those_of_the_saved_tables(found):
     text = " ".join(README.split())
     runs = nonlinear_claims.held(found)
@@ -222,6 +225,7 @@ def test_curvature_in_the_readme_is_that_of_the_saved_table(found):
     assert f"{told}one of the linear VAE down to {linear:.2f}" in " ".join(README.split())
 
 
+@pytest.mark.slow
 def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
     _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     for large, small in (

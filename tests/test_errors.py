@@ -375,6 +375,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_gets_a_clear_error(case):
     call, message = CASES[case]

@@ -111,6 +111,7 @@ def test_noise_belongs_to_the_datum_and_not_to_its_batch():
 MANY = 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma2", [0.5, 2.0])
 def test_linear_vae_at_its_optimum_is_what_its_closed_forms_say(sigma2):
     params = optimum(sigma2)

@@ -15,6 +15,7 @@ from linvae_jax.data import preprocessing
 FOLDER = Path(os.environ.get("LINVAE_MNIST_DIR", Path(__file__).parents[2] / "shared" / "mnist"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (FOLDER / "train-images-idx3-ubyte.gz").is_file(),
     reason=f"the original MNIST files are not in {FOLDER}; set LINVAE_MNIST_DIR to their folder",

@@ -384,6 +384,7 @@ def test_a_grid_has_each_value_once():
     assert sweeps.Grid(seeds=(0, 1, 2), sigma2=(1.0, 2.0), learned=(True, False)).size == 12
 
 
+@pytest.mark.slow
 def test_steps_records_and_the_end_draw_from_streams_of_their_own():
     """Also where they look at the same step, as the last record and the end do."""
     seen: dict[str, tuple[int, ...]] = {}
@@ -491,6 +492,7 @@ def searches_and_claims() -> None:
     ppca.sample(model, key_sample, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task",
     [
@@ -513,6 +515,7 @@ def test_jax_would_have_seen_it():
         assert jax.random.normal(key) + jax.random.normal(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma2", [0.2, 2.0, 10.0])  # 5, 2 and none of 5 components above it
 def test_random_points_are_stationary_points_of_every_kind(sigma2):
     lam, k = np.array([6.0, 4.0, 1.5, 0.5, 0.3]), 3

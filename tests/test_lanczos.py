@@ -57,11 +57,13 @@ def within(estimate, truth):
     np.testing.assert_array_less(np.abs(np.asarray(estimate.value) - truth), bound)
 
 
+@pytest.mark.slow
 def test_the_exact_spectrum_here_is_that_of_the_dense_hessian(elbo, exact):
     dense = jnp.linalg.eigvalsh(hessian.dense(*elbo))[::-1]
     np.testing.assert_allclose(exact, dense, atol=EXACT * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_escapes_are_all_found_with_every_copy(escapes, exact):
     index = int(stationary.index(jnp.asarray(LAM), ASSIGNMENT, SIGMA2))
     assert escapes.complete
@@ -84,6 +86,7 @@ def test_residuals_are_those_of_the_vectors(elbo, escapes):
     assert jax.tree.structure(escapes.vectors) == jax.tree.structure(point)
 
 
+@pytest.mark.slow
 def test_the_stiff_end(elbo, exact):
     found = lobpcg.extremes(*elbo, KEY, 2, end="smallest")
     assert found.complete
@@ -91,6 +94,7 @@ def test_the_stiff_end(elbo, exact):
     np.testing.assert_allclose(found.values, exact[:-3:-1], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_repeated_eigenvalue_is_never_cut(elbo, exact):
     found = lobpcg.extremes(*elbo, KEY, 2)
     assert found.complete
@@ -113,12 +117,14 @@ def test_unfinished_values_lie_within_their_residuals(elbo, exact):
     np.testing.assert_array_less(gaps, found.residuals + EXACT)
 
 
+@pytest.mark.slow
 def test_a_maximum_has_no_escapes():
     found = lobpcg.escapes(cubic, -jnp.arange(60.0), KEY, tolerance=0.1, max_count=3)
     assert found.values.shape == found.multiplicity.shape == (0,)
     assert found.complete
 
 
+@pytest.mark.slow
 def test_one_vector_sees_one_copy_but_its_weights_count_all(spectrum, exact):
     nodes, weights = lanczos.rule(spectrum)
     positive = (nodes > TOLERANCE) & (weights > 1e-8)
@@ -152,6 +158,7 @@ def test_density_within_its_errors(spectrum, exact):
     assert np.isfinite(lanczos.density(spectrum, grid).value).all()
 
 
+@pytest.mark.slow
 def test_the_bracket_holds_what_these_probes_would_see_in_the_end(elbo):
     # at the last step there is nothing left
     whole = lanczos.quadrature(*elbo, KEY, probes=4, steps=126)
@@ -169,6 +176,7 @@ def test_the_bracket_holds_what_these_probes_would_see_in_the_end(elbo):
             assert few.lower - 126 * FACTORED <= end.value <= few.upper + 126 * FACTORED
 
 
+@pytest.mark.slow
 def test_deep_linear_network():
     x = normal(3, 20, 5)
     point = [{"W": normal(i, 5, 5) / 2, "b": jnp.ones(5)} for i in range(3)]
@@ -192,6 +200,7 @@ def test_deep_linear_network():
     within(found, np.log(shift - exact).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "count"), [(1.0, 60), (-2.0, 0), (0.0, 0)], ids=["identity", "negative", "zero"]
 )
@@ -207,6 +216,7 @@ def test_breakdown_at_once(scale, count):
     assert np.isfinite(lanczos.density(found, jnp.linspace(-1.0, 1.0, 5)).value).all()
 
 
+@pytest.mark.slow
 def test_breakdown_of_a_rank_one_hessian():
     direction = normal(0, 60)
     found = lanczos.quadrature(
@@ -333,6 +343,7 @@ def test_a_singular_determinant_is_refused():
     within(lanczos.log_determinant(spectrum, shift=1.0), 20 * np.log(3.0))
 
 
+@pytest.mark.slow
 def test_estimates_compile(spectrum):
     for ask in (
         lanczos.trace,

@@ -34,6 +34,7 @@ def gradient_beside(params, moments, shift):
     return jax.flatten_util.ravel_pytree(jax.grad(function)(unravel(flat + shift)))[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(problems())
 def test_dense_columns_are_products(problem):
@@ -75,6 +76,7 @@ def test_summary_of_a_known_spectrum():
     assert found.escape_rate.tolist() == [3.0, 1.0]
 
 
+@pytest.mark.slow
 def test_escape_direction_climbs():
     lam = jnp.array([4.0, 2.0, 0.5])
     moments, U = moments_with(np.asarray(lam), 0)

@@ -13,6 +13,7 @@ from linvae_jax import linear, networks, vae
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "other"),
     [
@@ -53,6 +54,7 @@ def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
     assert jnp.linalg.eigvalsh(blocks.hessian(1.01 * critical, beta))[-1] < 1e-12 * scale
 
 
+@pytest.mark.slow
 def test_blocks_of_the_linear_vae_are_those_of_the_theory(monkeypatch):
     """A = I, B = S, C = diag(S, ½) at total collapse, signs included; data come in pieces."""
     monkeypatch.setattr(latent_blocks, "_PIECE", 7)  # 20 data: two pieces and a rest
@@ -120,6 +122,7 @@ def test_a_latent_that_nothing_comes_through_goes_nowhere():
     np.testing.assert_array_equal(blocks.direction(), [0, 0])
 
 
+@pytest.mark.slow
 def test_curvature_by_finite_steps_sees_the_kink_of_a_relu():
     """E ½(3 − 0.1 relu(z₁ + w z₂))² bends with 0.01 P(z₁ > 0) − 0.3 p(0), p(0) = 1/√2π."""
     model = networks.Mlp(2, 2, (), (1,), dtype="float64")

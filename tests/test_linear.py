@@ -25,6 +25,7 @@ from linvae_jax import gaussian, linear, ppca
 from linvae_jax import moments as mom
 
 
+@pytest.mark.slow
 @given(problems(), weights)
 def test_gradient_is_autodiffs(problem, beta):
     params, moments, _ = problem
@@ -153,6 +154,7 @@ def test_beta_is_a_rescaling_of_the_noise(problem, beta):
     np.testing.assert_allclose(linear.elbo(params, moments, beta), expected, rtol=FACTORED)
 
 
+@pytest.mark.slow
 @given(problems(), seeds)
 def test_symmetries(problem, seed):
     """Rotated data, permuted or reflected latents, rescaled units, a shifted mean."""
@@ -185,6 +187,7 @@ def test_symmetries(problem, seed):
     np.testing.assert_allclose(linear.elbo(params, shifted), value, rtol=FACTORED)
 
 
+@pytest.mark.slow
 @given(problems())
 def test_the_eigenbasis_changes_nothing(problem):
     params, moments, _ = problem
@@ -239,6 +242,7 @@ def test_kl_keeps_its_digits_when_a_latent_is_all_but_collapsed():
     np.testing.assert_allclose(ours[0], 2.5e-19, rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(problems())
 def test_score_of_new_data_has_the_models_mean(problem):
     params, moments, x = problem

@@ -28,6 +28,7 @@ def test_from_data_is_numpys_covariance_with_divisor_n(draw):
     np.testing.assert_allclose(ours.mean, x.mean(0), atol=EXACT * np.abs(x).max())
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_any_cut_in_any_order_gives_the_same_moments(draw):
     x = draw.draw(data(draw.draw(shapes)[0]))

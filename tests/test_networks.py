@@ -48,6 +48,7 @@ def kernel(weights: jax.Array, outputs: int) -> jax.Array:
     return split.reshape(4, 4, C, outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 2, 2, 1)])
 def test_patches_make_the_convolution_and_its_derivatives(shape):
     x, w = normal(0, *shape), normal(1, 16 * shape[-1], 5)
@@ -96,6 +97,7 @@ def xla_network(w, x, z):
     return head, y.reshape(len(y), -1)
 
 
+@pytest.mark.slow
 def test_conv_is_the_network_of_xla_convolutions_and_so_is_its_gradient():
     model = SMALL["conv"]
     params, x, z = stirred(model), normal(5, 4, 8, 4, 2), normal(6, 4, 5)
@@ -132,6 +134,7 @@ def test_parameters_are_as_many_as_the_layers_say():
     assert count(networks.Conv()) == 2 * convolutions + biases + code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_jit_vmap_dtype_and_finite_gradients(name):
     model = SMALL[name]
@@ -185,6 +188,7 @@ def test_deep_linear_encoder_is_linear(seed, t):
     np.testing.assert_allclose(mixed, alone, atol=1e-11)  # sums of 8 × 7 × 6 products of size 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_latent_without_weights_is_collapsed_and_the_others_are_as_before(name):
     model = SMALL[name]
@@ -232,6 +236,7 @@ def test_collapsed_latents_are_stationary_in_their_own_weights(name):
     assert largest(np.stack([noise, mirrored])) < EXACT * one_draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("means", "record"), [(0.1, (10.0, 21.0)), (1.0, (0.003, 0.03))])
 def test_first_steps_keep_latents_where_the_noise_is_large(means, record):
     """From posteriors far from the prior Adam's first steps collapse all: why means start small.
@@ -313,6 +318,7 @@ def test_float64_needs_x64():
         networks.Mlp(3, 2, (), (), dtype="float64").init(KEY, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 def test_float32_weights_compute_in_float32_whatever_the_data(name):
     model = networks.named(name, 48, 2, image_shape=(4, 4, 3), widths=(4,))
@@ -323,6 +329,7 @@ def test_float32_weights_compute_in_float32_whatever_the_data(name):
     assert {q.mean.dtype, model.decode(params, q.mean).dtype} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_data_and_weights_of_other_shapes_are_refused():
     model, conv = SMALL["mlp"], SMALL["conv"]
     params = stirred(model)

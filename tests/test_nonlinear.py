@@ -121,6 +121,7 @@ def test_encoders_of_the_quick_run_are_as_small_as_its_networks(asked, tmp_path)
     assert model == networks.Mlp(784, 50, (256, 128), (), data_scale=3.0)
 
 
+@pytest.mark.slow
 def test_curvature_is_computed_again_for_another_sweep_and_not_for_more_seeds(
     asked, tmp_path, monkeypatch
 ):

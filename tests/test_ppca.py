@@ -35,6 +35,7 @@ def test_log_likelihood_is_scipys(problem, sigma2):
     np.testing.assert_allclose(ours, exact, rtol=FACTORED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(5, 2), (9, 3), (30, 10)])
 def test_mle_is_scikit_learns_up_to_its_n_minus_one(n, k):
     rng = np.random.default_rng(n)
@@ -87,6 +88,7 @@ def test_learned_noise_is_the_best_noise(draw, beta):
     assert loss(np.log(ours)) <= found.fun + 1e-6
 
 
+@pytest.mark.slow
 def test_noise_of_images_is_learned_in_float32_too():
     pixels = datasets.load("digits").images / 255
     exact = ppca.mle(mom.from_data(pixels), 50)
@@ -179,6 +181,7 @@ def test_score_is_scikit_learns_of_the_same_covariance():
     np.testing.assert_allclose(ppca.score(model, new), pca.score(new), rtol=FACTORED)
 
 
+@pytest.mark.slow
 def test_no_optimum_where_k_latents_explain_everything():
     """Rank 2 of n = 5, in exact zeros and as rounding leaves them."""
     z = np.random.default_rng(0).normal(size=(50, 2)) @ np.ones((2, 5)) * [1, 2, 3, 4, 5]

@@ -124,6 +124,7 @@ def test_the_constant_is_the_integral_over_the_noise(alpha):
         np.testing.assert_allclose(ours, integral - np.log(256), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e-6, 0.01, 0.2])
 def test_the_constant_is_the_mean_of_dequantised_jacobians(alpha):
     pixels = np.random.default_rng(0).choice([0, 0, 0, 1, 40, 200, 254, 255], (50, 8))

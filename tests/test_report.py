@@ -339,6 +339,7 @@ def test_claims_fail_when_they_should(found):
     assert not nonlinear_claims.judge(found | {"annealing": richer})[2].holds
 
 
+@pytest.mark.slow
 def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_path, monkeypatch):
     for name, table in found.items():
         tables.save(table, nonlinear.path(tmp_path, name))
@@ -400,6 +401,7 @@ def test_report_on_the_papers_data_has_the_papers_rows(found, tmp_path):
     assert "-2,090.8 ± 975.1 ?" in text
 
 
+@pytest.mark.slow
 def test_saved_report_is_what_its_saved_tables_give(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "draw", lambda found, folder: None)  # its figures are there
     saved = Path(__file__).parent.parent / "benchmarks" / "results" / "mnist"

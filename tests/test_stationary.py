@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import moments_with, noise, seeds, separated_spectra, spectra, weights
@@ -16,6 +17,7 @@ from linvae_jax import linear, ppca
 SIZES = ((3, 2), (4, 3), (6, 4))
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(SIZES), seeds, noise, weights)
 def test_gradient_vanishes_at_every_point(draw, size, seed, sigma2, beta):
     """Ties and σ² exactly at an eigenvalue included."""
@@ -44,6 +46,7 @@ def dense_conditioning(params, moments):
     return found, sum(jnp.vdot(direction[name], rate[name]) for name in direction)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.data(), st.sampled_from(SIZES), seeds, st.floats(0.1, 10))
 def test_index_is_that_of_the_dense_hessian(draw, size, seed, sigma2):
@@ -106,6 +109,7 @@ def test_index_runs_over_assignments_and_noise_at_once():
     assert both.tolist() == [[0, 3, 4], [0, 2, 3]]
 
 
+@pytest.mark.slow
 def test_zero_column_curvature_of_the_profile():
     """Along an unused u_i the profile ELBO bends with (λ_i − σ²)/σ⁴ (landscape/README.md, 2)."""
     lam, sigma2 = jnp.array([4.0, 2.0, 0.5]), 1.3
@@ -134,6 +138,7 @@ def test_escape_rate_keeps_its_digits_at_the_threshold():
     np.testing.assert_allclose(ours, delta / 2, rtol=1e-3)  # 1 + 1e-12 itself has four digits of δ
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.data(), seeds, noise)
 def test_rotation_stiffness_is_the_second_derivative(draw, seed, sigma2):

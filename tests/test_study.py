@@ -13,6 +13,7 @@ from linvae_jax import moments as mom
 LAM = jnp.array([9.0, 4.0, 2.0, 1.0, 0.5])
 
 
+@pytest.mark.slow
 def test_path_is_the_closed_form_index_and_value_at_every_sigma2():
     sigma2 = jnp.geomspace(0.2, 15, 30)
     path = study.conditioning_path(LAM, 3, sigma2)
@@ -27,6 +28,7 @@ def test_path_is_the_closed_form_index_and_value_at_every_sigma2():
     assert path.critical_sigma2.sel(pattern="every second active").values.tolist() == [9, 0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("component", "sigma2"), [(0, 0.5), (1, 1.0), (2, 1.8)])
 def test_gradient_descent_of_the_whole_model_leaves_at_the_predicted_rate(component, sigma2):
     """All variables, perturbed along the direction that the theory names.
@@ -67,6 +69,7 @@ def test_gradient_descent_of_the_whole_model_leaves_at_the_predicted_rate(compon
     np.testing.assert_allclose(fast.simulated_steps, fast.predicted_steps, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_stiffness_at_total_collapse_is_the_spectrums():
     path = study.conditioning_path(LAM, 2, jnp.array([0.3, 3.0]))
     collapsed = path.sel(pattern="all collapsed").stiffness
@@ -90,6 +93,7 @@ def test_histogram_counts_every_eigenvalue():
         assert table.positive.sel(point=name).sum() == expected
 
 
+@pytest.mark.slow
 def test_census_and_search_tables_agree_with_the_theorem():
     table = study.census_table(LAM[:4], 2, 0.8)
     assert int((table["index"] == 0).sum()) == 1
@@ -105,6 +109,7 @@ def test_census_and_search_tables_agree_with_the_theorem():
         study.census_table(jnp.linspace(9, 5, 12), 8, 0.1, max_types=5000)
 
 
+@pytest.mark.slow
 def test_figures_draw_from_tables(tmp_path):
     sigma2 = jnp.geomspace(0.2, 15, 20)
     path = study.conditioning_path(LAM, 3, sigma2)
@@ -136,6 +141,7 @@ def test_an_escape_that_would_take_too_long_is_not_held_against_the_claim():
     assert not claims.conditioning_improves(path, escapes.isel(fraction=[1])).holds  # none made
 
 
+@pytest.mark.slow
 def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     """Maxima that skip NaN would let both pass."""
     sigma2 = jnp.geomspace(0.2, 15, 20)

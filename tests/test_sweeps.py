@@ -42,6 +42,7 @@ def whole() -> sweeps.Sweep:
     return sweep_child.run(None)
 
 
+@pytest.mark.slow
 def test_table_is_labelled_and_holds_what_single_runs_give(whole):
     table = whole.table
     assert table.elbo.dims == ("seed", "sigma2_init", "learned", "step")
@@ -62,12 +63,14 @@ def test_table_is_labelled_and_holds_what_single_runs_give(whole):
         np.testing.assert_allclose(b[1, 1, 0], a, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batching", "chunk"), [("loop", None), ("loop", 3), ("map", 8)])
 def test_layouts_agree(whole, batching, chunk):
     other = sweep_child.run(None, batching=batching, chunk=chunk)
     assert_close(other.table, whole.table)
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     looks, signals = [], {4: signal.SIGTERM, 17: signal.SIGINT}
     segment = trainer.Look.segment
@@ -98,6 +101,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, mo
         np.testing.assert_array_equal(a, b[1, 0, 1])
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path):
     moments = random.Random(0)
     folders = [tmp_path / "0"]
@@ -139,6 +143,7 @@ def test_two_processes_share_a_sweep(whole, tmp_path):
     assert_close(table, whole.table)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_added(tmp_path, monkeypatch):
     """To a finished sweep, and to one that was stopped: what there is stays to the bit."""
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=4, record_every=1)
@@ -175,6 +180,7 @@ def test_seeds_can_be_added(tmp_path, monkeypatch):
             run(tmp_path / "stopped", *others)
 
 
+@pytest.mark.slow
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
     problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
@@ -189,6 +195,7 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
         sweeps.run(task, config, other, grid, folder=tmp_path, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_trained_again(tmp_path):
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
     problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
@@ -219,6 +226,7 @@ def test_a_damaged_result_is_trained_again(tmp_path):
         run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "deleted", "without model"])
 def test_a_damaged_model_is_trained_again(tmp_path, damage):
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
@@ -259,6 +267,7 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
 
 
+@pytest.mark.slow
 def test_chunks_follow_the_memory(monkeypatch):
     task, config, data = sweep_child.TASK, sweep_child.CONFIG, sweep_child.data()
     grid = sweep_child.GRID
@@ -287,6 +296,7 @@ def test_free_memory_counts_what_the_system_would_give_back(monkeypatch):
     assert machine.free_memory() == installed
 
 
+@pytest.mark.slow
 def test_annealing_and_other_values_become_dimensions():
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
     problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
@@ -312,6 +322,7 @@ def test_annealed_weights(annealing, expected):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_closed_form_noise_is_the_mean_square_error():
     """With exact gradients and everything else at rest, one step puts σ² on its maximiser."""
     lam = jnp.array([4.0, 2.0, 0.5])
@@ -326,6 +337,7 @@ def test_closed_form_noise_is_the_mean_square_error():
     np.testing.assert_allclose(jnp.exp(after.params.log_sigma2), error / 3, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_linear_network_reaches_the_linear_prediction():
     """Sampled training of `linear.Model` against the closed form, at both σ²."""
     x = np.random.default_rng(0).normal(size=(2000, 6)) * np.sqrt([8, 4, 2, 0.6, 0.5, 0.4])
@@ -463,6 +475,7 @@ def test_a_table_that_cannot_be_written_at_the_end_loses_no_run(tmp_path, monkey
     assert (tmp_path / "sweep.nc").exists()
 
 
+@pytest.mark.slow
 def test_integers_beyond_32_bits_and_numbers_of_any_kind_are_floats(no_training):
     with jax.enable_x64(False):
         grid = sweeps.Grid(sigma2=(2**31, np.int64(2**40), np.float32(0.1)), beta=(2**33,),

@@ -34,6 +34,7 @@ def at_component(x: jax.Array, sigma2: float) -> tuple[linear.Model, linear.Line
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma2", [0.5, 2.0, 5.0])
 def test_collapsed_latent_of_the_linear_vae_escapes_as_the_closed_form_says(x, sigma2):
     model, params = at_component(x, sigma2)
@@ -51,6 +52,7 @@ def test_collapsed_latent_of_the_linear_vae_escapes_as_the_closed_form_says(x, s
     assert float(table.latent_kl) == 0
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**16), beta=st.sampled_from([0.5, 1.0, 2.0]))
 def test_threshold_of_the_linear_vae_is_that_of_its_blocks(seed, beta):
     """At its optimum, ties and zeros among λ included; the least latent made to collapse."""
@@ -109,6 +111,7 @@ def test_objective_is_the_elbo_and_compiles_once(x):
     assert jax.tree.structure(of.function) == jax.tree.structure(lower.function)
 
 
+@pytest.mark.slow
 def test_spectra_of_a_network_agree_with_the_dense_hessian(x):
     model = networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64")
     params = model.init(KEY, 1.0)
@@ -132,6 +135,7 @@ def test_spectra_of_a_network_agree_with_the_dense_hessian(x):
         assert abs(float(found.trace) - values.sum()) <= 6 * float(found.trace_error)
 
 
+@pytest.mark.slow
 def test_curvature_of_a_sweep_is_that_of_its_networks(x):
     model = networks.Mlp(4, 2, (5,), (5,), mean_scale=1.0)
     data = network_task.prepare(np.asarray(x, np.float32))
@@ -184,6 +188,7 @@ class Opaque(NamedTuple):
         raise NotImplementedError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [trained.escape_of_sweep, trained.spectra_of_sweep])
 def test_model_that_does_not_know_its_latents_is_refused(x, function):
     data = network_task.prepare(np.asarray(x, np.float32))

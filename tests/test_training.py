@@ -25,6 +25,7 @@ TASK = linear_task.LinearTask(k=3)
 CONFIG = training.TrainConfig(num_steps=400, record_every=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma2", [0.1, 1.0, 10.0])
 def test_training_reaches_the_ppca_optimum(sigma2):
     problem = linear_task.problem(mom.from_covariance(LAM))
@@ -80,6 +81,7 @@ def test_held_noise_stays_and_collapses_what_it_should():
     assert history.gap[-1] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", ["exact", "sampled"])
 def test_as_many_latents_as_dimensions_with_held_noise(problem, gradients):
     """With σ² held k = n needs no discarded component; all n components are in use."""
@@ -118,6 +120,7 @@ def test_sampled_gradients_average_to_the_exact_one(problem):
         assert (jnp.abs(sample.mean(0) - truth) <= 5.5 * error).all(), name
 
 
+@pytest.mark.slow
 def test_sampled_training_approaches_the_optimum(problem):
     task = replace(TASK, gradients="sampled")
     config = replace(CONFIG, num_steps=4000, record_every=4000)
@@ -126,6 +129,7 @@ def test_sampled_training_approaches_the_optimum(problem):
     assert history.gap[-1] < 0.02  # noise of batches of 128 at the end of a cosine schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", ["exact", "sampled"])
 def test_same_key_same_run_and_another_key_another(problem, gradients):
     task = replace(TASK, gradients=gradients)
@@ -135,6 +139,7 @@ def test_same_key_same_run_and_another_key_another(problem, gradients):
     assert not jnp.array_equal(runs[0].W, runs[2].W)
 
 
+@pytest.mark.slow
 def test_sweep_equals_single_runs_however_it_is_batched(problem):
     grid = sweeps.Grid(seeds=(3, 5), sigma2=(0.5, 2.0))
     ways = [
@@ -154,6 +159,7 @@ def test_sweep_equals_single_runs_however_it_is_batched(problem):
                 np.testing.assert_array_equal(table.step, [100, 200, 300, 400])
 
 
+@pytest.mark.slow
 def test_a_diverging_run_is_reported_and_leaves_its_neighbours_alone(problem):
     config = replace(CONFIG, optimizer="sgd", schedule="constant")
     grid = sweeps.Grid(sigma2=(2.0,), learned=(False,), learning_rate=(2e-3,))

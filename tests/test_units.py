@@ -91,6 +91,7 @@ def counted(problem, learn=WEIGHTS):
     return int(index), int(flat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARN)
 @hypothesis.settings(max_examples=20)
 @given(problems(), units)
@@ -153,6 +154,7 @@ def issue():
     return x, moments.spectrum(moments.from_data(x)).eigenvalues
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("u", [1e-12, 1e-6, 1e-3, 1.0, 1e3, 1e4, 1e12])
 def test_two_latents_collapsed_at_a_sigma2_below_three_eigenvalues(issue, u, dtype):
@@ -273,6 +275,7 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARN[::3])
 @pytest.mark.parametrize("name", POINTS)
 @pytest.mark.parametrize("e", [-40, -9, 40])
@@ -327,6 +330,7 @@ def dense(point, m, beta, learn):
     return hessian.dense(*objectives.elbo(point, m, beta=beta, learn=learn))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @pytest.mark.parametrize(
     ("lam", "assignment"),
@@ -383,6 +387,7 @@ def test_newton_steps_are_the_same_in_every_unit(u, learn):
     np.testing.assert_allclose(solve(u, back=True), flat(b, learn), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=15)
 @given(problems(), units)
 def test_census_is_the_same_in_every_unit(problem, u):
@@ -430,6 +435,7 @@ def objective_in(saddle, u):
     return objectives.elbo(stationary.point(jnp.asarray(U), lam, a, sigma2 * u**2), m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("u", [1e-8, 1e-4, 1.0, 1e4, 1e8])
 def test_dense_index_needs_no_unit(saddle, u):
     objective = objective_in(saddle, u)
@@ -452,6 +458,7 @@ def test_dense_index_needs_no_unit(saddle, u):
     np.testing.assert_allclose(gain, exact.escape_rate, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_dense_index_takes_the_unit_of_an_array_without_curvature_from_its_coupling():
     for c in (1e-8, 1.0, 1e8):
         f = lambda v, c=c: -((v["a"] / c) ** 2) / 2 + v["a"] * v["b"]  # noqa: E731
@@ -461,6 +468,7 @@ def test_dense_index_takes_the_unit_of_an_array_without_curvature_from_its_coupl
     assert (found.index, found.nullity) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("u", [1e6])
 def test_matrix_free_index_of_a_rescaled_objective(saddle, u):
     lam = np.concatenate([saddle[0], np.linspace(0.3, 0.1, 16)])
@@ -478,6 +486,7 @@ def test_matrix_free_index_of_a_rescaled_objective(saddle, u):
     assert count.lower - room <= 3 <= count.upper + room
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("u", [1e-12, 1e12])
 def test_what_a_collapsed_latent_waits_for_scales_with_the_data(u):
     model = linear.Model(3, 2)
@@ -493,6 +502,7 @@ def test_what_a_collapsed_latent_waits_for_scales_with_the_data(u):
         assert found.index(sigma2 * u**2 / 2, 2.0) == index
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("u", [1e-12, 1e12])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_critical_sigma2_and_rotations_in_every_unit(u, dtype):
@@ -511,6 +521,7 @@ def test_critical_sigma2_and_rotations_in_every_unit(u, dtype):
     np.testing.assert_allclose(stiff, -spectrum.min(), rtol=rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, -2.0, 1e6])
 @pytest.mark.parametrize("spread", [0.0, 1e-14])
 def test_density_of_a_rotated_multiple_of_the_identity_integrates_to_one(scale, spread):
@@ -600,6 +611,7 @@ def test_a_hessian_that_is_not_finite_is_refused():
         objectives.rescaled(objectives.Objective(jnp.sum, {"W": jnp.ones(2)}), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("u", [1e-9, 1.0, 1e9])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_zeros_of_a_covariance_of_low_rank_are_flat_in_every_unit(u, dtype):
@@ -687,6 +699,7 @@ OF_SPECTRUM = {
 NO_SPECTRUM = (None, "abc", 3.0, np.zeros((4, 1)), [], [1j, 1j], [9.0, np.nan, 1.0, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", OF_SPECTRUM)
 def test_a_spectrum_in_any_container_is_the_same_spectrum(name):
@@ -714,6 +727,7 @@ def test_a_point_is_compared_with_the_noise_in_the_precision_of_the_formulas():
             stationary.count(np.array([1e-50, 0.0]), 1, sigma2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("ratio", [1 + 1e-6, 2.0, 1e3, 1e6, 1e9, 1e12])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -751,6 +765,7 @@ def unchecked(cls, **fields):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("x64", [False, True])
 def test_weights_in_any_container_are_the_same_weights(x64):

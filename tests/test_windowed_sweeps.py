@@ -44,6 +44,7 @@ def whole(data) -> sweeps.Sweep:
     return child.run(data, chunk=2)
 
 
+@pytest.mark.slow
 def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatch, data, whole):
     seen, alive = [], []
     segment, replicate = parallel.Executor.segment, parallel.Executor.replicate
@@ -88,6 +89,7 @@ def test_the_end_is_measured_on_all_data_with_the_noise_of_a_resident_evaluation
     assert (expected.below < 1).any()
 
 
+@pytest.mark.slow
 def test_one_window_of_all_data_trains_as_data_on_the_device_do(folder):
     one = child.run(child.data(folder, size=500), chunk=4)
     other = child.run(child.data(folder, size=None), chunk=4)
@@ -100,10 +102,12 @@ def test_one_window_of_all_data_trains_as_data_on_the_device_do(folder):
     assert "windows" not in other.table.attrs
 
 
+@pytest.mark.slow
 def test_layouts_agree(data, whole):
     assert_close(child.run(data, batching="loop", chunk=2).table, whole.table)
 
 
+@pytest.mark.slow
 def test_stopped_in_either_chunk_it_goes_on_to_the_bit(data, whole, tmp_path, monkeypatch):
     for calls, finished in ((5, 0), (9, 2)):  # two questions for each of 7 records of a chunk
         monkeypatch.setattr(sweep_folder, "_any", stop_after(calls))
@@ -113,6 +117,7 @@ def test_stopped_in_either_chunk_it_goes_on_to_the_bit(data, whole, tmp_path, mo
     assert same_bits(child.run(data, tmp_path, chunk=2), whole)
 
 
+@pytest.mark.slow
 def test_other_windows_are_another_sweep(folder, tmp_path):
     done = child.run(child.data(folder), tmp_path, chunk=2)
     for other in (child.data(folder, 80), child.data(folder, seed=1), child.data(folder, None)):
@@ -129,6 +134,7 @@ def test_two_processes_of_two_devices_share_a_sweep(whole, folder):
     assert_close(table, whole.table)
 
 
+@pytest.mark.slow
 def test_memory_is_planned_for_two_windows_and_not_for_all_data(data, monkeypatch):
     args = (child.TASK, child.CONFIG, data, child.GRID.hyperparameters("f4"), child.GRID.keys())
     each, windows = parallel.bytes_per_run(*args), 2 * child.SIZE * 49
@@ -140,6 +146,7 @@ def test_memory_is_planned_for_two_windows_and_not_for_all_data(data, monkeypatc
             assert parallel.plan(*args, batching="vmap", memory=memory).chunk == expected
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_told():
     windows = Windows(np.ones((40, 49), np.float32), 20, 0)
     data = network_task.Data(windows, jnp.zeros(49, "f4"), jnp.ones(49, "f4"))
