@@ -68,7 +68,7 @@ def throughput(lease: Lease) -> Iterator[Measurement]:
         cases = {
             f"{m} models by {how}, {precision}": (_case(lease, m, precision), how)
             for m in models
-            for precision in ("highest", "default")
+            for precision in _precisions(lease)
             # in a loop all numbers of models are as fast
             for how in (("vmap", "loop") if m == 1 and precision == "highest" else ("vmap",))
         }

@@ -9,6 +9,9 @@ Floats keep their dtype, float32 or float64, if JAX has it; narrower ones, which
 or count to 256, become float32; integers and long double become JAX's default float.
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,7 +22,7 @@ from jaxtyping import Array, Float
 from linvae_jax import _checks
 
 # rows that are converted in one go: few enough to stay in the cache, and no copy of all data
-_BLOCK = 1024
+_BLOCK = 512
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
@@ -155,14 +158,50 @@ def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]
     return jnp.asarray(host_less(name, x, mean, dtype))
 
 
-def host_less(name: str, x: Any, mean: Any, dtype: Any) -> np.ndarray:
-    """The difference x − mean as `less` takes it, but on the host and in the given dtype."""
+def host_less(
+    name: str, x: Any, mean: Any, dtype: Any, out: np.ndarray | None = None
+) -> np.ndarray:
+    """The difference x − mean as `less` takes it, but on the host and in the given dtype.
+
+    Args:
+        name: of the data, for messages.
+        x: (N, n), real.
+        mean: (n,), floats.
+        dtype: of the result.
+        out: (N, n), where it goes, of that dtype; a new array by default.
+    """
     x, wide = np.asarray(x), _wide(x)
     mean = np.asarray(mean, wide)
-    out = np.empty(x.shape, dtype)
-    for i in range(0, len(x), _BLOCK):
-        out[i : i + _BLOCK] = _cast(name, x[i : i + _BLOCK].astype(wide, copy=False) - mean, dtype)
-    return out
+    found = np.empty(x.shape, dtype) if out is None else out
+
+    def block(rows: slice) -> None:
+        if x.dtype == wide == dtype:
+            np.subtract(x[rows], mean, out=found[rows])
+        else:
+            found[rows] = _cast(name, x[rows].astype(wide, copy=False) - mean, dtype)
+
+    _by_blocks(block, len(x))
+    return found
+
+
+def _by_blocks(work: Callable[[slice], Any], rows: int) -> list[Any]:
+    """What `work` gives of each block of rows, in their order; several at a time, as NumPy lets."""
+    blocks = [slice(i, i + _BLOCK) for i in range(0, rows, _BLOCK)]
+
+    def quiet(rows: slice) -> Any:
+        with np.errstate(all="ignore"):  # a thread's own; what overflows is refused by its result
+            return work(rows)
+
+    if len(blocks) < 4:  # threads cost more than they bring
+        return [quiet(block) for block in blocks]
+    with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+        return list(pool.map(quiet, blocks))
+
+
+def mean(x: np.ndarray) -> np.ndarray:
+    """The mean of floats (N, n) on the host, in float64; NaN or Inf if one of them is."""
+    sums = _by_blocks(lambda rows: x[rows].sum(axis=0, dtype=np.float64), len(x))
+    return sum(sums) / len(x)
 
 
 def centre(x: Any) -> np.ndarray:
@@ -174,10 +213,20 @@ def centre(x: Any) -> np.ndarray:
     x, wide = np.asarray(x), _wide(x)
     # from the first row, so that a column that doesn't vary is met exactly
     first = x[0].astype(wide)
-    total = np.zeros(x.shape[1], wide)
-    for i in range(0, len(x), _BLOCK):
-        total += (x[i : i + _BLOCK].astype(wide, copy=False) - first).sum(axis=0)
-    return first + total / len(x)
+
+    def block(rows: slice) -> np.ndarray:
+        return (x[rows].astype(wide, copy=False) - first).sum(axis=0)
+
+    return first + sum(_by_blocks(block, len(x))) / len(x)
+
+
+def on_host(x: Any) -> bool:
+    """Whether this is known data in the memory of a CPU that computes."""
+    if not _checks.concrete(x):
+        return False
+    if not isinstance(x, jax.Array):
+        return jax.default_backend() == "cpu"
+    return len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
 
 
 def rounds(x: Any) -> bool:
