@@ -24,6 +24,7 @@ from benchmarks import problems, records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
 from landscape import block_operator, blocks, latent_blocks, stationary
+from landscape.cli import programs
 from linvae_jax import (
     linear,
     linear_task,
@@ -190,6 +191,7 @@ def killed(whole: np.ndarray) -> Measurement:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
+    programs.keep()
     if len(sys.argv) > 1:
         network_sweep(Path(sys.argv[1]))
     else:

@@ -34,6 +34,7 @@ from benchmarks import (
 )
 from benchmarks.lease import Lease
 from benchmarks.records import FOLDER, Measurement, Record
+from landscape.cli import programs
 
 Name = Literal["machine", "right", "throughput", "spectra", "rows", "convolutions"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -200,6 +201,7 @@ def main(args: Run) -> int:
 
 if __name__ == "__main__":
     given = tyro.cli(Run, prog="benchmarks.device", config=(tyro.conf.FlagCreatePairsOff,))
+    programs.keep()  # compiling takes most of a short time: for the child, and for the next call
     if given.smoke:  # whose time is all compiling; the child process hears of it too
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)

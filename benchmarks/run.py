@@ -16,6 +16,7 @@ import tyro
 from benchmarks import (
     bench_elbo,
     bench_networks,
+    bench_ppca,
     bench_spectrum,
     bench_start,
     bench_sweep,
@@ -27,8 +28,9 @@ from benchmarks.records import FOLDER, Measurement, Record, Scale
 from linvae_jax import progress
 
 Name = Literal[
-    "size", "dense", "lanczos", "scaling", "gradient", "sweep", "networks", "conv", "start"
-]
+    "size", "dense", "lanczos", "scaling", "gradient", "sweep", "networks", "conv", "start",
+    "ppca",
+]  # fmt: skip
 NAMES: tuple[Name, ...] = get_args(Name)
 BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "size": bench_spectrum.real_size,
@@ -40,6 +42,7 @@ BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "networks": bench_networks.dense,
     "conv": bench_networks.convolutional,
     "start": bench_start.start,
+    "ppca": bench_ppca.from_data,
 }
 
 

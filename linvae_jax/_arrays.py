@@ -201,7 +201,7 @@ def _by_blocks(work: Callable[[slice], Any], rows: int) -> list[Any]:
 def mean(x: np.ndarray) -> np.ndarray:
     """The mean of floats (N, n) on the host, in float64; NaN or Inf if one of them is."""
     sums = _by_blocks(lambda rows: x[rows].sum(axis=0, dtype=np.float64), len(x))
-    return sum(sums) / len(x)
+    return np.sum(sums, axis=0) / len(x)
 
 
 def centre(x: Any) -> np.ndarray:

@@ -51,11 +51,16 @@ def start(
     return process
 
 
-def share(run: Callable[[Path], Any], folder: Path, processes: int, devices: int = 1) -> None:
-    """Let processes of so many devices each run one sweep together, to its end."""
+def free_port() -> int:
+    """Where processes can meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def share(run: Callable[[Path], Any], folder: Path, processes: int, devices: int = 1) -> None:
+    """Let processes of so many devices each run one sweep together, to its end."""
+    port = free_port()
     children = [start(run, folder, devices, (i, processes, port)) for i in range(processes)]
     for child in children:
         child.join(timeout=180)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
@@ -28,7 +29,8 @@ def _known(flags: str) -> bool:
 if PROFILE == "default" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     # for children, among them pytest's own processes, which find the answer here
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
+    with suppress(AttributeError):  # a release without that option: slower, no more
+        jax.config.update("jax_disable_most_optimizations", True)
     if _known(OLDER_CODE_GENERATOR):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLDER_CODE_GENERATOR}"
 # and the suite's processes, children included, compile what takes long once for all of them

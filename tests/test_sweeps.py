@@ -144,6 +144,24 @@ def test_two_processes_share_a_sweep(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_one_of_two_processes_with_eight_devices_is_killed_and_both_start_again(whole, tmp_path):
+    port = children.free_port()
+    first = children.start(sweep_child.run, tmp_path, 4, (0, 2, port))
+    second = children.start(sweep_child.run, tmp_path, 4, (1, 2, port), segments=3)
+    second.kill()
+    second.join()
+    assert second.exitcode == -signal.SIGKILL
+    first.kill()  # it waits for the other, as long as its scheduler lets it
+    first.join()
+    assert any((tmp_path / "checkpoints").iterdir())
+    assert not (tmp_path / "sweep.nc").exists()
+    children.share(sweep_child.run, tmp_path, 2, devices=4)
+    table = tables.load(tmp_path / "sweep.nc")
+    assert table.attrs["devices"] == "8"
+    assert_close(table, whole.table)
+
+
+@pytest.mark.slow
 def test_seeds_can_be_added(tmp_path, monkeypatch):
     """To a finished sweep, and to one that was stopped: what there is stays to the bit."""
     task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=4, record_every=1)
