@@ -167,7 +167,7 @@ def save(data: xr.Dataset, path: str | Path) -> Path:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(buffer.getbuffer())
+        partial.write_bytes(buffer.getvalue())  # no view of it outlives an error
         partial.replace(path)
     except OSError as error:
         with suppress(OSError):
