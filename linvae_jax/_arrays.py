@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from linvae_jax import _checks
 
 # rows that are converted in one go: few enough to stay in the cache, and no copy of all data
-_BLOCK = 512
+_BLOCK = 2048
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:

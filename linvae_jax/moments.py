@@ -391,7 +391,10 @@ def spectrum(moments: Moments) -> Spectrum:
         values = moments.cov[order]
         vectors = jnp.eye(len(order), dtype=values.dtype)[:, order]
     else:
-        values, vectors = jnp.linalg.eigh(moments.cov)
+        if _arrays.on_host(moments.cov):  # by the same BLAS as the product, whose threads are there
+            values, vectors = map(jnp.asarray, np.linalg.eigh(np.asarray(moments.cov)))
+        else:
+            values, vectors = jnp.linalg.eigh(moments.cov)
         values, vectors = values[::-1], vectors[:, ::-1]
     _checks.eigenvalues("moments.cov", values)
     return Spectrum(jnp.maximum(values, 0), vectors)
