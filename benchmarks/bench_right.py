@@ -118,11 +118,11 @@ def linear_sweep() -> dict[str, Any]:
     return {"ELBO of linear VAEs in training": sweep.table.elbo.values}
 
 
-def network_sweep(folder: Path | None = None) -> np.ndarray:
-    """ELBOs of float32 networks, four runs side by side, saving whenever they can; steps last."""
+def network_sweep(folder: Path | None = None, save_seconds: float = 60.0) -> np.ndarray:
+    """ELBOs of float32 networks, four runs side by side; steps last."""
     prepared = network_task.prepare(data().astype(np.float32))
     sweep = sweeps.run(
-        TASK, CONFIG, prepared, GRID, folder=folder, checkpoint_seconds=0.0, quiet=True,
+        TASK, CONFIG, prepared, GRID, folder=folder, checkpoint_seconds=save_seconds, quiet=True,
         batching="vmap", chunk=4,
     )  # fmt: skip
     return sweep.table.elbo.values
@@ -193,6 +193,6 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     programs.keep()
     if len(sys.argv) > 1:
-        network_sweep(Path(sys.argv[1]))
+        network_sweep(Path(sys.argv[1]), save_seconds=0.0)  # at every moment it can be killed
     else:
         np.savez(REFERENCE, **values())  # pyright: ignore[reportArgumentType]

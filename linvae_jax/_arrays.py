@@ -188,10 +188,7 @@ def _by_blocks(work: Callable[[slice], Any], rows: int) -> list[Any]:
     """What `work` gives of each block of rows, in their order; several at a time, as NumPy lets."""
     blocks = [slice(i, i + _BLOCK) for i in range(0, rows, _BLOCK)]
 
-    def quiet(rows: slice) -> Any:
-        with np.errstate(all="ignore"):  # a thread's own; what overflows is refused by its result
-            return work(rows)
-
+    quiet = np.errstate(all="ignore")(work)  # a thread's own; what overflows is refused by result
     if len(blocks) < 4:  # threads cost more than they bring
         return [quiet(block) for block in blocks]
     with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
@@ -214,10 +211,8 @@ def centre(x: Any) -> np.ndarray:
     # from the first row, so that a column that doesn't vary is met exactly
     first = x[0].astype(wide)
 
-    def block(rows: slice) -> np.ndarray:
-        return (x[rows].astype(wide, copy=False) - first).sum(axis=0)
-
-    return first + sum(_by_blocks(block, len(x))) / len(x)
+    sums = _by_blocks(lambda rows: (x[rows].astype(wide, copy=False) - first).sum(axis=0), len(x))
+    return first + sum(sums) / len(x)
 
 
 def on_host(x: Any) -> bool:

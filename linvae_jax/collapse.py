@@ -183,6 +183,7 @@ def is_active(
     return mean_variance > threshold
 
 
+@jax.jit
 def gaussian_probability_below(
     mean_square: Float[Array, "k"], log_d: Float[Array, "k"], epsilon: Float[Array, "*grid"]
 ) -> Float[Array, "*grid k"]:

@@ -113,8 +113,9 @@ def _on_host(name: str, x: Any, shift: Any = 0.0) -> Moments:
                 cov = _centred_product(name, x, mean, dtype, scale)
     else:
         mean, cov = found
-    made = jnp.asarray((mean - shift).astype(dtype)), jnp.asarray(cov.astype(dtype))
-    return Moments(*made, jnp.asarray(len(x), dtype))
+    # unlike `asarray`, compiles nothing; nobody else has these arrays
+    mean, cov = jax.device_put(((mean - shift).astype(dtype), cov.astype(dtype)))
+    return Moments(mean, cov, jnp.asarray(len(x), dtype))
 
 
 def _of_second_moments(
@@ -392,10 +393,12 @@ def spectrum(moments: Moments) -> Spectrum:
         vectors = jnp.eye(len(order), dtype=values.dtype)[:, order]
     else:
         if _arrays.on_host(moments.cov):  # by the same BLAS as the product, whose threads are there
-            values, vectors = map(jnp.asarray, np.linalg.eigh(np.asarray(moments.cov)))
+            found = np.linalg.eigh(np.asarray(moments.cov))
+            # the copy is nobody else's
+            values, vectors = jax.device_put((found[0][::-1].copy(), found[1][:, ::-1].copy()))
         else:
             values, vectors = jnp.linalg.eigh(moments.cov)
-        values, vectors = values[::-1], vectors[:, ::-1]
+            values, vectors = values[::-1], vectors[:, ::-1]
     _checks.eigenvalues("moments.cov", values)
     return Spectrum(jnp.maximum(values, 0), vectors)
 

@@ -87,9 +87,22 @@ def shape_of(function: Callable[..., Any], *args: Any) -> Shape:
     return Shape(dict(zip(names, shapes, strict=True)), structure)
 
 
+def of_runs(count: int, one: Shape) -> Shape:
+    """Of `count` runs together, with a leading axis, from that of one."""
+    leaves = {
+        name: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
+        for name, leaf in one.leaves.items()
+    }
+    return Shape(leaves, one.structure)
+
+
 def one_of(runs: Any) -> Any:
     """What `shape_of` takes for one of several runs: the shapes of a leading axis's elements."""
-    return jax.eval_shape(lambda runs: jax.tree.map(lambda leaf: leaf[0], runs), runs)
+    return jax.eval_shape(_first, runs)
+
+
+def _first(runs: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], runs)
 
 
 def bytes_per_run(
@@ -310,12 +323,18 @@ class Executor:
         return self.place(jax.tree.unflatten(shape.structure, typed))
 
     def shapes(self, data: Any, hyper: Any, keys: Any) -> tuple[Shape, Shape]:
-        """Of the states and the records of runs."""
-        init: Any = jax.vmap(partial(training.init, *self.static), (None, 0, 0))
-        segment: Any = jax.vmap(partial(training.segment, *self.static), (None, 0, 0))
-        states = shape_of(init, data, hyper, keys)
-        records = shape_of(lambda d, h, k: segment(d, h, init(d, h, k))[1], data, hyper, keys)
-        return states, records
+        """Of the state and the records of one of these runs."""
+
+        def init(data: Any, hyper: Any, keys: Any) -> Any:
+            return training.init(*self.static, data, *_first((hyper, keys)))
+
+        state = shape_of(init, data, hyper, keys)
+
+        def record(data: Any, hyper: Any, leaves: list[Any]) -> Any:
+            there = jax.tree.unflatten(state.structure, leaves)
+            return training.segment(*self.static, data, _first(hyper), there)[1]
+
+        return state, shape_of(record, data, hyper, list(state.leaves.values()))
 
     def params(self, states: Any) -> Any:
         """The parameters in the states."""

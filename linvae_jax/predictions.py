@@ -84,15 +84,22 @@ def predict(
     Source: landscape/README.md, 2.
     """
     eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
-    n = eigenvalues.shape[0]
-    _checks.in_range("k", k, 1, n, "at most n components")
+    _checks.in_range("k", k, 1, eigenvalues.shape[0], "at most n components")
     beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
     collapse.check_grid(epsilon)
     if sigma2 is None:
         sigma2 = ppca.optimal_sigma2(eigenvalues, k, beta)
     sigma2 = _checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
     sigma2 = jnp.asarray(sigma2, eigenvalues.dtype)
-    level = jnp.asarray(beta, sigma2.dtype) * sigma2
+    return _predict(eigenvalues, k, sigma2, jnp.asarray(beta, eigenvalues.dtype), epsilon)
+
+
+@partial(jax.jit, static_argnames=("k", "epsilon"))
+def _predict(
+    eigenvalues: Array, k: int, sigma2: Array, beta: Array, epsilon: tuple[float, ...]
+) -> Prediction:
+    n = eigenvalues.shape[0]
+    level = beta * sigma2
     coded, rest = eigenvalues[:k], eigenvalues[k:]
 
     kl = 0.5 * jnp.log(jnp.maximum(coded / level, 1))

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 
 from linvae_jax import (
     _checks,
@@ -109,9 +110,8 @@ class Grid:
 
     def keys(self) -> Any:
         """A key for each run, (runs,)."""
-        keys = jnp.stack([streams.key(seed, "training", "seeds") for seed in self.seeds])
-        # the runs of a seed have the same noise on purpose
-        return jax.random.clone(jnp.repeat(keys, self.size // len(self.seeds)))
+        keys = [streams.key(seed, "training", "seeds") for seed in self.seeds]
+        return _each(keys, self.size // len(self.seeds))
 
     def hyperparameters(self, dtype: Any) -> Hyperparameters:
         """The runs' hyperparameters: leaves are (runs,)."""
@@ -306,11 +306,18 @@ def _kept(grid: Grid) -> list[str]:
     return [f.name for f in fields(grid) if _AXES[f.name].always or len(getattr(grid, f.name)) > 1]
 
 
+@partial(jax.jit, static_argnames="times")
+def _each(keys: list[Array], times: int) -> Array:
+    """Each key so many times: the runs of a seed have the same noise on purpose."""
+    return jax.random.clone(jnp.repeat(jnp.stack(keys), times))
+
+
 def _stack(grid: Grid, shape: parallel.Shape, of_runs: list[dict[str, np.ndarray]]) -> Any:
     """Parameters with the table's leading axes from those of each run."""
     axes = tuple(len(getattr(grid, name)) for name in _kept(grid))
     leaves = [
-        jnp.asarray(np.stack([run[name] for run in of_runs]).reshape(*axes, *like.shape))
+        # unlike `asarray`, compiles nothing; nobody else has this array
+        jax.device_put(np.stack([run[name] for run in of_runs]).reshape(*axes, *like.shape))
         for name, like in shape.leaves.items()
     ]
     return jax.tree.unflatten(shape.structure, leaves)

@@ -69,6 +69,10 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     return facts | {name: str(value) for name, value in extra.items()}
 
 
+def _described(unit: str, text: str) -> dict[str, str]:
+    return {"units": unit, "long_name": text}
+
+
 def dataset(
     variables: Mapping[str, tuple[Any, ...]],
     coords: Mapping[str, Any] | None = None,
@@ -81,20 +85,16 @@ def dataset(
         coords: dimension → labels, or → (values, unit, description).
         attrs: usually `provenance(...)`.
     """
-
-    def described(unit: str, text: str) -> dict[str, str]:
-        return {"units": unit, "long_name": text}
-
     built = {}
     for name, value in (coords or {}).items():
         if isinstance(value, tuple):
             values, unit, text = value
-            built[name] = xr.DataArray(np.asarray(values), dims=name, attrs=described(unit, text))
+            built[name] = xr.DataArray(np.asarray(values), dims=name, attrs=_described(unit, text))
         else:
             built[name] = xr.DataArray(np.asarray(value), dims=name)
     return xr.Dataset(
         {
-            name: xr.DataArray(np.asarray(values), dims=dims, attrs=described(unit, text))
+            name: xr.DataArray(np.asarray(values), dims=dims, attrs=_described(unit, text))
             for name, (dims, values, unit, text) in variables.items()
         },
         coords=built,

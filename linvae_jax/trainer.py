@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,12 @@ START = {f"start_{name}": name for name in training.START}
 def started(record: dict[str, np.ndarray], runs: int) -> dict[str, np.ndarray]:
     """Part of the history of the first so many runs, from their record before the first step."""
     return {name: record[of][:runs] for name, of in START.items()}
+
+
+@jax.jit
+def _rows(rows: Any, of: Any) -> Any:
+    """Some rows of each array of a tree, in one program."""
+    return jax.tree.map(lambda leaf: leaf[rows], of)
 
 
 class Result(NamedTuple):
@@ -95,7 +101,6 @@ class Trainer:
         self.task, self.config, self.layout = task, config, layout
         self.hyper, self.keys, self.data = hyper, keys, data
         self.executor = parallel.Executor(task, config, layout)
-        self._shapes: dict[int, tuple[parallel.Shape, dict[str, jax.ShapeDtypeStruct]]] = {}
         self.windows = windowed.find(data)
         self.placed = windowed.resident(self.executor.replicate, data)
         if self.windows is not None:
@@ -139,23 +144,22 @@ class Trainer:
 
     def _inputs(self, ids: list[int]) -> tuple[Any, Any]:
         rows = np.array(self._padded(ids))
-        return jax.tree.map(lambda leaf: leaf[rows], self.hyper), self.keys[rows]
+        return _rows(rows, (self.hyper, self.keys))
+
+    @cached_property
+    def _shape(self) -> tuple[parallel.Shape, parallel.Shape]:
+        """State and records of a run; traces its programs, which takes a second."""
+        return self.executor.shapes(self.data, self.hyper, self.keys)
 
     def shapes(self, runs: int) -> tuple[parallel.Shape, dict[str, jax.ShapeDtypeStruct]]:
         """States and history of a chunk."""
-        if runs not in self._shapes:  # traces the program, which takes a second
-            hyper, keys = self._inputs([0] * runs)
-            states, record = self.executor.shapes(self.data, hyper, keys)
-            length = self.config.num_records
-            history = {
-                name: jax.ShapeDtypeStruct((runs, length, *leaf.shape[1:]), leaf.dtype)
-                for name, leaf in record.leaves.items()
-            }
-            for name, of in START.items():
-                leaf = record.leaves[of]
-                history[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-            self._shapes[runs] = states, history
-        return self._shapes[runs]
+        states, record = (parallel.of_runs(runs, one) for one in self._shape)
+        length = self.config.num_records
+        history = {
+            name: jax.ShapeDtypeStruct((runs, length, *leaf.shape[1:]), leaf.dtype)
+            for name, leaf in record.leaves.items()
+        }
+        return states, history | {name: record.leaves[of] for name, of in START.items()}
 
     def param_shape(self) -> parallel.Shape:
         """Parameters of one run."""
@@ -187,10 +191,9 @@ class Trainer:
         history = {name: np.array(values) for name, values in gathered["history"].items()}
         return Progress(ids, records, self.executor.scatter(padded, states), history)
 
-    def _lost(self, progress: Progress) -> np.ndarray:
+    def _lost(self, progress: Progress, hyper: training.Hyperparameters) -> np.ndarray:
         """Which of a chunk's runs are lost at the record just made, (runs,)."""
         here, history = progress.records, progress.history
-        hyper = jax.tree.map(lambda leaf: leaf[np.array(progress.ids)], self.hyper)
         steps = self.config.record_every * np.array([here + 1])
         measured = {name: history[name][:, here : here + 1] for name in divergence.JUDGED}
         start = {of: history[name] for name, of in START.items()}
@@ -202,6 +205,8 @@ class Trainer:
         """To the end; `after` is called after each segment but the last."""
         config, count = self.config, len(progress.ids)
         hyper, _ = map(self.executor.place, self._inputs(progress.ids))
+        # once: to take rows of each of them costs more than a short segment
+        known, _ = _rows(np.array(progress.ids), (self.hyper, self.keys))
         with self._stream(progress.records, config.num_records) as stream:
             while progress.records < config.num_records:
                 data = next(stream)
@@ -210,7 +215,7 @@ class Trainer:
                     progress.history[name][:, progress.records] = values[:count]
                 del data  # makes room for the window after the next
                 elbo = progress.history["elbo"][:, progress.records]
-                self.look.segment(count, config.record_every, elbo, self._lost(progress))
+                self.look.segment(count, config.record_every, elbo, self._lost(progress, known))
                 progress.records += 1
                 if after is not None and progress.records < config.num_records:
                     after(progress)

@@ -38,7 +38,7 @@ def start(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["linvae_jax.sweep_folder", "linvae_jax.sweeps", "linvae_jax.networks"]
+        ["linvae_jax.sweep_folder", "linvae_jax.sweeps", "linvae_jax.networks", "h5netcdf"]
     )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(

@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 # Most of the suite's time goes to compiling small programs that run once: unoptimised they take
 # three quarters of it, and by the older of XLA's two code generators, where a release still has
@@ -83,6 +84,16 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
                  "census_scatter"):  # fmt: skip
         monkeypatch.setattr(f"landscape.figures.{name}", lambda *tables: None)
+
+
+@pytest.fixture
+def no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and laid out, but of the PNG and the PDF nothing is written but a word."""
+
+    def write(figure: Figure, path: Path) -> None:
+        path.write_text("a figure")
+
+    monkeypatch.setattr(Figure, "savefig", write)
 
 
 @pytest.fixture(scope="module", autouse=True)

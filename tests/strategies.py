@@ -36,7 +36,7 @@ def separated_spectra(draw: st.DrawFn, n: int) -> np.ndarray:
 
 def normal(seed: int | list[int], *shape: int) -> jax.Array:
     """Standard normal numbers; by NumPy, for JAX would compile a program for each shape."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape))
 
 
 def orthogonal(seed: int, n: int) -> jax.Array:
@@ -64,7 +64,7 @@ def data(draw: st.DrawFn, n: int, rows: int = 40) -> np.ndarray:
 def parameters(draw: st.DrawFn, n: int, k: int) -> linear.LinearVAE:
     """A linear VAE with nothing special about it."""
     rng = np.random.default_rng(draw(seeds))
-    weights = (jnp.asarray(rng.normal(size=shape)) for shape in ((n, k), (k, n), (k,)))
+    weights = (jax.device_put(rng.normal(size=shape)) for shape in ((n, k), (k, n), (k,)))
     return linear.LinearVAE(*weights, jnp.asarray(np.log(draw(noise))))
 
 

@@ -8,7 +8,7 @@ from linvae_jax import network_task, networks, sweeps, training
 
 MODEL = networks.Mlp(n=6, k=3, encoder=(8,), decoder=(8,))
 TASK = network_task.NetworkTask(MODEL, batch_size=16, observed=50)
-CONFIG = training.TrainConfig(num_steps=60, record_every=5)
+CONFIG = training.TrainConfig(num_steps=60, record_every=10)
 GRID = sweeps.Grid(seeds=(0, 1), sigma2=(0.5, 3.0), learned=(True, False), learning_rate=(0.01,))
 
 

@@ -81,6 +81,7 @@ def test_pixels_are_transformed_and_the_constant_goes_on_top(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_rendering")
 def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys):
     assert linvae("surface", "--data", data, "--components", 2, 4, "--out", tmp_path / "s.5") == 0
     assert {p.name for p in tmp_path.glob("s.*")} == {"s.5.png", "s.5.pdf", "s.5.nc"}
@@ -99,6 +100,7 @@ def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_rendering")
 def test_sweep_of_networks_compares_with_the_linear_vae_and_goes_on(data, tmp_path, capsys):
     command = (
         "sweep", "--data", data, "--network", "linear-encoder", "--k", 2, "--sigma2", 1,
@@ -353,6 +355,7 @@ def test_columns_are_aligned_whatever_is_in_them():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_rendering")
 def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
     data, tmp_path, capsys, monkeypatch
 ):

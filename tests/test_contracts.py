@@ -1,6 +1,7 @@
 """What every public function of the core keeps: jit = eager, vmap = loop, dtype in = dtype out."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ KEY = jax.random.key(0)
 ASSIGNMENT = jnp.array([1, -1])
 
 
+@cache
 def _inputs(dtype: Any) -> dict[str, Any]:
+    """Data, parameters and what follows from them; nobody changes them."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(N, n)) @ rng.normal(size=(n, n)), dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), linear.init(KEY, n, k))
@@ -89,7 +92,7 @@ def test_jit_vmap_and_dtype(name, dtype):
     assert_same(jax.jit(function)(i["sigma2"]), eager, dtype)
     several = i["sigma2"] * jnp.asarray([0.5, 1.0, 1.5], dtype)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[function(s) for s in several])
-    assert_same(jax.vmap(function)(several), stacked, dtype)
+    assert_same(jax.jit(jax.vmap(function))(several), stacked, dtype)
 
 
 @pytest.mark.slow
@@ -100,8 +103,9 @@ def test_derivative_in_sigma2_is_finite_and_right(name):
         jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(FUNCTIONS[name](i, s2))
     )
     s2, h = i["sigma2"], 1e-6
-    slope = jax.grad(flat)(s2)
-    differences = (flat(s2 + h) - flat(s2 - h)) / (2 * h)
+    slope = jax.jit(jax.grad(flat))(s2)
+    compiled = jax.jit(flat)
+    differences = (compiled(s2 + h) - compiled(s2 - h)) / (2 * h)
     if name == "collapse.fraction_below":
         assert slope == 0  # counts are piecewise constant
         return

@@ -231,7 +231,7 @@ def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
     for large, small in (
         ("Mlp(k=50,", "Mlp(k=5, encoder=(8,), decoder=(8,),"),
         ("num_steps=1000", "num_steps=50"),
-        ('("digits").images  #', '("digits").images[:500]  #'),
+        ('("digits").images  #', '("digits").images[:200]  #'),
     ):
         assert large in example
         example = example.replace(large, small)

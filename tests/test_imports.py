@@ -83,6 +83,7 @@ def entries(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*-cache")}
 
 
+@pytest.mark.slow
 def test_programs_are_kept_where_there_is_a_place_for_them(small, tmp_path):
     command = ("-m", "landscape", "points", "--data", str(small), "--k", "1")
     cache = tmp_path / "cache"
