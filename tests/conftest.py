@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 from matplotlib.figure import Figure
 
@@ -74,6 +75,14 @@ SLOW = {
     "test_study.py": 15,
     "test_latent_blocks.py": 15,
 }
+
+
+@pytest.fixture(scope="module")
+def no_annotation_checks() -> Iterator[None]:
+    """What users get: the errors of annotations, which they do not have, would come before ours."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

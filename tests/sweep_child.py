@@ -1,12 +1,12 @@
-"""A small sweep of networks, also run by processes of their own (`children`)."""
+"""A small sweep by minibatches, also run by processes of their own (`children`)."""
 
 from pathlib import Path
 
 import numpy as np
 
-from linvae_jax import network_task, networks, sweeps, training
+from linvae_jax import linear, network_task, sweeps, training
 
-MODEL = networks.Mlp(n=6, k=3, encoder=(8,), decoder=(8,))
+MODEL = linear.Model(n=6, k=3)  # compiles faster than a network
 TASK = network_task.NetworkTask(MODEL, batch_size=16, observed=50)
 CONFIG = training.TrainConfig(num_steps=60, record_every=10)
 GRID = sweeps.Grid(seeds=(0, 1), sigma2=(0.5, 3.0), learned=(True, False), learning_rate=(0.01,))

@@ -9,13 +9,12 @@ without the name of the argument or without a reason that the data give.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +28,8 @@ from linvae_jax import collapse, evaluation, linear, linear_task, network_task, 
 from linvae_jax import moments as mom
 from linvae_jax.data import preprocessing, synthetic
 from linvae_jax.data.windows import Windows
+
+pytestmark = pytest.mark.usefixtures("no_annotation_checks")
 
 n = 3
 SIZES = (2, 12)  # each shape compiles once
@@ -64,14 +65,6 @@ def _in_jax(x: np.ndarray) -> jax.Array:
     """As users do it, which rounds or wraps before we are asked."""
     with np.errstate(over="ignore", under="ignore"):
         return jnp.asarray(x.astype(float) if x.dtype == Wide else x)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_annotation_checks() -> Iterator[None]:
-    """Their errors would come before ours."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,9 @@ def path_of(folder: Path, name: str) -> Path:
     return found[0] if found else folder / f"{name}.npy"
 
 
+pytestmark = pytest.mark.usefixtures("no_annotation_checks")
+
+
 class Ran(NamedTuple):
     """How a command ended."""
 

@@ -4,14 +4,13 @@ The annotations' own check would come first and hide our messages, so it is off 
 users.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -45,12 +44,7 @@ MOMENTS = mom.Moments(jnp.zeros(3), jnp.diag(LAM), jnp.asarray(10.0))
 PARAMS = linear.LinearVAE(jnp.ones((3, 2)), jnp.ones((2, 3)), jnp.zeros(2), jnp.zeros(()))
 NAN = float("nan")
 
-
-@pytest.fixture(autouse=True)
-def _no_annotation_checks() -> Iterator[None]:
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("no_annotation_checks")
 
 
 def train(**changes: object) -> object:
