@@ -42,7 +42,7 @@ reproduce: $(READY)    ## measure the paper's claims on real digits; writes resu
 reproduce-full: $(READY)  ## the paper's table on all of MNIST, for a GPU; ARGS="--manual-dir DIR"
 	$(BIN)/linvae reproduce --full --out results/full $(ARGS)
 
-check: lint            ## before each commit, in 2½ minutes: lint and all tests that are not slow
+check: lint            ## before each commit, in 2 minutes: lint and all tests that are not slow
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
 test: $(TESTING)       ## the whole test suite
