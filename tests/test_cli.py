@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import json
+import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from agreement import stop_after
 
 from landscape import cli, ledger, nonlinear, report, reproduce
-from landscape.cli import options, paper, pixels, sweep, text
-from linvae_jax import tables
+from landscape.cli import options, paper, pixels, programs, sweep, text
+from linvae_jax import sweep_folder, tables
 from linvae_jax.data import preprocessing, windows
 
 
@@ -130,6 +133,34 @@ def test_sweep_of_networks_compares_with_the_linear_vae_and_goes_on(data, tmp_pa
     changed = [20 if argument == 1500 else argument for argument in command]
     assert linvae(*changed) == 2
     assert "--num-steps 1500, expected those of --num-steps 20" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_ends_with_the_status_of_its_signal_and_goes_on(
+    data, tmp_path, capsys, monkeypatch
+):
+    command = ("sweep", "--data", data, "--k", 1, "--sigma2", 1, "--num-steps", 1000,
+               "--out", tmp_path / "sweep")  # fmt: skip
+    monkeypatch.setattr(sweep_folder, "_any", stop_after(3))
+    assert linvae(*command) == 128 + signal.SIGTERM
+    assert "linvae sweep: stopped by SIGTERM after 0 of 2 runs" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert linvae(*command) == 0
+    assert tables.load(tmp_path / "sweep" / "sweep.nc").elbo.notnull().all()
+
+
+def test_the_oldest_programs_go_when_there_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "MOST", 100)
+    for age, size in ((3, 40), (1, 30), (2, 30)):
+        path = tmp_path / f"{age}-cache"
+        path.write_bytes(bytes(size))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (tmp_path / "folder").mkdir()
+    programs.prune(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4  # no more than there may be
+    (tmp_path / "0-cache").write_bytes(bytes(1))
+    programs.prune(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"folder", "0-cache", "1-cache"}
 
 
 def test_errors_are_one_line_and_exit_with_two(data, capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-# bytes; see `_prune`
+# bytes; see `prune`
 MOST = 2**26
 
 
@@ -24,7 +24,7 @@ def keep() -> None:
         try:
             folder = _folder()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # JAX runs what lies there
-            _prune(folder)
+            prune(folder)
         except (OSError, RuntimeError):  # no home, or not ours to write
             return
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -43,7 +43,7 @@ def _folder() -> Path:
     return (given if given.is_absolute() else Path.home() / ".cache") / "linvae-jax"
 
 
-def _prune(folder: Path) -> None:
+def prune(folder: Path) -> None:
     """Remove the oldest files of a folder that holds more than `MOST`, until it holds half.
 
     JAX has a bound of its own, which looks at every file for each program that it adds: for
