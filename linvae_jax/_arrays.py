@@ -188,7 +188,8 @@ def _by_blocks(work: Callable[[slice], Any], rows: int) -> list[Any]:
     """What `work` gives of each block of rows, in their order; several at a time, as NumPy lets."""
     blocks = [slice(i, i + _BLOCK) for i in range(0, rows, _BLOCK)]
 
-    quiet = np.errstate(all="ignore")(work)  # a thread's own; what overflows is refused by result
+    # a thread's own state; what overflows is refused by its result
+    quiet = np.errstate(all="ignore")(work)
     if len(blocks) < 4:  # threads cost more than they bring
         return [quiet(block) for block in blocks]
     with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:

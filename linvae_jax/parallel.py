@@ -203,7 +203,7 @@ def _most(
         room -= 2 * _bytes(windowed.window_shape(windows))  # that in use and the next
     state = shape_of(
         lambda *one: raw(flat(training.init(task, config, *one))),
-        data, jax.tree.map(lambda leaf: leaf[0], hyper), one_of(keys),
+        data, _first(hyper), one_of(keys),
     )  # fmt: skip
     size = sum(map(_bytes, state.leaves.values()))
     if wanted * size < _SMALL * room:

@@ -205,7 +205,7 @@ class Trainer:
         """To the end; `after` is called after each segment but the last."""
         config, count = self.config, len(progress.ids)
         hyper, _ = map(self.executor.place, self._inputs(progress.ids))
-        # once: to take rows of each of them costs more than a short segment
+        # before the loop, because taking rows takes as long as a short segment
         known, _ = _rows(np.array(progress.ids), (self.hyper, self.keys))
         with self._stream(progress.records, config.num_records) as stream:
             while progress.records < config.num_records:

@@ -18,6 +18,8 @@ from landscape import cli, nonlinear, reproduce
 from landscape.cli import paper
 from linvae_jax import moments, tables
 
+pytestmark = pytest.mark.usefixtures("no_annotation_checks")
+
 N, n = 24, 8
 SPREAD = np.array([4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 0.7, 0.5])
 
@@ -137,9 +139,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path_of(folder: Path, name: str) -> Path:
     found = [p for p in folder.iterdir() if p.stem == name]
     return found[0] if found else folder / f"{name}.npy"
-
-
-pytestmark = pytest.mark.usefixtures("no_annotation_checks")
 
 
 class Ran(NamedTuple):
