@@ -178,7 +178,7 @@ def killed(whole: np.ndarray) -> Measurement:
         with suppress(ProcessLookupError):
             child.send_signal(signal.SIGKILL)
         complaint = (child.communicate()[1] or "").strip()
-        finished = len(list(folder.glob("runs/*.nc")))
+        finished = len(list(folder.glob("runs/*.npz")))
         if not folder.is_dir():
             raise RuntimeError(f"the sweep to be killed did not start: {complaint[-500:]}")
         found = network_sweep(folder)

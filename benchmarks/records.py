@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from linvae_jax import machine
+from linvae_jax import _files, machine
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- records: written by run.py -->", "<!-- end of records -->"
@@ -163,15 +163,11 @@ def read(path: Path) -> Record:
 def save(record: Record, folder: Path = FOLDER / "records") -> Path:
     """Write a record, keeping what the last one has of benchmarks that are not in this one."""
     path = path_of(record, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     before = read(path) if path.is_file() else new()
     missing = {n: b for n, b in before["benchmarks"].items() if n not in record["benchmarks"]}
     merged = record | {"benchmarks": record["benchmarks"] | missing}
     text = json.dumps(merged, indent=1, ensure_ascii=False) + "\n"
-    whole = path.with_suffix(".partial")  # a record is never half written
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)
-    return path
+    return _files.write(path, text.encode())
 
 
 def load(folder: Path = FOLDER / "records") -> list[Record]:

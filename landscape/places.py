@@ -12,7 +12,7 @@ from typing import Any
 
 import xarray as xr
 
-from linvae_jax import _checks, tables
+from linvae_jax import _checks, _files, tables
 
 _ATTRIBUTE = "settings"
 _HINT = "Take another --out, or delete what is there."
@@ -53,10 +53,7 @@ def claim_folder(
             )  # fmt: skip
         _compare(folder, asked, there, longer, optional)
         asked = there | {name: value for name, value in asked.items() if value is not None}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(asked, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    _files.write(path, (json.dumps(asked, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def check_file(path: Path, settings: Mapping[str, Any]) -> None:

@@ -42,12 +42,11 @@ from etils import epath  # the paths that Orbax takes
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from linvae_jax import _checks
+from linvae_jax import _checks, _files
 
 # tells our folders from other people's
 _FORMAT = "linvae_jax checkpoints 1"
 _IDENTITY = "identity.json"
-_ONE_TREE = {"content": "one tree"}
 # bytes on disk besides those of the arrays, blocks half full and descriptions: where blocks are
 # 4 kB, 70,000 for a few arrays to 160,000 for a hundred
 _BESIDES = 2**18
@@ -229,41 +228,6 @@ class Store:
 _OPEN: WeakSet[Store] = WeakSet()
 
 
-def save_tree(path: str | Path, tree: Any) -> None:
-    """Save one pytree in a folder of its own; what an earlier call saved there is replaced.
-
-    Atomic: a process killed at any moment leaves the old tree or the new one. Returns when it is
-    on disk.
-
-    Args:
-        path: new, empty, or of an earlier `save_tree`.
-        tree: as in `Store.save`.
-
-    Raises:
-        ValueError: the folder holds something else; something that is not an array.
-    """
-    with Store(path, _ONE_TREE, keep=1) as store:
-        store.save(max(_steps(store.folder), default=-1) + 1, tree)
-
-
-def load_tree(path: str | Path, template: Any = None) -> Any:
-    """The pytree that `save_tree` wrote, as NumPy arrays; `template` as in `Store.restore`.
-
-    With several processes, all of them call it.
-
-    Raises:
-        ValueError: nothing there, damaged, or not like the template.
-    """
-    path = _checks.path("path", path).absolute()
-    if not (path / _IDENTITY).is_file():
-        _checks.fail("path", f"{path} (no tree there)", "a folder written by save_tree")
-    _compare_identity(path, _ONE_TREE)
-    restored, _ = _newest_intact(path, template, free_axes=0)
-    if restored is None:
-        _checks.fail("path", f"{path} (its save was never finished)", "a complete tree")
-    return restored.tree
-
-
 # --- whose folder is it? ---
 
 
@@ -273,8 +237,8 @@ def _claim(folder: Path, identity: Mapping[str, Any], longer: str) -> None:
     path, partial = folder / _IDENTITY, folder / f"{_IDENTITY}.partial"
 
     def write() -> None:
-        partial.write_text(json.dumps({"format": _FORMAT, "identity": asked}, indent=1))
-        partial.replace(path)
+        text = json.dumps({"format": _FORMAT, "identity": asked}, indent=1)
+        _files.write(path, text.encode())
 
     if jax.process_index() == 0 and not folder.is_file():
         folder.mkdir(parents=True, exist_ok=True)

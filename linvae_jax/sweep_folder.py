@@ -2,8 +2,7 @@
 
 | in the folder | what |
 | --- | --- |
-| `runs/0007.nc` | history and final numbers of a run, from the moment that it is finished |
-| `models/0007` | its parameters (`load_params`) |
+| `runs/0007.npz` | parameters and numbers of a run, from when it is finished (`run_files`) |
 | `checkpoints/` | the runs in progress, and which sweep this is |
 | `sweep.nc` | all runs together, when all are finished |
 
@@ -13,7 +12,6 @@ up to rounding; with more seeds than before it trains those. SIGTERM, or SIGINT 
 it save and raise `Stopped`.
 """
 
-import shutil
 import signal
 import sys
 import threading
@@ -33,10 +31,18 @@ except ImportError:  # not on Windows
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax.experimental import multihost_utils
 
-from linvae_jax import _checks, checkpoints, parallel, streams, tables, training, windowed
+from linvae_jax import (
+    _checks,
+    checkpoints,
+    parallel,
+    run_files,
+    streams,
+    tables,
+    training,
+    windowed,
+)
 from linvae_jax.trainer import START, Progress, Result, Trainer
 
 _HASHED = 2**30  # bytes of data that are read whole to know them again
@@ -77,7 +83,7 @@ def train(
     trainer: Trainer,
     folder: Path,
     identity: Mapping[str, Any],
-    label: Callable[[int, Result], xr.Dataset],
+    facts: Callable[[int], Mapping[str, Any]],
     every: float,
 ) -> dict[int, Result]:
     """Train the runs that the folder does not have yet; return all.
@@ -87,7 +93,7 @@ def train(
         folder: of this sweep, new or old.
         identity: what makes it this sweep; an old folder must have the same, but for seeds that
             come after those it has. The data and `streams.VERSION` belong to it too.
-        label: makes the table of a finished run.
+        facts: what the file of a run says of it, JSON values.
         every: seconds between checkpoints.
 
     Raises:
@@ -116,9 +122,9 @@ def train(
             nonlocal last, number
             stop = _any(bool(stopping))
             if stop or _any(time.monotonic() - last >= every):
-                facts = {"ids": progress.ids, "records": progress.records}
                 number += 1
-                store.save(number, trainer.gather(progress), facts)
+                of = {"ids": progress.ids, "records": progress.records}
+                store.save(number, trainer.gather(progress), of)
                 last = time.monotonic()
             if stop:
                 store.wait()
@@ -131,8 +137,9 @@ def train(
                 )
 
         def keep(results: dict[int, Result]) -> None:
-            for i, result in results.items():
-                _write(folder, i, result, label)
+            if jax.process_index() == 0:
+                for i, result in results.items():
+                    run_files.save(_path(folder, i), result, facts(i))
             finished.update(results)
             _together("sweep_folder: finished runs written")
 
@@ -154,7 +161,7 @@ def _alone(folder: Path) -> Iterator[None]:
     if jax.process_index() > 0:
         yield
         return
-    if any(folder.glob("runs/*.nc")) and not any(folder.glob("checkpoints/identity.json")):
+    if any(folder.glob("runs/*.npz")) and not any(folder.glob("checkpoints/identity.json")):
         _checks.fail(
             "folder", f"{folder}, with runs/ but without checkpoints/identity.json",
             "a folder that says of which sweep its runs are", "Take another, or delete all of it.",
@@ -183,8 +190,9 @@ def load_params(folder: str | Path, run: int, task: training.Task, data: Any) ->
     """
     some = streams.key(0, "shapes")  # its type alone matters
     shape = parallel.shape_of(task.init, data, some, 1.0)
-    leaves = checkpoints.load_tree(_paths(_checks.folder("folder", folder), run)[1], shape.leaves)
-    return jax.tree.unflatten(shape.structure, [jnp.asarray(leaves[name]) for name in shape.leaves])
+    found = run_files.load(_path(_checks.folder("folder", folder), run), shape.leaves, (), ())
+    leaves = [jnp.asarray(found.params[name]) for name in shape.leaves]
+    return jax.tree.unflatten(shape.structure, leaves)
 
 
 def _template(trainer: Trainer) -> dict[str, Any]:
@@ -193,46 +201,21 @@ def _template(trainer: Trainer) -> dict[str, Any]:
     return {"states": jax.eval_shape(parallel.raw, states.leaves), "history": history}
 
 
-def _paths(folder: Path, run: int) -> tuple[Path, Path]:
-    return folder / "runs" / f"{run:04d}.nc", folder / "models" / f"{run:04d}"
-
-
-def _write(
-    folder: Path, run: int, result: Result, label: Callable[[int, Result], xr.Dataset]
-) -> None:
-    table, model = _paths(folder, run)
-    if jax.process_index() == 0:  # of a run without a table, or damaged: nothing could be added
-        shutil.rmtree(model, ignore_errors=True)
-    _together("sweep_folder: room for a model")
-    checkpoints.save_tree(model, result.params)
-    if jax.process_index() == 0:  # the table comes last: with it a run is finished
-        tables.save(label(run, result), table)
+def _path(folder: Path, run: int) -> Path:
+    return folder / "runs" / f"{run:04d}.npz"
 
 
 def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
     """A run that is finished, or None."""
-    path, model = _paths(folder, run)
+    path, task = _path(folder, run), trainer.task
     if not path.is_file():
         return None
+    history, params = (*task.record_labels, *START), trainer.param_shape().leaves
     try:
-        table = tables.load(path)
-        params = checkpoints.load_tree(model, trainer.param_shape().leaves)
-    except ValueError as error:
+        return run_files.load(path, params, history, task.final_labels)
+    except run_files.Damaged as error:
         warnings.warn(f"run {run} will be trained again: {error}", stacklevel=2)
         return None
-    task = trainer.task
-    history = (*task.record_labels, *START)
-    names = {*history, *(f"final_{name}" for name in task.final_labels)}
-    if lacking := sorted(names - set(table.data_vars)):
-        _checks.fail(
-            "folder", f"{path}, without {', '.join(lacking)}", "what this version measures",
-            "It was written by another one: take a new folder.",
-        )  # fmt: skip
-    return Result(
-        params,
-        {name: table[name].values for name in history},
-        {name: table[f"final_{name}"].values for name in task.final_labels},
-    )
 
 
 @contextmanager

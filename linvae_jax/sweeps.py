@@ -274,12 +274,11 @@ def run(
         else:
             from linvae_jax import sweep_folder  # and with it Orbax, which no other sweep needs
 
-            def label(run: int, result: Result) -> xr.Dataset:
-                alone = table_of(task, config, data, grid.only(run), [result], facts)
-                return alone.isel({axis.dim: 0 for axis in _AXES.values() if axis.always})
+            def of_run(run: int) -> dict[str, Any]:
+                return tables.plain(facts | {"run": grid.only(run)})
 
             identity = {"task": task, "config": config, "grid": grid}
-            finished = sweep_folder.train(trainer, folder, identity, label, checkpoint_seconds)
+            finished = sweep_folder.train(trainer, folder, identity, of_run, checkpoint_seconds)
     results = [finished[i] for i in range(grid.size)]
     params = _stack(grid, shape, [result.params for result in results])
     sweep = Sweep(params, table_of(task, config, data, grid, results, facts))
@@ -288,8 +287,8 @@ def run(
             tables.save(sweep.table, folder / "sweep.nc")
         except OSError as error:
             raise NotSaved(
-                f"{error.strerror}. All {grid.size} runs are in {folder / 'runs'} and "
-                f"{folder / 'models'}: run the same again to write it.",
+                f"{error.strerror}. All {grid.size} runs are in {folder / 'runs'}: "
+                "run the same again to write it.",
                 sweep,
             ) from error
     return sweep

@@ -1,30 +1,27 @@
 """Labelled results: xarray data sets with units and provenance, in netCDF files.
 
 A result reloads in one line, `tables.load(path)`, and also with any netCDF reader
-(`xarray.open_dataset(path, engine="h5netcdf")`).
+(`xarray.open_dataset(path)`).
 """
 
-import errno
-import io
 import json
 import platform
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import netCDF4
 import numpy as np
 import xarray as xr
+from xarray.backends import NetCDF4DataStore
 
-from linvae_jax import _checks, _version, linear
+from linvae_jax import _checks, _files, _version, linear
 from linvae_jax import moments as mom
 
 # attribute that tells our files from other people's
 _FORMAT = "linvae_jax"
-# what fails so says nothing of the file
-_NOT_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO)
 
 
 def plain(value: Any) -> Any:
@@ -129,19 +126,30 @@ def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
 
 def _trouble(key: Any, value: Any) -> str:
     """Why an attribute does not survive a file, found by trying; "" if it does."""
-    buffer = io.BytesIO()
     try:
         # with a variable, for some names are taken only where there is one
-        xr.Dataset({"x": ("y", [0.0])}, attrs={key: value}).to_netcdf(buffer, engine="h5netcdf")
-        with xr.open_dataset(io.BytesIO(buffer.getvalue()), engine="h5netcdf") as data:
-            back = data.attrs.get(key)
-    except Exception as error:  # xarray, h5netcdf and h5py each raise their own
+        back = _read(_written(xr.Dataset({"x": ("y", [0.0])}, attrs={key: value}))).attrs.get(key)
+    except Exception as error:  # xarray and netCDF4 each raise their own
         return str(error).splitlines()[0][:200]
     wrote, read = np.asarray(value), np.asarray(back)
     alike = wrote.dtype.kind == read.dtype.kind and wrote.shape == read.shape
+    if isinstance(value, list | tuple):  # numbers among texts come back as texts
+        alike = alike and len({isinstance(part, str) for part in value}) < 2
     if not alike or not np.all((wrote == read) | (wrote != wrote)):  # NaN is not itself
         return f"it would come back as {back!r:.100}"
     return ""
+
+
+def _written(data: xr.Dataset) -> memoryview:
+    """The bytes of a netCDF file."""
+    file = netCDF4.Dataset("in memory", mode="w", memory=1)  # a size to begin with, in bytes
+    data.dump_to_store(NetCDF4DataStore(file))
+    return file.close()  # which gives them, and where this is not reached its end closes it
+
+
+def _read(content: bytes | memoryview) -> xr.Dataset:
+    with netCDF4.Dataset("in memory", memory=content) as file:
+        return xr.open_dataset(NetCDF4DataStore(file)).load()
 
 
 def save(data: xr.Dataset, path: str | Path) -> Path:
@@ -157,23 +165,13 @@ def save(data: xr.Dataset, path: str | Path) -> Path:
     if path.is_dir():
         _checks.fail("path", f"{path}, which is a folder", "a file, new or to be replaced")
     # in memory first: on a disk that fills up HDF5 raises errors of its own, or crashes
-    buffer = io.BytesIO()
     try:
-        data.to_netcdf(buffer, engine="h5netcdf")
+        content = _written(data)
     except Exception:  # nothing says which attribute it was
         for name, part in {"data": data, **data.variables}.items():
             check_attrs(f"{name}.attrs", part.attrs)
         raise
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(buffer.getvalue())  # no view of it outlives an error
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
-    return path
+    return _files.write(path, content)
 
 
 def load(path: str | Path) -> xr.Dataset:
@@ -187,12 +185,12 @@ def load(path: str | Path) -> xr.Dataset:
     path = _checks.path("path", path)
     if not path.is_file():
         _checks.fail("path", f"{path} (no such file)", "a netCDF file written by linvae_jax")
+    content = path.read_bytes()  # what fails here says nothing of the file
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as data:
-            loaded = data.load()
-    except Exception as error:  # h5py raises a different type for each way of being broken
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_THE_FILE:
-            raise
+        loaded = _read(content)
+    except MemoryError:
+        raise
+    except Exception as error:  # each way of being broken raises another type
         raise ValueError(
             f"path: {path} is not a readable netCDF file ({type(error).__name__}: {error}), "
             "expected one written by linvae_jax. It may be truncated; compute it again."

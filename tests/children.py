@@ -37,7 +37,7 @@ def start(
         segments: return only when it has trained so many, or has ended before.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["linvae_jax.sweep_folder", "linvae_jax.sweeps", "h5netcdf"])
+    context.set_forkserver_preload(["linvae_jax.sweep_folder", "linvae_jax.sweeps"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=_child, args=(theirs, run, folder, devices, place, segments), daemon=True

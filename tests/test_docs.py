@@ -241,7 +241,7 @@ def test_sweep_of_networks_in_the_readme_runs_at_a_small_size(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "final_linear_collapsed" in done.stdout
-    assert len(list((tmp_path / "results" / "python" / "runs").glob("*.nc"))) == 6
+    assert len(list((tmp_path / "results" / "python" / "runs").glob("*.npz"))) == 6
 
 
 def test_commands_and_links_of_the_readme_exist():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # all that a process may have that the core does not need
-NOT_CORE = {"flax", "h5netcdf", "h5py", "matfree", "matplotlib", "mlxtend", "optax", "orbax",
+NOT_CORE = {"cftime", "flax", "matfree", "matplotlib", "mlxtend", "netCDF4", "optax", "orbax",
             "pandas", "sklearn", "tensorflow_datasets", "tqdm", "tyro", "xarray"}  # fmt: skip
 CORE = ("moments", "ppca", "linear", "collapse", "gaussian", "vae", "streams", "evaluation",
         "predictions", "machine")  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_core_imports_only_what_it_computes_with():
     core, points, fit, sweep = (set(line.split()) & NOT_CORE for line in ran.stdout.splitlines())
     assert core == set()
     assert points <= {"tqdm", "tyro"}  # a download has a bar
-    assert fit <= points | {"xarray", "pandas", "h5py", "h5netcdf"}
+    assert fit <= points | {"xarray", "pandas", "cftime", "netCDF4"}
     assert sweep <= fit | {"optax"}
 
 

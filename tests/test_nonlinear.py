@@ -32,7 +32,7 @@ def asked(monkeypatch) -> dict[str, Asked]:
         assert title == folder.name  # the bar says which sweep it is
         found[folder.name] = Asked(task, config, grid)
         (folder / "runs").mkdir(parents=True)
-        (folder / "runs" / "0000.nc").touch()
+        (folder / "runs" / "0000.npz").touch()
         dims = ("seed", "sigma2_init", "learned")
         zeros = np.zeros((len(grid.seeds), len(grid.sigma2), len(grid.learned)))
         names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
@@ -136,7 +136,7 @@ def test_curvature_is_computed_again_for_another_sweep_and_not_for_more_seeds(
     values = data(1000, 784)
     for changed in ({}, {}, {"seeds": 5}, {"epochs": 7}, {"epochs": 7, "curvature_data": 50}):
         for runs in tmp_path.glob("sweeps/*/runs"):  # the recorder makes them anew
-            (runs / "0000.nc").unlink()
+            (runs / "0000.npz").unlink()
             runs.rmdir()
         nonlinear.train(replace(settings, **changed), values, None, tmp_path)
     assert calls == [100, 100, 50]

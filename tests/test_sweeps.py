@@ -91,7 +91,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, mo
             sweep_child.run(tmp_path, checkpoint_seconds=1e9)
         assert stopped.value.by == number
         assert [signal.getsignal(number) for number in signals.values()] == before
-    assert len(list((tmp_path / "runs").glob("*.nc"))) == 4  # finished runs are there already
+    assert len(list((tmp_path / "runs").glob("*.npz"))) == 4  # finished runs are there already
     resumed = sweep_child.run(tmp_path)
     assert same_bits(resumed, whole)
     assert len(looks) == 12  # nothing was trained twice
@@ -235,33 +235,18 @@ def test_a_damaged_result_is_trained_again(tmp_path):
         )
 
     first = run()
-    path = tmp_path / "runs" / "0000.nc"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="run 0 will be trained again"):
-        again = run()
-    assert same_bits(first, again)
+    path = tmp_path / "runs" / "0000.npz"
+    whole = path.read_bytes()
+    arrays = dict(np.load(path))
+    for content in (whole[:100], b"", b"not a file of NumPy"):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"run 0 will be trained again: .*npz is damaged"):
+            again = run()
+        assert same_bits(first, again)
     # whole, but of a version that measured less: nobody's to overwrite
-    tables.save(tables.load(path).drop_vars("elbo"), path)
-    with pytest.raises(ValueError, match=r"0000\.nc, without elbo, expected what this version"):
+    np.savez(path, **{name: array for name, array in arrays.items() if name != "history/elbo"})
+    with pytest.raises(ValueError, match=r"0000\.npz, without elbo, expected what this version"):
         run()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", ["cut", "deleted", "without model"])
-def test_a_damaged_model_is_trained_again(tmp_path, damage):
-    task, config = linear_task.LinearTask(k=1), training.TrainConfig(num_steps=2, record_every=1)
-    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
-    first = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
-    model = tmp_path / "models" / "0000"
-    if damage == "without model":
-        shutil.rmtree(model)
-    elif damage == "cut":
-        (model / "identity.json").write_text("{")
-    else:
-        (model / "identity.json").unlink()
-    with pytest.warns(UserWarning, match="run 0 will be trained again"):
-        again = sweeps.run(task, config, problem, sweeps.Grid(), folder=tmp_path, quiet=True)
-    assert same_bits(first, again)
 
 
 def test_runs_of_which_nobody_knows_the_sweep_are_not_taken_for_ours(tmp_path):
@@ -402,7 +387,7 @@ def no_training(monkeypatch) -> Iterator[None]:
         ({"attrs": {"a": None}}, r"attrs\['a'\]: got None, expected a text"),
         ({"attrs": {"fine": "x", "b": {"c": 1}}}, r"attrs\['b'\]: got \{'c': 1\}"),
         ({"attrs": {"where": Path("x")}}, r"attrs\['where'\]: got .*Path\('x'\)"),
-        ({"attrs": {"CLASS": "x"}}, r"attrs\['CLASS'\]: got 'x'.*reserved name"),
+        ({"attrs": {"CLASS": "x"}}, r"attrs\['CLASS'\]: got .x.*name in use"),
         ({"attrs": {"format": "mine"}}, r"attrs\['format'\]: got 'mine', expected another name"),
         ({"attrs": {"chunk": "8"}}, r"attrs\['chunk'\]"),
         ({"attrs": {"windows": "8"}}, r"attrs\['windows'\]"),
@@ -481,7 +466,7 @@ def test_a_table_that_cannot_be_written_at_the_end_loses_no_run(tmp_path, monkey
 
     monkeypatch.setattr(tables, "save", full)
     message = (
-        r"sweep\.nc could not be written: No space left .* All 1 runs are in .*runs and .*models"
+        r"sweep\.nc could not be written: No space left .* All 1 runs are in .*runs: run the same"
     )
     with pytest.raises(sweeps.NotSaved, match=message) as raised:
         sweeps.run(*SMALL, folder=tmp_path, quiet=True)
