@@ -22,6 +22,7 @@
 | `sweeps` | many runs at once: seeds × σ² × {learned, held} |
 | `trainer` | their engine: chunks of runs under way |
 | `sweep_folder` | results and checkpoints: what was killed goes on |
+| `run_files` | the file of a finished run, with checksums |
 | `checkpoints` | atomic, verified saves by Orbax |
 | `tables` | labelled results that reload in one line |
 | `progress` | progress bars |

@@ -143,7 +143,7 @@ def test_command_ends_in_the_time_it_is_given_whatever_it_is_doing(tmp_path):
         "d.STAGES = {'machine': d.Stage(slow, 1.0)}\n"
         "d.NAMES = ('machine',)\n"
         "from pathlib import Path\n"
-        "sys.exit(d.main(d.Run(minutes=0.2, out=Path(sys.argv[1]))))\n"
+        "sys.exit(d.main(d.Run(minutes=0.1, out=Path(sys.argv[1]))))\n"
     )
     begin = time.monotonic()
     command = [sys.executable, "-c", code, str(tmp_path)]
