@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -404,6 +405,15 @@ def sharing(squares: Float[np.ndarray, "r"], m: int) -> Float[np.ndarray, "r m"]
     return Q[: len(squares)]
 
 
+@jax.jit
+def _weights(
+    eigenvectors: Array, components: Array, decoder: Array, encoder: Array
+) -> tuple[Array, Array]:
+    """W and V from their coordinates along some of the eigenvectors."""
+    A = eigenvectors[:, components]
+    return matmul(A, decoder), matmul(A, encoder).T
+
+
 def representative(
     eigenvectors: Float[Array, "n m"] | Any,
     eigenvalues: Float[Array, "m"] | Any,
@@ -443,10 +453,12 @@ def representative(
         s2[columns] = p.s2[rows][0]
         first += group.latents
     a = np.sqrt(a2)[:, None]
-    A = eigenvectors[:, jnp.array([i for g in point_type.groups for i in g.components], int)]
+    components = np.array([i for g in point_type.groups for i in g.components], int)
+    decoder, encoder = ((of * Q).astype(dtype) for of in (a, a / p.gamma[:, None]))
+    W, V = _weights(eigenvectors, components, decoder, encoder)
     return LinearVAE(
-        matmul(A, jnp.asarray(a * Q, dtype)),
-        matmul(A, jnp.asarray(a / p.gamma[:, None] * Q, dtype)).T,
+        W,
+        V,
         jnp.asarray(np.log(p.noise / s2), dtype),
         jnp.log(jnp.asarray(sigma2, dtype)),
     )

@@ -122,14 +122,13 @@ def _unknown(like: Array) -> UnitFree:
     return UnitFree(nan, nan, nan)
 
 
-def _without_units(matrix: Array, point: Any) -> Array:
-    """The matrix with each array of the point in a unit of its own: its largest curvature is ±1.
+def _without_units(matrix: Array, sizes: tuple[int, ...]) -> Array:
+    """The matrix with each array of a point in a unit of its own: its largest curvature is ±1.
 
     D H D with D > 0 diagonal has the index and the nullity of H (Sylvester). One number for each
     array, not for each variable: a variable along which nothing changes would be measured by
     rounding. An array that has no curvature by itself takes its unit from what couples it.
     """
-    sizes = [np.size(leaf) for leaf in jax.tree.leaves(point)]
     ends = np.cumsum([0, *sizes])
     owner = np.repeat(np.arange(len(sizes)), sizes)
     diagonal = jnp.abs(jnp.diag(matrix))
@@ -170,9 +169,19 @@ def at(
         ValueError: the Hessian would be too large; no scalar function, no floats (`hessian.dense`).
     """
     matrix = hessian.dense(function, point, max_gigabytes=max_gigabytes)
+    rtol = default_rtol(len(matrix), matrix.dtype) if rtol is None else rtol
+    sizes = tuple(np.size(leaf) for leaf in jax.tree.leaves(point))
+    found, steepest = _of_matrix(matrix, sizes, rtol)
+    return found, ravel_pytree(point)[1](steepest)
+
+
+@partial(jax.jit, static_argnames="sizes")
+def _of_matrix(
+    matrix: Array, sizes: tuple[int, ...], rtol: Array | float
+) -> tuple[Conditioning, Array]:
+    """What `at` finds, of a Hessian in arrays of these sizes."""
     values, vectors = jnp.linalg.eigh(matrix)
-    _, unravel = ravel_pytree(point)
-    counted = summarise(jnp.linalg.eigvalsh(_without_units(matrix, point)), rtol)
+    counted = _summarise(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
     up, flat, p = counted.index, counted.nullity, values.shape[0]
     # by Sylvester the same numbers of eigenvalues have each sign here, whatever rounding says
     place = jnp.arange(p)
@@ -190,7 +199,7 @@ def at(
         tolerance=counted.tolerance,
         unit_free=counted.unit_free,
     )
-    return found, unravel(vectors[:, -1])
+    return found, vectors[:, -1]
 
 
 @jax.jit
@@ -257,6 +266,11 @@ def critical_sigma2(
     _checks.in_range("k", k, 1, len(lam), "at most n components")
     sigma2 = _checks.positive_scalar("sigma2", sigma2, lam.dtype)
     beta = _checks.positive_scalar("beta", beta, lam.dtype)
+    return _critical_sigma2(lam, k, sigma2, beta)
+
+
+@partial(jax.jit, static_argnames="k")
+def _critical_sigma2(lam: Array, k: int, sigma2: Array, beta: Array) -> Array:
     # rounded as everywhere else (`stationary`), or a component at the noise would count as used
     tau = jnp.asarray(beta, lam.dtype) * jnp.asarray(sigma2, lam.dtype)
     used = jnp.minimum((lam > tau).sum(), k - 1)

@@ -44,6 +44,11 @@ def steps(
     rate: Float[Array, "*batch"], step_size: Float[Array, "*batch"], growth: float
 ) -> Float[Array, "*batch"]:
     """Steps of gradient descent for a deviation to grow by `growth`; ∞ where the rate is ≤ 0."""
+    return _steps(rate, step_size, growth)
+
+
+@jax.jit
+def _steps(rate: Array, step_size: Array, growth: Array | float) -> Array:
     log_factor = jnp.log1p(step_size * jnp.maximum(rate, 0))
     return jnp.where(rate > 0, jnp.log(growth) / log_factor, jnp.inf)
 

@@ -122,10 +122,15 @@ def dense(
         )
     gradient = jax.grad(lambda v: function(unravel(v)))
 
-    def column(i: Array) -> Array:
-        basis = jnp.zeros_like(flat).at[i].set(1)
-        return jax.jvp(gradient, (flat,), (basis,))[1]
+    @jax.jit
+    def symmetric(flat: Array) -> Array:
+        def column(i: Array) -> Array:
+            basis = jnp.zeros_like(flat).at[i].set(1)
+            return jax.jvp(gradient, (flat,), (basis,))[1]
 
-    matrix = jax.lax.map(column, jnp.arange(flat.size), batch_size=min(chunk, flat.size))
+        matrix = jax.lax.map(column, jnp.arange(flat.size), batch_size=min(chunk, flat.size))
+        return (matrix + matrix.T) / 2
+
+    matrix = symmetric(flat)
     _checks.finite("Hessian of function", matrix)
-    return (matrix + matrix.T) / 2
+    return matrix

@@ -47,6 +47,11 @@ def in_float64(params: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
 
 
+@jax.jit
+def _zeros(like: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, like)
+
+
 def collapsed(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
     """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
 
@@ -59,7 +64,7 @@ def collapsed(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> An
         ValueError: a latent that there is not.
     """
     chosen = tuple(int(j) for j in latents)
-    nothing = jax.tree.map(jnp.zeros_like, model.latent_weights(params, chosen))
+    nothing = _zeros(model.latent_weights(params, chosen))
     return model.with_latent_weights(params, chosen, nothing)
 
 
@@ -80,6 +85,7 @@ class Blocks:
     coupling: Float[Array, "d e"]
     encoder: Float[Array, "e e"]
 
+    @jax.jit
     def hessian(self, sigma2: Any, beta: Any = 1.0) -> Float[Array, "p p"]:
         """The whole matrix at one σ², nats per datum; p = d + e."""
         top = jnp.concatenate([-self.decoder, self.coupling], axis=1) / sigma2
@@ -99,6 +105,7 @@ class Blocks:
         """Unit vector of the decoder's weights in which the latent would leave; 0 if nowhere."""
         return self._steepest()[1]
 
+    @jax.jit
     def index(self, sigma2: Any, beta: Any = 1.0) -> Int[Array, ""]:
         """In how many ways the latent can come back: the index of `hessian`, in every unit.
 
@@ -159,8 +166,27 @@ def _as_first(
     if latent:
         swapped = model.latent_weights(point, (latent, 0))
         point = model.with_latent_weights(point, (0, latent), swapped)
-        noise = noise.at[:, [0, latent]].set(noise[:, [latent, 0]])
+        noise = _swapped(noise, latent)
     return point, data, noise
+
+
+@jax.jit
+def _swapped(noise: Array, latent: Array | int) -> Array:
+    """Columns 0 and `latent` in each other's place."""
+    return noise.at[:, 0].set(noise[:, latent]).at[:, latent].set(noise[:, 0])
+
+
+@jax.jit
+def _added(total: Any, more: Any, count: Array | int) -> Any:
+    """Means so far, and what more of all `count` data adds."""
+    return jax.tree.map(lambda a, b: a + b / count, total, more)
+
+
+@jax.jit
+def _blocks(decoder: Array, coupling: Array, encoder: Array) -> "Blocks":
+    # units silent in all data of A are as good as dead
+    silent = jnp.diag(decoder) == 0
+    return Blocks(decoder, jnp.where(silent[:, None], 0, coupling), encoder)
 
 
 @partial(jax.jit, static_argnames=("model", "batch_size"))
@@ -251,16 +277,13 @@ def at(
     _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
     point, data, noise = _as_first(model, params, x, key, latent)
     some = windowed.spread(len(data), hessian_data)
-    coupling, encoder = jnp.zeros(()), jnp.zeros(())
+    means: Any = (0.0, 0.0)
     for i in range(0, len(data), _PIECE):
         piece = slice(i, i + _PIECE)
         sums = _first_order(model, point, data[piece], noise[piece], batch_size)
-        coupling, encoder = coupling + sums[0] / len(data), encoder + sums[1] / len(data)
-    decoder = _second_order(model, point, data[some], noise[some])
-    # units silent in all of those data are as good as dead
-    silent = jnp.diag(decoder) == 0
-    coupling = jnp.where(silent[:, None], 0, coupling)
-    return Blocks(decoder, coupling, encoder)
+        means = _added(means, sums, len(data))
+    decoder = _second_order(model, point, *(jnp.take(of, some, axis=0) for of in (data, noise)))
+    return _blocks(decoder, *means)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -235,7 +235,7 @@ def _search(
     group = np.cumsum(np.append(0, -np.diff(values[:m]) > equal))[:m]
     return Extremes(
         values=sign * found.values[:m],
-        vectors=jax.vmap(unravel)(found.vectors[:, :m].T),
+        vectors=jax.jit(jax.vmap(unravel, in_axes=1))(found.vectors[:, :m]),
         residuals=found.residuals[:m],
         converged=jnp.asarray(converged),
         multiplicity=jnp.asarray(np.bincount(group, minlength=1)[group]),

@@ -12,6 +12,7 @@ or count to 256, become float32; integers and long double become JAX's default f
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -134,6 +135,12 @@ def check_held(name: str, x: Any) -> None:
                 f"integers from {limits.min} to {limits.max}, as {limits.dtype} holds",
                 "Make them floats, or set jax_enable_x64.",
             )
+
+
+@partial(jax.jit, static_argnames="axis")
+def put(array: Array, places: np.ndarray | Array, values: Any, axis: int = 0) -> Array:
+    """The array with other values at some places along an axis, by one program."""
+    return array.at[(slice(None),) * axis + (places,)].set(values)
 
 
 def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]:

@@ -101,6 +101,11 @@ def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1
     _checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
     sigma2 = _checks.positive_scalar("sigma2", sigma2, jnp.result_type(float))
     _checks.key("key", key)
+    return _init(key, n, k, sigma2)
+
+
+@partial(jax.jit, static_argnames=("n", "k"))
+def _init(key: PRNGKeyArray, n: int, k: int, sigma2: Array | float) -> LinearVAE:
     key_W, key_V = jax.random.split(key)
     W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
     V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
@@ -137,7 +142,11 @@ class Model:
         for j in latents:
             _checks.in_range("latents", j, 0, self.k - 1, "k latents, from 0")
         rows = np.array(latents)
-        return {"W": params.W[:, rows], "V": params.V[rows], "log_d": params.log_d[rows]}
+        return {
+            "W": jnp.take(params.W, rows, axis=1),
+            "V": jnp.take(params.V, rows, axis=0),
+            "log_d": jnp.take(params.log_d, rows),
+        }
 
     def with_latent_weights(
         self, params: LinearVAE, latents: tuple[int, ...], weights: dict[str, Array]
@@ -146,9 +155,9 @@ class Model:
         rows = np.array(latents)
         return replace(
             params,
-            W=params.W.at[:, rows].set(weights["W"]),
-            V=params.V.at[rows].set(weights["V"]),
-            log_d=params.log_d.at[rows].set(weights["log_d"]),
+            W=_arrays.put(params.W, rows, weights["W"], axis=1),
+            V=_arrays.put(params.V, rows, weights["V"]),
+            log_d=_arrays.put(params.log_d, rows, weights["log_d"]),
         )
 
 
@@ -225,8 +234,18 @@ def elbo(
         ValueError: shapes disagree, NaN or Inf.
     """
     beta = _checks.nonnegative_scalar("beta", beta)
-    terms = elbo_terms(params, moments)
-    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum()
+    return _elbo(check(params, moments), moments, beta)
+
+
+@jax.jit
+def _elbo(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> Array:
+    return _weighted(_elbo_terms(params, moments), beta)
+
+
+@jax.jit
+def _weighted(terms: ElboTerms, beta: Array | float) -> Array:
+    """The β-ELBO from its terms, for each datum or for all."""
+    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=-1)
 
 
 @jax.jit
@@ -308,8 +327,7 @@ def elbo_per_datum(
 ) -> Float[Array, "N"]:
     """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
     beta = _checks.nonnegative_scalar("beta", beta)
-    terms = elbo_terms_per_datum(params, moments, x)
-    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=1)
+    return _weighted(elbo_terms_per_datum(params, moments, x), beta)
 
 
 def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
@@ -336,8 +354,7 @@ def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
     mean = _checks.numbers("mean", mean)
     _checks.shape("mean", mean, (n,))
     _checks.finite("mean", mean)
-    terms = _elbo_terms_per_datum(params, _arrays.less("x", x, mean))
-    return terms.reconstruction - terms.kl.sum(axis=1)
+    return _weighted(_elbo_terms_per_datum(params, _arrays.less("x", x, mean)), 1.0)
 
 
 def score(params: LinearVAE, mean: Any, x: Any) -> Float[Array, ""]:

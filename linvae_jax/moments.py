@@ -314,6 +314,22 @@ def merge(a: Moments, b: Moments) -> Moments:
     return _merge(jax.tree.map(jnp.array, a), b)  # a copy, since `_merge` donates its first
 
 
+@jax.jit
+def _variances(cov: Array) -> Array:
+    """Eigenvalues of a covariance or of its diagonal, from large to small."""
+    return (jnp.sort(cov) if cov.ndim == 1 else jnp.linalg.eigvalsh(cov))[::-1]
+
+
+@jax.jit
+def _decomposed(cov: Array) -> tuple[Array, Array]:
+    """The same with the eigenvectors."""
+    if cov.ndim == 1:
+        order = jnp.argsort(-cov)
+        return cov[order], jnp.eye(len(order), dtype=cov.dtype)[:, order]
+    values, vectors = jnp.linalg.eigh(cov)
+    return values[::-1], vectors[:, ::-1]
+
+
 def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> Moments:
     """Moments of a distribution, or of data of which only the covariance is known.
 
@@ -332,9 +348,9 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
     _checks.numbers("count", count)
     result = Moments(mean, cov, jnp.asarray(count, cov.dtype))
     _check(result, "mean", "cov")
-    values = jnp.sort(cov)[::-1] if cov.ndim == 1 else jnp.linalg.eigvalsh(cov)[::-1]
+    values = _variances(cov)
     _checks.eigenvalues("cov", values)
-    if _checks.concrete(values) and not values[0] > 0:
+    if _checks.concrete(values) and not np.asarray(values)[0] > 0:
         _checks.fail("cov", "a covariance of zero", "data that vary")
     return _checked(result, "cov")
 
@@ -387,18 +403,13 @@ def spectrum(moments: Moments) -> Spectrum:
         ValueError: S is not symmetric, or is indefinite beyond rounding.
     """
     check(moments)
-    if moments.cov.ndim == 1:
-        order = jnp.argsort(-moments.cov)
-        values = moments.cov[order]
-        vectors = jnp.eye(len(order), dtype=values.dtype)[:, order]
+    if moments.cov.ndim == 2 and _arrays.on_host(moments.cov):
+        # by the same BLAS as the product, whose threads are there
+        found = np.linalg.eigh(np.asarray(moments.cov))
+        # the copy is nobody else's
+        values, vectors = jax.device_put((found[0][::-1].copy(), found[1][:, ::-1].copy()))
     else:
-        if _arrays.on_host(moments.cov):  # by the same BLAS as the product, whose threads are there
-            found = np.linalg.eigh(np.asarray(moments.cov))
-            # the copy is nobody else's
-            values, vectors = jax.device_put((found[0][::-1].copy(), found[1][:, ::-1].copy()))
-        else:
-            values, vectors = jnp.linalg.eigh(moments.cov)
-            values, vectors = values[::-1], vectors[:, ::-1]
+        values, vectors = _decomposed(moments.cov)
     _checks.eigenvalues("moments.cov", values)
     return Spectrum(jnp.maximum(values, 0), vectors)
 

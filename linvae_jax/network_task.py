@@ -163,7 +163,8 @@ def centred(
     _check_data(data)
     _checks.key("key", key)
     values = windowed.whole(data.values)
-    rows = values[windowed.spread(values.shape[0], count)]
+    places = windowed.spread(values.shape[0], count)
+    rows = jnp.take(values, places, axis=0) if isinstance(values, jax.Array) else values[places]
     if transform is not None:
         x = transform(_arrays.as_given("data.values", rows), key) - data.offset
     elif isinstance(data.values, windowed.Windowed):  # whose values are as they came

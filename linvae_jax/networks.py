@@ -30,7 +30,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _checks
+from linvae_jax import _arrays, _checks
 from linvae_jax.vae import VAE, Posterior
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -139,6 +139,11 @@ def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
     _checks.positive_scalar("sigma2", sigma2)
     if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
         _checks.fail("dtype", config.dtype, "float32", "float64 needs jax_enable_x64.")
+    return _made(kind, config, key, sigma2)
+
+
+@partial(jax.jit, static_argnames=("kind", "config"))
+def _made(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
     _, weights = nnx.split(kind(config, nnx.Rngs(key)), nnx.Param)
     return VAE(nnx.to_pure_dict(weights), jnp.log(jnp.asarray(sigma2, config.dtype)))
 
@@ -176,11 +181,11 @@ class _LatentWeights:
         w, (first, k, amortised) = params.weights, self._layout()
         rows, columns = _chosen(latents, k, amortised)
         found = {
-            "decoder": w[first]["kernel"][rows],
-            "encoder": w["head"]["kernel"][:, columns],
-            "bias": w["head"]["bias"][columns],
+            "decoder": jnp.take(w[first]["kernel"], rows, axis=0),
+            "encoder": jnp.take(w["head"]["kernel"], columns, axis=1),
+            "bias": jnp.take(w["head"]["bias"], columns),
         }
-        return found if amortised else found | {"log_d": w["log_d"][rows]}
+        return found if amortised else found | {"log_d": jnp.take(w["log_d"], rows)}
 
     def with_latent_weights(
         self, params: VAE, latents: tuple[int, ...], weights: dict[str, Array]
@@ -188,14 +193,14 @@ class _LatentWeights:
         """The same with these in their place."""
         w, (first, k, amortised) = dict(params.weights), self._layout()
         rows, columns = _chosen(latents, k, amortised)
-        kernel = w[first]["kernel"].at[rows].set(weights["decoder"])
+        kernel = _arrays.put(w[first]["kernel"], rows, weights["decoder"])
         w[first] = w[first] | {"kernel": kernel}
         w["head"] = {
-            "kernel": w["head"]["kernel"].at[:, columns].set(weights["encoder"]),
-            "bias": w["head"]["bias"].at[columns].set(weights["bias"]),
+            "kernel": _arrays.put(w["head"]["kernel"], columns, weights["encoder"], axis=1),
+            "bias": _arrays.put(w["head"]["bias"], columns, weights["bias"]),
         }
         if not amortised:
-            w["log_d"] = w["log_d"].at[rows].set(weights["log_d"])
+            w["log_d"] = _arrays.put(w["log_d"], rows, weights["log_d"])
         return VAE(w, params.log_sigma2)
 
     def _layout(self) -> tuple[str, int, bool]:

@@ -448,7 +448,11 @@ def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N 
     """Draw data from the model: (num_samples, n)."""
     _checks.key("key", key)
     _checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
-    model, _ = _read(model)
+    return _sample(_read(model)[0], key, num_samples)
+
+
+@partial(jax.jit, static_argnames="num_samples")
+def _sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Array:
     n, k = model.W.shape
     key_z, key_x = jax.random.split(key)
     z = jax.random.normal(key_z, (num_samples, k), model.W.dtype)
