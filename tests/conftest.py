@@ -1,5 +1,6 @@
 """Settings of every test: float64, and Hypothesis without deadlines or luck."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
-from matplotlib.figure import Figure
 
 # Most of the suite's time goes to compiling small programs that run once: unoptimised they take
 # three quarters of it, and by the older of XLA's two code generators, where a release still has
@@ -65,6 +65,10 @@ with suppress(ImportError, AttributeError):
     from jax._src.interpreters import mlir
 
     mlir.make_ir_context = _use_no_threads(mlir.make_ir_context)
+
+# JAX makes Python objects by the million, few of them garbage: by default looking for it takes 5 %
+# of the time
+gc.set_threshold(20_000, 50, 100)
 
 # a new shape compiles for a quarter of a second, so no deadline; CI must not depend on luck
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
@@ -123,10 +127,10 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn and laid out, but of the PNG and the PDF nothing is written but a word."""
 
-    def write(figure: Figure, path: Path) -> None:
+    def write(figure: object, path: Path) -> None:
         path.write_text("a figure")
 
-    monkeypatch.setattr(Figure, "savefig", write)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", write)
 
 
 @pytest.fixture(scope="module", autouse=True)

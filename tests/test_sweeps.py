@@ -138,14 +138,6 @@ def test_goes_on_with_four_devices_where_one_has_stopped(whole, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_sweep(whole, tmp_path):
-    children.share(sweep_child.run, tmp_path, 2)
-    table = tables.load(tmp_path / "sweep.nc")
-    assert table.attrs["devices"] == "2"
-    assert_close(table, whole.table)
-
-
-@pytest.mark.slow
 def test_one_of_two_processes_with_eight_devices_is_killed_and_both_start_again(whole, tmp_path):
     port = children.free_port()
     first = children.start(sweep_child.run, tmp_path, 4, (0, 2, port))
