@@ -111,8 +111,10 @@ def train(
         checkpoints.Store(folder / "checkpoints", known, longer="grid.seeds") as store,
         _stop_signal() as stopping,
     ):
-        finished = {i: result for i in range(runs) if (result := _read(trainer, folder, i))}
-        _together("sweep_folder: finished runs read")  # before anyone adds to them
+        read = [_read(trainer, folder, i) for i in range(runs)]
+        # asked of all, before anyone adds to them
+        there = _everywhere(np.array([result is not None for result in read]))
+        finished = {i: r for i, r in enumerate(read) if r is not None and there[i]}
         trainer.look.skip(len(finished) * config.num_steps)
         last = time.monotonic()
         found = store.restore(_template(trainer), free_axes=1)
@@ -248,6 +250,13 @@ def _any(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def _everywhere(flags: np.ndarray) -> np.ndarray:
+    """Which are true in every process: what one cannot read, none has."""
+    if jax.process_count() == 1:
+        return flags
+    return np.asarray(multihost_utils.process_allgather(flags)).all(axis=0)
 
 
 def _together(name: str) -> None:
