@@ -256,7 +256,7 @@ def _everywhere(flags: np.ndarray) -> np.ndarray:
     """Which are true in every process: what one cannot read, none has."""
     if jax.process_count() == 1:
         return flags
-    return np.asarray(multihost_utils.process_allgather(flags)).all(axis=0)
+    return np.logical_and.reduce(multihost_utils.process_allgather(flags))
 
 
 def _together(name: str) -> None:
