@@ -122,6 +122,23 @@ def test_smoke_run_leaves_the_records_alone(record, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppca", "start"])
+def test_a_run_without_curves_leaves_the_figure_of_those_there_are(record, monkeypatch, name):
+    drawn = []
+    of = record | {"benchmarks": {name: record["benchmarks"][name]}}
+    monkeypatch.setattr(run, "measure", lambda names, scale, keep: of)
+    monkeypatch.setattr(records, "save", lambda record: "record")
+    monkeypatch.setattr(records, "write_tables", lambda path: None)
+    monkeypatch.setattr(records, "load", lambda: [record])
+    monkeypatch.setattr(figure, "save", lambda record, folder: drawn.append(record))
+    run.main(run.Run(only=(name,)))
+    assert drawn == []
+    monkeypatch.setattr(run, "measure", lambda names, scale, keep: record)
+    run.main(run.Run())
+    assert drawn == [record]
+
+
+@pytest.mark.slow
 def test_a_bar_that_is_not_met_makes_the_command_fail(record, monkeypatch, capsys):
     slow = records.plain("a slow thing", 3.0, "s", bar=2.0).as_dict()
     failed = record | {"benchmarks": {"size": {"measurements": [slow]}}}
