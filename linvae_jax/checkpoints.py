@@ -164,7 +164,7 @@ class Store:
         needed = sum(leaf.nbytes for leaf in arrays.values()) + _BESIDES + 2**10 * len(arrays)
         disk = shutil.disk_usage(self.folder)
         # a file system that does not know its size has no free space either
-        if _everywhere(np.uint32(disk.total > 0 and disk.free < needed)).any():
+        if everywhere(np.uint32(disk.total > 0 and disk.free < needed)).any():
             raise OSError(
                 errno.ENOSPC,
                 f"A save to {self.folder} failed: it needs up to {needed:,} bytes of disk, "
@@ -384,14 +384,14 @@ def _checksums(arrays: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     with ThreadPoolExecutor() as pool:
         crcs = list(pool.map(lambda data: 0 if data is None else _crc(data), shards.values()))
     # one process has the checksum, the others 0
-    total = _everywhere(np.array(crcs, np.uint32)).sum(axis=0, dtype=np.uint32)
+    total = everywhere(np.array(crcs, np.uint32)).sum(axis=0, dtype=np.uint32)
     described: dict[str, list[dict[str, Any]]] = {name: [] for name in arrays}
     for (name, box), crc in zip(shards, total.tolist(), strict=True):
         described[name].append({"box": box, "crc32": crc})
     return described
 
 
-def _everywhere(values: Any) -> np.ndarray:
+def everywhere(values: Any) -> np.ndarray:
     """The values of every process, (processes, ...)."""
     if jax.process_count() == 1:
         return np.asarray(values)[None]
@@ -425,7 +425,7 @@ def _newest_intact(
             problem = error
         # a save that one process cannot read is damaged for all, or they would go on differently
         damaged = isinstance(problem, _Damaged)
-        if _everywhere(np.uint32(damaged)).any():
+        if everywhere(np.uint32(damaged)).any():
             faults[step] = str(problem) if damaged else "another process could not read it"
             continue
         if problem is not None:

@@ -112,9 +112,10 @@ def train(
         _stop_signal() as stopping,
     ):
         read = [_read(trainer, folder, i) for i in range(runs)]
-        # asked of all, before anyone adds to them
-        there = _everywhere(np.array([result is not None for result in read]))
-        finished = {i: r for i, r in enumerate(read) if r is not None and there[i]}
+        # asked of all, before anyone adds to them: what one process cannot read, none has
+        there = checkpoints.everywhere([result is not None for result in read]).all(axis=0)
+        of_all = np.flatnonzero(there).tolist()
+        finished = {i: result for i in of_all if (result := read[i]) is not None}
         trainer.look.skip(len(finished) * config.num_steps)
         last = time.monotonic()
         found = store.restore(_template(trainer), free_axes=1)
@@ -247,16 +248,7 @@ def _stop_signal() -> Iterator[list[signal.Signals]]:
 
 def _any(flag: bool) -> bool:
     """Whether it is true in any process: what they decide, they decide together."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
-
-
-def _everywhere(flags: np.ndarray) -> np.ndarray:
-    """Which are true in every process: what one cannot read, none has."""
-    if jax.process_count() == 1:
-        return flags
-    return np.logical_and.reduce(multihost_utils.process_allgather(flags))
+    return bool(checkpoints.everywhere(flag).any())
 
 
 def _together(name: str) -> None:
