@@ -15,7 +15,8 @@ from benchmarks.bench_networks import Case
 from benchmarks.lease import Lease
 from benchmarks.network_peers import Problem
 from benchmarks.records import Measurement
-from linvae_jax import machine, network_task, networks, parallel, sweeps
+from linvae_jax import machine, network_task, networks, sweeps
+from linvae_jax._engine import parallel
 from linvae_jax.training import TrainConfig
 
 Precision = Literal["highest", "default"]

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks import network_peers, problems, records, timing
 from benchmarks.network_peers import Layer, Problem, Train, Weights
 from benchmarks.records import Measurement, Scale
-from linvae_jax import networks, parallel, sweeps, vae
+from linvae_jax import networks, sweeps, vae
+from linvae_jax._engine import parallel
 from linvae_jax.network_task import Data, NetworkTask
 from linvae_jax.training import TrainConfig
 

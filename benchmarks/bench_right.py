@@ -23,19 +23,11 @@ import numpy as np
 from benchmarks import problems, records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
-from landscape import block_operator, blocks, latent_blocks, stationary
 from landscape.cli import programs
-from linvae_jax import (
-    linear,
-    linear_task,
-    moments,
-    network_task,
-    networks,
-    parallel,
-    ppca,
-    sweeps,
-    training,
-)
+from landscape.curvature import blocks, collapsed_latent, operators
+from landscape.points import stationary
+from linvae_jax import linear, linear_task, moments, network_task, networks, ppca, sweeps, training
+from linvae_jax._engine import parallel
 
 REFERENCE = Path(__file__).with_name("reference.npz")
 N, K, COUNT = 24, 8, 300
@@ -68,7 +60,7 @@ def data() -> np.ndarray:
 def formulas(dtype: Any) -> dict[str, Any]:
     """Closed forms of the linear VAE, in a precision; its spectrum where that is well separated."""
     m = moments.from_data(data().astype(dtype))
-    params = linear.LinearVAE(
+    params = linear.LinearVAEParams(
         *(jnp.asarray(wave(*shape, start=i), dtype) for i, shape in
           enumerate([(N, K), (K, N), (K,), ()]))
     )  # fmt: skip
@@ -77,8 +69,8 @@ def formulas(dtype: Any) -> dict[str, Any]:
     lam = problems.spectrum(N).astype(dtype)
     assignment = np.where(np.arange(K) < K // 2, np.arange(K), -1)
     sigma2 = 2.0
-    hessian = block_operator.at(jnp.eye(N, dtype=dtype), lam, assignment, sigma2)
-    product = jax.jit(block_operator.apply)(hessian, params)
+    hessian = operators.at(jnp.eye(N, dtype=dtype), lam, assignment, sigma2)
+    product = jax.jit(operators.apply)(hessian, params)
     return {
         "covariance": m.cov,
         "eigenvalues of the covariance": spectrum.eigenvalues,
@@ -101,7 +93,7 @@ def curvature() -> dict[str, Any]:
     ]
     params = jax.tree.unflatten(shape.structure, leaves)
     x = jnp.asarray(data())
-    found = latent_blocks.at(NETWORK, params, x - x.mean(axis=0), jax.random.key(1), 0)
+    found = collapsed_latent.at(NETWORK, params, x - x.mean(axis=0), jax.random.key(1), 0)
     return {
         "A of a collapsed latent": found.decoder,
         "B of a collapsed latent": found.coupling,

@@ -15,10 +15,13 @@ import xarray as xr
 from benchmarks import records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
-from landscape import nonlinear, paper_table
-from linvae_jax import _checks, network_task, networks, parallel, streams, sweeps, tables, training
+from landscape.paper import experiments
+from landscape.paper import table as paper_table
+from linvae_jax import network_task, networks, streams, sweeps, tables, training
+from linvae_jax._engine import parallel
+from linvae_jax._engine.trainer import Result, started
+from linvae_jax._internal import checks
 from linvae_jax.data import mnist, preprocessing
-from linvae_jax.trainer import Result, started
 
 FILE = "train-images-idx3-ubyte.gz"
 TRANSFORM = preprocessing.Logit(1e-6)
@@ -43,9 +46,9 @@ class Plan:
     """
 
     model: networks.Mlp
-    sigma2: tuple[float, ...] = nonlinear.MNIST.sigma2
+    sigma2: tuple[float, ...] = experiments.MNIST.sigma2
     seeds: int = 4
-    curves: tuple[float, ...] = nonlinear.MNIST.curve_sigma2
+    curves: tuple[float, ...] = experiments.MNIST.curve_sigma2
     batch_size: int = 128
     learning_rate: float = 3e-4
     warmup: int = 500
@@ -86,7 +89,7 @@ class Side:
         hyper, keys = grid.hyperparameters("f4"), grid.keys()
         training.check(self.task, self.config, data, hyper)
         layout = parallel.plan(self.task, self.config, data, hyper, keys, chunk=grid.size)
-        _checks.in_range("layout.chunk", layout.chunk, grid.size, grid.size, "all runs together")
+        checks.in_range("layout.chunk", layout.chunk, grid.size, grid.size, "all runs together")
         self.executor = parallel.Executor(self.task, self.config, layout)
         self.placed = self.executor.replicate(data)
         self.hyper, keys = self.executor.place(hyper), self.executor.place(keys)
@@ -108,7 +111,7 @@ class Side:
         return self.history["elbo"][-1]
 
     def table(self, seconds: float) -> xr.Dataset:
-        """Of the runs as they are, measured on all data: as `nonlinear.train` keeps it."""
+        """Of the runs as they are, measured on all data: as `experiments.train` keeps it."""
         final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
         history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
         parts = history | self.begun, final
@@ -120,7 +123,7 @@ class Side:
         made = {"task": self.task, "config": config, "grid": self.grid}
         facts = tables.provenance(made) | self.facts
         whole = sweeps.table_of(self.task, config, self.data, self.grid, results, facts)
-        small = nonlinear.summary(whole, np.asarray(self.data.eigenvalues))
+        small = experiments.summary(whole, np.asarray(self.data.eigenvalues))
         return small.assign_attrs(seconds=str(round(seconds)))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks import memory, peers, problems, records, timing
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement, Scale
-from landscape import block_operator, stationary
+from landscape.curvature import operators
+from landscape.points import stationary
 
 BLOCKS, DENSE = "blocks", "dense Hessian + eigvalsh"
 
@@ -38,9 +39,9 @@ def on_device(lease: Lease) -> Iterator[Measurement]:
     n, k = sizes[0]
     p = problems.point(n, k, k // 2)
     U = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))[0])
-    hessian = block_operator.at(U, p.eigenvalues, p.assignment, p.sigma2)
+    hessian = operators.at(U, p.eigenvalues, p.assignment, p.sigma2)
     direction = stationary.point(U, p.eigenvalues, p.assignment, p.sigma2)
-    product = jax.jit(block_operator.apply)
+    product = jax.jit(operators.apply)
     sample = timing.interleaved({BLOCKS: lambda: product(hessian, direction)}, 7)[0][BLOCKS]
     what = f"product of the Hessian as an operator, {size_name(p)}, half collapsed"
     yield records.duration(what, sample, "ms")

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from matfree import decomp, eig
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from landscape import hessian, matrix_free, objectives
+from landscape.autodiff import hessian, matrix_free, objectives
 
 
 class Found(NamedTuple):

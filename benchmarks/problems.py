@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import blocks, objectives, stationary
+from landscape.autodiff import objectives
+from landscape.curvature import blocks
+from landscape.points import stationary
 from linvae_jax import moments as mom
 
 LEARN = ("W", "V", "log_d")

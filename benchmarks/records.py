@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from linvae_jax import _files, machine
+from linvae_jax import machine
+from linvae_jax._internal import whole_files
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- records: written by run.py -->", "<!-- end of records -->"
@@ -167,7 +168,7 @@ def save(record: Record, folder: Path = FOLDER / "records") -> Path:
     missing = {n: b for n, b in before["benchmarks"].items() if n not in record["benchmarks"]}
     merged = record | {"benchmarks": record["benchmarks"] | missing}
     text = json.dumps(merged, indent=1, ensure_ascii=False) + "\n"
-    return _files.write(path, text.encode())
+    return whole_files.write(path, text.encode())
 
 
 def load(folder: Path = FOLDER / "records") -> list[Record]:

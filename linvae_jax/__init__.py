@@ -16,17 +16,12 @@
 | `network_task` | networks to be trained by minibatches |
 | `streams` | keys from integer seeds, one for each purpose |
 | `windowed` | what training asks of data that come a window at a time |
-| `machine` | how many cores, how much memory? |
-| `parallel` | how do many runs share cores, devices and hosts? |
-| `divergence` | which runs have diverged, also at finite numbers? |
 | `sweeps` | many runs at once: seeds × σ² × {learned, held} |
-| `trainer` | their engine: chunks of runs under way |
-| `sweep_folder` | results and checkpoints: what was killed goes on |
-| `run_files` | the file of a finished run, with checksums |
-| `checkpoints` | atomic, verified saves by Orbax |
 | `tables` | labelled results that reload in one line |
 | `progress` | progress bars |
+| `machine` | how many cores, how much memory? |
 | `data` | digits, tensorflow-datasets, files, synthetic spectra; dequantisation and logit |
 
-Import the modules, not names from here: `from linvae_jax import linear, moments, ppca`.
+What begins with an underscore is for this project alone: `_engine` runs the sweeps, `_internal` has
+checks and helpers. Import the modules, not names from here: `from linvae_jax import linear, ppca`.
 """

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from linvae_jax import _arrays, _checks
+from linvae_jax._internal import arrays, checks
 
 # the paper's table counts the latents that are collapsed at this ε, nats, with δ = 0.01
 TABLE_EPSILON = 0.01
@@ -68,10 +68,10 @@ def count_below(kl: Any, epsilon: Any) -> Int[Array, "*grid k"]:
 
 def _kl_and_grid(kl: Any, epsilon: Any) -> tuple[Array, Array]:
     """Both as floats, of the same dtype."""
-    kl = _arrays.as_float("kl", _checks.data_matrix("kl", kl))
-    epsilon = _arrays.as_float("epsilon", epsilon)
-    if _checks.concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
-        _checks.fail("epsilon", "NaN", "nats")
+    kl = arrays.as_float("kl", checks.data_matrix("kl", kl))
+    epsilon = arrays.as_float("epsilon", epsilon)
+    if checks.concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
+        checks.fail("epsilon", "NaN", "nats")
     return kl, epsilon.astype(kl.dtype)
 
 
@@ -117,7 +117,7 @@ def is_collapsed(
         ValueError: δ outside [0, 1), where every latent would be collapsed.
     """
     if not 0 <= delta < 1:
-        _checks.fail("delta", delta, "0 <= delta < 1")
+        checks.fail("delta", delta, "0 <= delta < 1")
     # 99 of 100 data must pass δ = 0.01 in float32, where XLA's 99/100 is one step below 0.99
     return probability >= 1 - delta - 2 * jnp.finfo(probability.dtype).eps
 
@@ -153,7 +153,7 @@ def num_collapsed(
         ValueError: no 0.01 in the grid, or a grid of another length.
     """
     check_grid(epsilon)
-    _checks.shape("probability", probability, (len(epsilon), "k"))
+    checks.shape("probability", probability, (len(epsilon), "k"))
     there = probability[epsilon.index(TABLE_EPSILON)]
     return count(is_collapsed(there), there)
 
@@ -161,7 +161,7 @@ def num_collapsed(
 def check_grid(epsilon: tuple[float, ...]) -> None:
     """Raise `ValueError` unless the grid of ε has the 0.01 of the paper's table in it."""
     if not isinstance(epsilon, tuple) or TABLE_EPSILON not in epsilon:
-        _checks.fail(
+        checks.fail(
             "epsilon",
             epsilon,
             f"a tuple of numbers with {TABLE_EPSILON} among them",
@@ -249,19 +249,19 @@ def mutual_information_per_latent(mean: Any, log_d: Any, z: Any) -> MutualInform
 
 def _checked_codes(mean: Any, log_d: Any, z: Any) -> tuple[Array, Array, Array]:
     """Means and log variances (M, k), and draws (L, M, k)."""
-    mean = _arrays.as_float("mean", _checks.data_matrix("mean", mean))
-    log_d, z = _arrays.as_float("log_d", log_d), _arrays.as_float("z", z)
+    mean = arrays.as_float("mean", checks.data_matrix("mean", mean))
+    log_d, z = arrays.as_float("log_d", log_d), arrays.as_float("z", z)
     M, k = mean.shape
     if M < 2:
-        _checks.fail("mean", "one datum (M = 1)", "at least two data to tell apart")
+        checks.fail("mean", "one datum (M = 1)", "at least two data to tell apart")
     if log_d.shape != (k,):
-        _checks.shape("log_d", log_d, (M, k))
+        checks.shape("log_d", log_d, (M, k))
     if z.ndim != 2:
-        _checks.shape("z", z, ("L", M, k))
+        checks.shape("z", z, ("L", M, k))
     else:
-        _checks.shape("z", z, (M, k))
-    _checks.finite("log_d", log_d)
-    _checks.finite("z", z)
+        checks.shape("z", z, (M, k))
+    checks.finite("log_d", log_d)
+    checks.finite("z", z)
     return mean, jnp.broadcast_to(log_d, (M, k)), z.reshape(-1, M, k)
 
 

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks, collapse, gaussian, vae
-from linvae_jax._linalg import matmul
+from linvae_jax import collapse, gaussian, vae
+from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.linalg import matmul
 
 # pixels (N, n) and a key → (N, n) real data, row by row; hashable, for it is compiled in
 Transform = Callable[[Any, PRNGKeyArray], Any]
@@ -145,26 +146,26 @@ def totals(
         ValueError: shapes disagree, a grid without 0.01, batch_size < 1, NaN or Inf in `mean`, an
             integer for a key, values that are no real numbers.
     """
-    values = _checks.numbers("values", values)
-    _checks.shape("values", values, ("N", model.n))
-    mean = _checks.numbers("mean", mean)
-    _checks.shape("mean", mean, (model.n,))
-    _checks.finite("mean", mean)
-    _checks.key("key", key)
+    values = checks.numbers("values", values)
+    checks.shape("values", values, ("N", model.n))
+    mean = checks.numbers("mean", mean)
+    checks.shape("mean", mean, (model.n,))
+    checks.finite("mean", mean)
+    checks.key("key", key)
     collapse.check_grid(epsilon)
-    _checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one datum at a time")
-    _checks.nonnegative("first", first)
+    checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one datum at a time")
+    checks.nonnegative("first", first)
     if transform is not None:
-        values = _arrays.as_given("values", values)
-        mean = _arrays.as_float("mean", mean)
-    elif _checks.concrete(values, mean) and (
-        _arrays.rounds(values) or not isinstance(values, jax.Array)
+        values = arrays.as_given("values", values)
+        mean = arrays.as_float("mean", mean)
+    elif checks.concrete(values, mean) and (
+        arrays.rounds(values) or not isinstance(values, jax.Array)
     ):
         # before JAX rounds either of them
-        values = _arrays.less("values", values, mean)
+        values = arrays.less("values", values, mean)
         mean = jnp.zeros(model.n, values.dtype)
     else:
-        values, mean = _arrays.as_float("values", values), _arrays.as_float("mean", mean)
+        values, mean = arrays.as_float("values", values), arrays.as_float("mean", mean)
     size = min(batch_size, values.shape[0])
     key_x, key_z = jax.random.split(key)
     return _stream(model, params, values, mean, key_x, key_z, first, transform, epsilon, size)
@@ -238,7 +239,7 @@ def merge(a: Totals, b: Totals) -> Totals:
     _check_one_model(a)
     _check_one_model(b)
     if a.epsilon != b.epsilon:
-        _checks.fail("b.epsilon", b.epsilon, f"the grid of a, {a.epsilon}")
+        checks.fail("b.epsilon", b.epsilon, f"the grid of a, {a.epsilon}")
     count = a.count + b.count
 
     def share(leaf: Array) -> Array:
@@ -265,7 +266,7 @@ def _saturated(variance: Measured) -> Measured:
 def _check_one_model(totals: Totals) -> None:
     if jnp.ndim(totals.count) > 0:
         got = f"count of shape {totals.count.shape}"
-        _checks.fail("totals", got, "those of one model", "Many at once take jax.vmap.")
+        checks.fail("totals", got, "those of one model", "Many at once take jax.vmap.")
 
 
 @partial(jax.jit, static_argnames="model")

@@ -24,15 +24,16 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks, gaussian, vae
+from linvae_jax import gaussian, vae
 from linvae_jax import moments as mom
-from linvae_jax._linalg import matmul
+from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.linalg import matmul
 from linvae_jax.vae import ElboTerms, Posterior
 
 
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
-class LinearVAE:
+class LinearVAEParams:
     """Parameters of a linear VAE, a pytree; gradients and Hessian directions have this type too.
 
     Many models side by side, as from a sweep, have leading axes *runs, for `vmap`.
@@ -60,13 +61,13 @@ class Encoder(NamedTuple):
 _NAMES = ("W", "V", "log_d", "log_sigma2")
 
 
-def _floats(params: LinearVAE) -> LinearVAE:
-    return LinearVAE(
-        *(_arrays.as_float(f"params.{name}", getattr(params, name)) for name in _NAMES)
+def _floats(params: LinearVAEParams) -> LinearVAEParams:
+    return LinearVAEParams(
+        *(arrays.as_float(f"params.{name}", getattr(params, name)) for name in _NAMES)
     )
 
 
-def check(params: LinearVAE, moments: mom.Moments) -> LinearVAE:
+def check(params: LinearVAEParams, moments: mom.Moments) -> LinearVAEParams:
     """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values.
 
     Returns:
@@ -76,21 +77,23 @@ def check(params: LinearVAE, moments: mom.Moments) -> LinearVAE:
     return _check_params(params, moments.mean.shape[0])
 
 
-def _check_params(params: LinearVAE, n: int | str = "n") -> LinearVAE:
+def _check_params(params: LinearVAEParams, n: int | str = "n") -> LinearVAEParams:
     """The part of `check` that looks at the parameters alone."""
-    _checks.kind("params", params, LinearVAE)
+    checks.kind("params", params, LinearVAEParams)
     params = _floats(params)
-    _checks.shape("params.W", params.W, (n, "k"))
+    checks.shape("params.W", params.W, (n, "k"))
     n, k = params.W.shape
-    _checks.shape("params.V", params.V, (k, n))
-    _checks.shape("params.log_d", params.log_d, (k,))
-    _checks.shape("params.log_sigma2", params.log_sigma2, ())
+    checks.shape("params.V", params.V, (k, n))
+    checks.shape("params.log_d", params.log_d, (k,))
+    checks.shape("params.log_sigma2", params.log_sigma2, ())
     for name in _NAMES:
-        _checks.finite(f"params.{name}", getattr(params, name))
+        checks.finite(f"params.{name}", getattr(params, name))
     return params
 
 
-def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1.0) -> LinearVAE:
+def init(
+    key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1.0
+) -> LinearVAEParams:
     """Random start: W_ij ~ N(0, 1/k), V_ij ~ N(0, 1/n), D = I.
 
     Never all zeros, which is exactly the collapsed stationary point. Default float type.
@@ -98,18 +101,18 @@ def init(key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1
     Raises:
         ValueError: not 1 ≤ k ≤ n, σ² ≤ 0.
     """
-    _checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
-    sigma2 = _checks.positive_scalar("sigma2", sigma2, jnp.result_type(float))
-    _checks.key("key", key)
+    checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
+    sigma2 = checks.positive_scalar("sigma2", sigma2, jnp.result_type(float))
+    checks.key("key", key)
     return _init(key, n, k, sigma2)
 
 
 @partial(jax.jit, static_argnames=("n", "k"))
-def _init(key: PRNGKeyArray, n: int, k: int, sigma2: Array | float) -> LinearVAE:
+def _init(key: PRNGKeyArray, n: int, k: int, sigma2: Array | float) -> LinearVAEParams:
     key_W, key_V = jax.random.split(key)
     W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
     V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
-    return LinearVAE(W, V, jnp.zeros(k, W.dtype), jnp.log(jnp.asarray(sigma2, W.dtype)))
+    return LinearVAEParams(W, V, jnp.zeros(k, W.dtype), jnp.log(jnp.asarray(sigma2, W.dtype)))
 
 
 @dataclass(frozen=True)
@@ -125,22 +128,22 @@ class Model:
     k: int
     decoder_name: ClassVar[str] = "W"
 
-    def init(self, key: PRNGKeyArray, sigma2: Any) -> LinearVAE:
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> LinearVAEParams:
         """As `init`."""
         return init(key, self.n, self.k, sigma2)
 
-    def encode(self, params: LinearVAE, x: Float[Array, "N n"]) -> Posterior:
+    def encode(self, params: LinearVAEParams, x: Float[Array, "N n"]) -> Posterior:
         """Mean Vx of centred data, and the one log D of all."""
         return Posterior(matmul(x, params.V.T), params.log_d)
 
-    def decode(self, params: LinearVAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
+    def decode(self, params: LinearVAEParams, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """Wz."""
         return matmul(z, params.W.T)
 
-    def latent_weights(self, params: LinearVAE, latents: tuple[int, ...]) -> dict[str, Array]:
+    def latent_weights(self, params: LinearVAEParams, latents: tuple[int, ...]) -> dict[str, Array]:
         """All that belongs to some latents: columns of W, rows of V, entries of log D."""
         for j in latents:
-            _checks.in_range("latents", j, 0, self.k - 1, "k latents, from 0")
+            checks.in_range("latents", j, 0, self.k - 1, "k latents, from 0")
         rows = np.array(latents)
         return {
             "W": jnp.take(params.W, rows, axis=1),
@@ -149,25 +152,25 @@ class Model:
         }
 
     def with_latent_weights(
-        self, params: LinearVAE, latents: tuple[int, ...], weights: dict[str, Array]
-    ) -> LinearVAE:
+        self, params: LinearVAEParams, latents: tuple[int, ...], weights: dict[str, Array]
+    ) -> LinearVAEParams:
         """The same with these in their place."""
         rows = np.array(latents)
         return replace(
             params,
-            W=_arrays.put(params.W, rows, weights["W"], axis=1),
-            V=_arrays.put(params.V, rows, weights["V"]),
-            log_d=_arrays.put(params.log_d, rows, weights["log_d"]),
+            W=arrays.put(params.W, rows, weights["W"], axis=1),
+            V=arrays.put(params.V, rows, weights["V"]),
+            log_d=arrays.put(params.log_d, rows, weights["log_d"]),
         )
 
 
-def rotate(params: LinearVAE, rotation: Float[Array, "n n"] | Any) -> LinearVAE:
+def rotate(params: LinearVAEParams, rotation: Float[Array, "n n"] | Any) -> LinearVAEParams:
     """Parameters in coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
     params = _floats(params)
     n = params.W.shape[0]
-    rotation = _arrays.as_float("rotation", rotation)
-    _checks.shape("rotation", rotation, (n, n))
-    return LinearVAE(
+    rotation = arrays.as_float("rotation", rotation)
+    checks.shape("rotation", rotation, (n, n))
+    return LinearVAEParams(
         matmul(rotation.T, params.W),
         matmul(params.V, rotation),
         params.log_d,
@@ -175,7 +178,7 @@ def rotate(params: LinearVAE, rotation: Float[Array, "n n"] | Any) -> LinearVAE:
     )
 
 
-def _square_error(params: LinearVAE, moments: mom.Moments, SVt: Array) -> Float[Array, ""]:
+def _square_error(params: LinearVAEParams, moments: mom.Moments, SVt: Array) -> Float[Array, ""]:
     """E‖x − Wz − μ‖² = tr S − 2 tr(WVS) + tr(WVSVᵀWᵀ) + tr(WDWᵀ), given SVᵀ."""
     G = matmul(params.W.T, params.W)
     return (
@@ -187,7 +190,7 @@ def _square_error(params: LinearVAE, moments: mom.Moments, SVt: Array) -> Float[
 
 
 @jax.jit
-def _elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
+def _elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
     SVt = mom.cov_matmul(moments, params.V.T)
     error = _square_error(params, moments, SVt)
     mean_square = jnp.sum(params.V.T * SVt, axis=0)
@@ -197,7 +200,7 @@ def _elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
     )
 
 
-def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
+def elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
     """Reconstruction () and KL per latent (k,), means over the data, in closed form.
 
     Args:
@@ -218,7 +221,7 @@ def elbo_terms(params: LinearVAE, moments: mom.Moments) -> ElboTerms:
 
 
 def elbo(
-    params: LinearVAE, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
+    params: LinearVAEParams, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
 ) -> Float[Array, ""]:
     """Exact ELBO, mean per datum, nats: reconstruction − β KL, of the data that made the moments.
 
@@ -233,12 +236,12 @@ def elbo(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    beta = _checks.nonnegative_scalar("beta", beta)
+    beta = checks.nonnegative_scalar("beta", beta)
     return _elbo(check(params, moments), moments, beta)
 
 
 @jax.jit
-def _elbo(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> Array:
+def _elbo(params: LinearVAEParams, moments: mom.Moments, beta: Array | float) -> Array:
     return _weighted(_elbo_terms(params, moments), beta)
 
 
@@ -249,7 +252,9 @@ def _weighted(terms: ElboTerms, beta: Array | float) -> Array:
 
 
 @jax.jit
-def _gradient(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> LinearVAE:
+def _gradient(
+    params: LinearVAEParams, moments: mom.Moments, beta: Array | float
+) -> LinearVAEParams:
     W, V, D = params.W, params.V, jnp.exp(params.log_d)
     beta = jnp.asarray(beta, W.dtype)
     precision = jnp.exp(-params.log_sigma2)
@@ -261,13 +266,13 @@ def _gradient(params: LinearVAE, moments: mom.Moments, beta: Array | float) -> L
     dV = mom.cov_matmul(moments, precision * W) - matmul(SVt, precision * G) - beta * SVt
     dlog_d = 0.5 * (beta - D * (beta + jnp.diag(G) * precision))
     error = _square_error(params, moments, SVt)  # the compiler shares the products above
-    return LinearVAE(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
+    return LinearVAEParams(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
 
 
 def gradient(
-    params: LinearVAE, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
-) -> LinearVAE:
-    """Analytic gradient of `elbo`, a `LinearVAE` of partial derivatives.
+    params: LinearVAEParams, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
+) -> LinearVAEParams:
+    """Analytic gradient of `elbo`, a `LinearVAEParams` of partial derivatives.
 
     ∂W = (1/σ²) [ SVᵀ − WVSVᵀ − WD ],  ∂V = (1/σ²) [ WᵀS − WᵀWVS ] − βVS,
     ∂log D = ½ [ β − D ⊙ (β + diag(WᵀW)/σ²) ],  ∂log σ² = −n/2 + E‖x − Wz − μ‖²/(2σ²)
@@ -278,20 +283,20 @@ def gradient(
         ValueError: shapes disagree, NaN or Inf.
     """
     params = check(params, moments)
-    beta = _checks.nonnegative_scalar("beta", beta)
+    beta = checks.nonnegative_scalar("beta", beta)
     return _gradient(params, moments, beta)
 
 
 def _centred(
-    params: LinearVAE, moments: mom.Moments, x: Any
-) -> tuple[LinearVAE, Float[Array, "N n"]]:
+    params: LinearVAEParams, moments: mom.Moments, x: Any
+) -> tuple[LinearVAEParams, Float[Array, "N n"]]:
     params = check(params, moments)
-    x = _checks.data_matrix("x", x, moments.mean.shape[0])
-    return params, _arrays.less("x", x, moments.mean)
+    x = checks.data_matrix("x", x, moments.mean.shape[0])
+    return params, arrays.less("x", x, moments.mean)
 
 
 @jax.jit
-def _elbo_terms_per_datum(params: LinearVAE, centred: Float[Array, "N n"]) -> ElboTerms:
+def _elbo_terms_per_datum(params: LinearVAEParams, centred: Float[Array, "N n"]) -> ElboTerms:
     mean = matmul(centred, params.V.T)
     residual = centred - matmul(mean, params.W.T)
     spread = jnp.sum(jnp.exp(params.log_d) * jnp.sum(params.W**2, axis=0))
@@ -302,7 +307,7 @@ def _elbo_terms_per_datum(params: LinearVAE, centred: Float[Array, "N n"]) -> El
     )
 
 
-def elbo_terms_per_datum(params: LinearVAE, moments: mom.Moments, x: Any) -> ElboTerms:
+def elbo_terms_per_datum(params: LinearVAEParams, moments: mom.Moments, x: Any) -> ElboTerms:
     """Reconstruction (N,) and KL per latent (N, k) of each datum, exact in z.
 
     Args:
@@ -320,17 +325,17 @@ def elbo_terms_per_datum(params: LinearVAE, moments: mom.Moments, x: Any) -> Elb
 
 
 def elbo_per_datum(
-    params: LinearVAE,
+    params: LinearVAEParams,
     moments: mom.Moments,
     x: Any,
     beta: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "N"]:
     """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
-    beta = _checks.nonnegative_scalar("beta", beta)
+    beta = checks.nonnegative_scalar("beta", beta)
     return _weighted(elbo_terms_per_datum(params, moments, x), beta)
 
 
-def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
+def score_per_datum(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, "N"]:
     """Exact ELBO of each datum, nats, with the model's own mean μ: the score of held-out data.
 
     `elbo` is for the data that a model is trained on, whose mean is μ: of moments of other data it
@@ -350,28 +355,28 @@ def score_per_datum(params: LinearVAE, mean: Any, x: Any) -> Float[Array, "N"]:
     """
     params = _check_params(params)
     n = params.W.shape[0]
-    x = _checks.data_matrix("x", x, n)
-    mean = _checks.numbers("mean", mean)
-    _checks.shape("mean", mean, (n,))
-    _checks.finite("mean", mean)
-    return _weighted(_elbo_terms_per_datum(params, _arrays.less("x", x, mean)), 1.0)
+    x = checks.data_matrix("x", x, n)
+    mean = checks.numbers("mean", mean)
+    checks.shape("mean", mean, (n,))
+    checks.finite("mean", mean)
+    return _weighted(_elbo_terms_per_datum(params, arrays.less("x", x, mean)), 1.0)
 
 
-def score(params: LinearVAE, mean: Any, x: Any) -> Float[Array, ""]:
+def score(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, ""]:
     """Mean of `score_per_datum`, nats per datum."""
     return score_per_datum(params, mean, x).mean()
 
 
 @jax.jit
 def _elbo_stochastic(
-    params: LinearVAE, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Array | float
+    params: LinearVAEParams, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Array | float
 ) -> Float[Array, "N"]:
     terms = vae.elbo_terms(Model(*params.W.shape), params, centred, key)
     return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=1)
 
 
 def elbo_stochastic(
-    params: LinearVAE,
+    params: LinearVAEParams,
     moments: mom.Moments,
     x: Any,
     key: PRNGKeyArray,
@@ -392,8 +397,8 @@ def elbo_stochastic(
     Raises:
         ValueError: shapes disagree, NaN or Inf.
     """
-    beta = _checks.nonnegative_scalar("beta", beta)
-    _checks.key("key", key)
+    beta = checks.nonnegative_scalar("beta", beta)
+    checks.key("key", key)
     return _elbo_stochastic(*_centred(params, moments, x), key, beta)
 
 
@@ -420,16 +425,16 @@ def optimal_encoder(
         beta: weight of the KL, > 0.
 
     Returns:
-        `Encoder`; `LinearVAE(W, *optimal_encoder(W, sigma2), jnp.log(sigma2))` is the whole model.
+        `Encoder`; `LinearVAEParams(W, *optimal_encoder(W, sigma2), jnp.log(sigma2))` is the model.
 
     Raises:
         ValueError: W not a matrix, NaN or Inf, σ² or β ≤ 0.
     """
-    W = _arrays.as_float("W", W)
-    _checks.shape("W", W, ("n", "k"))
-    _checks.finite("W", W)
-    sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
-    beta = _checks.positive_scalar("beta", beta)
+    W = arrays.as_float("W", W)
+    checks.shape("W", W, ("n", "k"))
+    checks.finite("W", W)
+    sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
+    beta = checks.positive_scalar("beta", beta)
     return _optimal_encoder(W, sigma2, beta)
 
 
@@ -437,12 +442,12 @@ def with_optimal_encoder(
     W: Float[Array, "n k"] | Any,
     sigma2: Float[Array, ""] | float,
     beta: Float[Array, ""] | float = 1.0,
-) -> LinearVAE:
+) -> LinearVAEParams:
     """The linear VAE with decoder W, noise σ² and its `optimal_encoder`."""
-    W = _arrays.as_float("W", W)
+    W = arrays.as_float("W", W)
     encoder = optimal_encoder(W, sigma2, beta)
-    sigma2 = _checks.scalar("sigma2", sigma2)
-    return LinearVAE(W, *encoder, jnp.log(jnp.asarray(sigma2, W.dtype)))
+    sigma2 = checks.scalar("sigma2", sigma2)
+    return LinearVAEParams(W, *encoder, jnp.log(jnp.asarray(sigma2, W.dtype)))
 
 
 def profile_elbo(

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks, collapse, linear, ppca, training
+from linvae_jax import collapse, linear, ppca, training
 from linvae_jax import moments as mom
-from linvae_jax._linalg import matmul
+from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.linalg import matmul
 from linvae_jax.training import Label
 
 
@@ -82,21 +83,21 @@ def problem(moments: mom.Moments, x: Any = None) -> Problem:
     """
     mom.check(moments)
     if x is not None:
-        x = _checks.data_matrix("x", x, moments.mean.shape[0])
+        x = checks.data_matrix("x", x, moments.mean.shape[0])
         dtype = moments.mean.dtype
         variance = moments.cov if moments.cov.ndim == 1 else jnp.diag(moments.cov)
-        if _checks.concrete(x, moments.mean, variance):
+        if checks.concrete(x, moments.mean, variance):
             # what rounding x and μ does to a difference, beside the largest standard deviation
             step = float(jnp.finfo(dtype).eps) * float(jnp.abs(moments.mean).max())
             if step > 1e-3 * float(jnp.sqrt(variance.max())):
-                _checks.fail(
+                checks.fail(
                     "x",
                     f"a mean of {float(jnp.abs(moments.mean).max()):.3g} beside a standard "
                     f"deviation of {float(jnp.sqrt(variance.max())):.3g}",
                     f"differences that {dtype} holds to three digits",
                     "Take the mean off the data first, or set jax_enable_x64.",
                 )
-        x = _arrays.as_float("x", x).astype(dtype)
+        x = arrays.as_float("x", x).astype(dtype)
     return Problem(moments, mom.spectrum(moments), x)
 
 
@@ -145,17 +146,17 @@ class LinearTask:
     def check(self, data: Problem, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
         maker = "Make one of data x: linear_task.problem(moments.from_data(x), x)."
-        _checks.kind("data", data, Problem, maker)
+        checks.kind("data", data, Problem, maker)
         n = self.dimension(data)
         # where `learned` is traced, k = n gives no optimum to compare with: NaN
-        learned = _checks.concrete(hyper.learned) and bool(np.any(np.asarray(hyper.learned)))
-        _checks.in_range("k", self.k, 1, n - learned, "k < n when σ² is learned")
+        learned = checks.concrete(hyper.learned) and bool(np.any(np.asarray(hyper.learned)))
+        checks.in_range("k", self.k, 1, n - learned, "k < n when σ² is learned")
         if self.gradients not in ("exact", "sampled"):
-            _checks.fail("gradients", repr(self.gradients), "one of ('exact', 'sampled')")
+            checks.fail("gradients", repr(self.gradients), "one of ('exact', 'sampled')")
         if self.gradients == "sampled":
             if data.x is None:
-                _checks.fail("problem.x", "None", "data (N, n): sampled gradients need them")
-            _checks.in_range("batch_size", self.batch_size, 1, data.x.shape[0], "N data points")
+                checks.fail("problem.x", "None", "data (N, n): sampled gradients need them")
+            checks.in_range("batch_size", self.batch_size, 1, data.x.shape[0], "N data points")
 
     def dimension(self, data: Problem) -> int:
         """Number of data dimensions n."""
@@ -165,14 +166,14 @@ class LinearTask:
         """Total variance tr S of the data."""
         return float(np.sum(data.spectrum.eigenvalues, dtype=float))
 
-    def init(self, data: Problem, key: PRNGKeyArray, sigma2: Any) -> linear.LinearVAE:
+    def init(self, data: Problem, key: PRNGKeyArray, sigma2: Any) -> linear.LinearVAEParams:
         """As `linear.init`, in the dtype of the moments."""
         params = linear.init(key, self.dimension(data), self.k, sigma2)
         return jax.tree.map(lambda leaf: leaf.astype(data.moments.mean.dtype), params)
 
     def gradient(
-        self, data: Problem, params: linear.LinearVAE, beta: Any, key: PRNGKeyArray
-    ) -> linear.LinearVAE:
+        self, data: Problem, params: linear.LinearVAEParams, beta: Any, key: PRNGKeyArray
+    ) -> linear.LinearVAEParams:
         """Closed form, or of a minibatch."""
         if self.gradients == "exact":
             return linear.gradient(params, data.moments, beta)
@@ -186,7 +187,7 @@ class LinearTask:
     def observe(
         self,
         data: Problem,
-        params: linear.LinearVAE,
+        params: linear.LinearVAEParams,
         hyper: training.Hyperparameters,
         key: PRNGKeyArray,
     ) -> Record:
@@ -232,7 +233,7 @@ class LinearTask:
     def finish(
         self,
         data: Problem,
-        params: linear.LinearVAE,
+        params: linear.LinearVAEParams,
         hyper: training.Hyperparameters,
         key: PRNGKeyArray,
     ) -> None:

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from linvae_jax import _arrays, _checks
-from linvae_jax._linalg import matmul
+from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.linalg import matmul
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -93,18 +93,18 @@ def _on_host(name: str, x: Any, shift: Any = 0.0) -> Moments:
     Raises:
         ValueError: NaN or Inf among x.
     """
-    x, dtype = np.asarray(x), _arrays.float_dtype(x.dtype)
+    x, dtype = np.asarray(x), arrays.float_dtype(x.dtype)
     # beyond these squares may underflow or overflow whose covariance does not
     low, high = (1e-10, 1e10) if dtype == np.float32 else (1e-100, 1e100)
     found = _of_second_moments(x, low, high) if x.dtype == dtype else None
     if found is None:
-        mean = _arrays.centre(x)
+        mean = arrays.centre(x)
         if not np.isfinite(mean).all():
-            _checks.finite(name, x)
+            checks.finite(name, x)
         cov = _centred_product(name, x, mean, dtype, 1.0)
         if not low <= cov.diagonal().max() <= high:
             spread = max(
-                float(np.abs(_arrays.host_less(name, x[i : i + _ROWS], mean, np.float64)).max())
+                float(np.abs(arrays.host_less(name, x[i : i + _ROWS], mean, np.float64)).max())
                 for i in range(0, len(x), _ROWS)
             )
             if 0 < spread < np.inf:
@@ -126,7 +126,7 @@ def _of_second_moments(
     Where each variance is at least a fifth of the mean square, the difference has at most five
     times the rounding of the product: two bits.
     """
-    mean = _arrays.mean(x)
+    mean = arrays.mean(x)
     if not np.isfinite(mean).all():
         return None
     with np.errstate(all="ignore"):
@@ -154,7 +154,7 @@ def _centred_product(
     with np.errstate(all="ignore"):
         for i in range(0, len(x), _ROWS):
             rows = x[i : i + _ROWS]
-            centred = _arrays.host_less(name, rows, mean, dtype, buffer[: len(rows)])
+            centred = arrays.host_less(name, rows, mean, dtype, buffer[: len(rows)])
             if scale != 1:
                 centred /= dtype.type(scale)
             total += centred.T @ centred
@@ -163,7 +163,7 @@ def _centred_product(
 
 def _shifted(moments: Moments, shift: Any) -> Moments:
     """Moments of data from which `shift` was taken: the mean is put together on the host."""
-    if not _checks.concrete(moments.mean, shift):
+    if not checks.concrete(moments.mean, shift):
         return Moments(shift + moments.mean, moments.cov, moments.count)
     mean = np.asarray(shift) + np.asarray(moments.mean)
     return Moments(jnp.asarray(mean, moments.mean.dtype), moments.cov, moments.count)
@@ -192,30 +192,30 @@ def from_data(x: Any) -> Moments:
             covariance of the last two is NaN.
     """
     x = _several("x", x)
-    if not _checks.concrete(x):
-        return _checked(_of_chunk(_arrays.as_float("x", x)), "x")
-    _check_varies("x", _arrays.vary(x))
-    if _arrays.on_host(x):
+    if not checks.concrete(x):
+        return _checked(_of_chunk(arrays.as_float("x", x)), "x")
+    _check_varies("x", arrays.vary(x))
+    if arrays.on_host(x):
         return _checked(_on_host("x", x), "x")
-    _checks.finite("x", x)
-    if _arrays.rounds(x):
-        shift = _arrays.centre(x)
-        return _checked(_shifted(_of_chunk(_arrays.less("x", x, shift)), shift), "x")
-    return _checked(_of_chunk(_arrays.as_float("x", x)), "x")
+    checks.finite("x", x)
+    if arrays.rounds(x):
+        shift = arrays.centre(x)
+        return _checked(_shifted(_of_chunk(arrays.less("x", x, shift)), shift), "x")
+    return _checked(_of_chunk(arrays.as_float("x", x)), "x")
 
 
 def _several(name: str, x: Any) -> Any:
     """Data of two rows or more, as they come, NaN and Inf too."""
-    x = _checks.numbers(name, x)
-    _checks.shape(name, x, ("N", "n"))
+    x = checks.numbers(name, x)
+    checks.shape(name, x, ("N", "n"))
     if x.shape[0] < 2:
-        _checks.fail(name, "one row (N = 1)", "at least two data points", "A covariance needs two.")
+        checks.fail(name, "one row (N = 1)", "at least two data points", "A covariance needs two.")
     return x
 
 
 def _check_varies(name: str, varies: bool) -> None:
     if not varies:
-        _checks.fail(name, "constant data (every row the same)", "data that vary")
+        checks.fail(name, "constant data (every row the same)", "data that vary")
 
 
 def from_chunks(chunks: Iterable[Any]) -> Moments:
@@ -245,39 +245,37 @@ def of_chunks(chunks: Iterable[Any], name: str, piece: str | None = None) -> Mom
     for i, chunk in enumerate(chunks):
         n = "n" if total is None else total.mean.shape[0]
         each = name if piece is None else piece.format(i)
-        x = _checks.data_matrix(each, chunk, n)
-        known = _checks.concrete(x)
+        x = checks.data_matrix(each, chunk, n)
+        known = checks.concrete(x)
         if shift is None:  # all pieces are seen from one place, or their means would be rounded
-            shift = _arrays.centre(x) if known else x.mean(axis=0)
+            shift = arrays.centre(x) if known else x.mean(axis=0)
             first = x[:1]
-        if known and _checks.concrete(first) and not varies:
-            varies = _arrays.vary(x) or bool((np.asarray(x[:1]) != np.asarray(first)).any())
+        if known and checks.concrete(first) and not varies:
+            varies = arrays.vary(x) or bool((np.asarray(x[:1]) != np.asarray(first)).any())
         else:
             varies = True  # nobody can look
         rows += x.shape[0]
-        if _arrays.on_host(x) and not isinstance(shift, jax.Array):
+        if arrays.on_host(x) and not isinstance(shift, jax.Array):
             part = _on_host(each, x, shift)
         else:
-            part = _of_chunk(_arrays.less(each, x, shift, _arrays.float_dtype(x.dtype)))
+            part = _of_chunk(arrays.less(each, x, shift, arrays.float_dtype(x.dtype)))
         total = part if total is None else _merge(total, part)
     if total is None:
-        _checks.fail(name, "no chunk at all", "at least one array (N_i, n)")
+        checks.fail(name, "no chunk at all", "at least one array (N_i, n)")
     if rows < 2:
-        _checks.fail(name, "one row in all (N = 1)", "at least two data points")
+        checks.fail(name, "one row in all (N = 1)", "at least two data points")
     _check_varies(name, varies)
     return _checked(_shifted(total, shift), name)
 
 
 def _checked(moments: Moments, name: str) -> Moments:
     cov = moments.cov
-    if _checks.concrete(cov):
+    if checks.concrete(cov):
         values = np.asarray(cov)
         # NaN is between no limits
-        _arrays.check_scale(
-            name, (values if values.ndim == 1 else np.diag(values)).max(), cov.dtype
-        )
+        arrays.check_scale(name, (values if values.ndim == 1 else np.diag(values)).max(), cov.dtype)
         return moments
-    least, most = _arrays.variance_range(cov.dtype)
+    least, most = arrays.variance_range(cov.dtype)
     largest = (cov if cov.ndim == 1 else jnp.diag(cov)).max()
     known = (least <= largest) & (largest <= most)
     return Moments(moments.mean, jnp.where(known, cov, jnp.nan), moments.count)
@@ -308,9 +306,9 @@ def merge(a: Moments, b: Moments) -> Moments:
     check(a, "a")
     check(b, "b")
     for name, m in (("a.cov", a), ("b.cov", b)):
-        _checks.shape(name, m.cov, (a.mean.shape[0], a.mean.shape[0]))
+        checks.shape(name, m.cov, (a.mean.shape[0], a.mean.shape[0]))
     for name, m in (("a.count", a), ("b.count", b)):
-        _checks.finite(name, m.count)
+        checks.finite(name, m.count)
     return _merge(jax.tree.map(jnp.array, a), b)  # a copy, since `_merge` donates its first
 
 
@@ -341,45 +339,45 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
     Raises:
         ValueError: not symmetric, indefinite, zero, NaN or Inf, or a mean of another length.
     """
-    cov = _arrays.as_float("cov", cov)
+    cov = arrays.as_float("cov", cov)
     n = cov.shape[0] if cov.ndim else 0
-    mean = jnp.zeros(n, cov.dtype) if mean is None else _arrays.as_float("mean", mean)
+    mean = jnp.zeros(n, cov.dtype) if mean is None else arrays.as_float("mean", mean)
     mean = mean.astype(cov.dtype)
-    _checks.numbers("count", count)
+    checks.numbers("count", count)
     result = Moments(mean, cov, jnp.asarray(count, cov.dtype))
     _check(result, "mean", "cov")
     values = _variances(cov)
-    _checks.eigenvalues("cov", values)
-    if _checks.concrete(values) and not np.asarray(values)[0] > 0:
-        _checks.fail("cov", "a covariance of zero", "data that vary")
+    checks.eigenvalues("cov", values)
+    if checks.concrete(values) and not np.asarray(values)[0] > 0:
+        checks.fail("cov", "a covariance of zero", "data that vary")
     return _checked(result, "cov")
 
 
 def check(moments: Moments, name: str = "moments") -> None:
     """Raise `ValueError` unless shapes agree, values are finite, `cov` symmetric, variances ≥ 0."""
-    _checks.kind(name, moments, Moments, "Of data x: moments.from_data(x).")
+    checks.kind(name, moments, Moments, "Of data x: moments.from_data(x).")
     _check(moments, f"{name}.mean", f"{name}.cov")
 
 
 def _check(moments: Moments, mean: str, cov: str) -> None:
     """The part of `check` that looks at the arrays, under the names that the user gave them."""
-    _checks.floating(mean, moments.mean)
-    _checks.shape(mean, moments.mean, ("n",))
-    _checks.finite(mean, moments.mean)
+    checks.floating(mean, moments.mean)
+    checks.shape(mean, moments.mean, ("n",))
+    checks.finite(mean, moments.mean)
     n = moments.mean.shape[0]
-    _checks.floating(cov, moments.cov)
+    checks.floating(cov, moments.cov)
     if jnp.ndim(moments.cov) == 1:
-        _checks.shape(cov, moments.cov, (n,))
-        _checks.finite(cov, moments.cov)
+        checks.shape(cov, moments.cov, (n,))
+        checks.finite(cov, moments.cov)
     else:
-        _checks.shape(cov, moments.cov, (n, n))
-        _checks.symmetric(cov, moments.cov)
-    if _checks.concrete(moments.cov):
+        checks.shape(cov, moments.cov, (n, n))
+        checks.symmetric(cov, moments.cov)
+    if checks.concrete(moments.cov):
         # whether S is semi-definite takes an eigendecomposition: `from_covariance`, `spectrum`
         values = np.asarray(moments.cov)  # NumPy, since JAX would trace known values too
         least = values.min() if values.ndim == 1 else np.diag(values).min()
         if least < 0:
-            _checks.fail(cov, f"a variance of {least:.3g}", "variances >= 0")
+            checks.fail(cov, f"a variance of {least:.3g}", "variances >= 0")
 
 
 def trace(moments: Moments) -> Float[Array, ""]:
@@ -403,14 +401,14 @@ def spectrum(moments: Moments) -> Spectrum:
         ValueError: S is not symmetric, or is indefinite beyond rounding.
     """
     check(moments)
-    if moments.cov.ndim == 2 and _arrays.on_host(moments.cov):
+    if moments.cov.ndim == 2 and arrays.on_host(moments.cov):
         # by the same BLAS as the product, whose threads are there
         found = np.linalg.eigh(np.asarray(moments.cov))
         # the copy is nobody else's
         values, vectors = jax.device_put((found[0][::-1].copy(), found[1][:, ::-1].copy()))
     else:
         values, vectors = _decomposed(moments.cov)
-    _checks.eigenvalues("moments.cov", values)
+    checks.eigenvalues("moments.cov", values)
     return Spectrum(jnp.maximum(values, 0), vectors)
 
 
@@ -423,8 +421,8 @@ def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
     Args:
         eigenvalues: (n,), all of S, from large to small.
     """
-    eigenvalues = _arrays.as_float("eigenvalues", eigenvalues)
-    _checks.shape("eigenvalues", eigenvalues, ("n",))
+    eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
+    checks.shape("eigenvalues", eigenvalues, ("n",))
     n, eps = eigenvalues.shape[0], float(jnp.finfo(eigenvalues.dtype).eps)
     return 10 * n * eps * eigenvalues[0]
 
@@ -441,7 +439,7 @@ def rank(
     Returns:
         (), int32: the number above `rounding`, N − 1 at most.
     """
-    eigenvalues = _arrays.as_float("eigenvalues", eigenvalues)
+    eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
     seen = (eigenvalues > rounding(eigenvalues)).sum(dtype=jnp.int32)
     most = jnp.minimum(jnp.asarray(count, eigenvalues.dtype) - 1, eigenvalues.shape[0])
     return jnp.minimum(seen, most.astype(jnp.int32))
@@ -461,14 +459,14 @@ def thin_spectrum(x: Any, name: str = "x") -> Spectrum:
         ValueError: as `from_data`.
     """
     x = _several(name, x)
-    _checks.finite(name, x)
-    if _checks.concrete(x):
-        _check_varies(name, _arrays.vary(x))
-        centred = _arrays.less(name, x, _arrays.centre(x), _arrays.float_dtype(x.dtype))
+    checks.finite(name, x)
+    if checks.concrete(x):
+        _check_varies(name, arrays.vary(x))
+        centred = arrays.less(name, x, arrays.centre(x), arrays.float_dtype(x.dtype))
     else:
-        centred = _arrays.as_float(name, x)
+        centred = arrays.as_float(name, x)
     found = _thin(centred)
-    _arrays.check_scale(name, found.eigenvalues[0], found.eigenvalues.dtype)
+    arrays.check_scale(name, found.eigenvalues[0], found.eigenvalues.dtype)
     return found
 
 

@@ -16,18 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
-from linvae_jax import (
-    _arrays,
-    _checks,
-    collapse,
-    evaluation,
-    ppca,
-    predictions,
-    training,
-    vae,
-    windowed,
-)
+from linvae_jax import collapse, evaluation, ppca, predictions, training, vae, windowed
 from linvae_jax import moments as mom
+from linvae_jax._internal import arrays, checks
 from linvae_jax.training import Label
 
 # above this dimension a covariance is looked at through as many data, not through all entries
@@ -83,18 +74,18 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
             without a key.
     """
     given = values
-    values = _checks.data_matrix("values", windowed.whole(given))
+    values = checks.data_matrix("values", windowed.whole(given))
     if transform is not None:
         if key is None:
-            _checks.fail("key", "None", "a key for the transform's noise")
-        _checks.key("key", key)
+            checks.fail("key", "None", "a key for the transform's noise")
+        checks.key("key", key)
 
     def real(rows: Any, i: int) -> Any:
         if transform is None:
             return rows
-        return transform(_arrays.as_given("values", rows), jax.random.fold_in(key, i))
+        return transform(arrays.as_given("values", rows), jax.random.fold_in(key, i))
 
-    _arrays.check_held("values", values)
+    arrays.check_held("values", values)
     N, n = values.shape
     pieces = range(0, N, 4096)
     mean = None if transform is not None else _mean(values)
@@ -105,23 +96,23 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     else:
         if mean is None:
             mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
-            _checks.finite("values", mean)
+            checks.finite("values", mean)
         some = values[windowed.spread(N, _LARGE)]
         lam = mom.thin_spectrum(real(some, N), "values").eigenvalues
-    _arrays.check_scale("values", lam[0], jnp.float32)
+    arrays.check_scale("values", lam[0], jnp.float32)
     lam = jnp.asarray(jnp.pad(lam, (0, n - len(lam))), jnp.float32)
     if transform is not None or values.dtype.kind in "biu":
-        kept = given if isinstance(given, windowed.Windowed) else _arrays.as_given("values", values)
+        kept = given if isinstance(given, windowed.Windowed) else arrays.as_given("values", values)
         return Data(kept, jnp.asarray(mean, jnp.float32), lam)
     if isinstance(given, windowed.Windowed):
         return Data(given.less(mean), mean, lam, centred=True)
-    dtype = _arrays.float_dtype(values.dtype)
-    return Data(_arrays.less("values", values, mean, dtype), mean, lam, centred=True)
+    dtype = arrays.float_dtype(values.dtype)
+    return Data(arrays.less("values", values, mean, dtype), mean, lam, centred=True)
 
 
 def _mean(values: Any) -> Float[np.ndarray, "n"]:
     """μ in float64: rounded to float32, it would leave nothing of data far from zero."""
-    return np.asarray(_arrays.centre(values), np.float64)
+    return np.asarray(arrays.centre(values), np.float64)
 
 
 def data_scale(data: Data) -> float:
@@ -135,12 +126,12 @@ def data_scale(data: Data) -> float:
     _check_data(data)
     scale = float(f"{float(np.sqrt(np.mean(np.asarray(data.eigenvalues, np.float64)))):.2g}")
     if not 0 < scale < float("inf"):
-        _checks.fail("data.eigenvalues", f"a mean of {scale**2:.3g}", "those of data that vary")
+        checks.fail("data.eigenvalues", f"a mean of {scale**2:.3g}", "those of data that vary")
     return scale
 
 
 def _check_data(data: Any) -> None:
-    _checks.kind("data", data, Data, "Make one of data x: network_task.prepare(x).")
+    checks.kind("data", data, Data, "Make one of data x: network_task.prepare(x).")
 
 
 def centred(
@@ -161,16 +152,16 @@ def centred(
         ValueError: not `Data`, count < 1.
     """
     _check_data(data)
-    _checks.key("key", key)
+    checks.key("key", key)
     values = windowed.whole(data.values)
     places = windowed.spread(values.shape[0], count)
     rows = jnp.take(values, places, axis=0) if isinstance(values, jax.Array) else values[places]
     if transform is not None:
-        x = transform(_arrays.as_given("data.values", rows), key) - data.offset
+        x = transform(arrays.as_given("data.values", rows), key) - data.offset
     elif isinstance(data.values, windowed.Windowed):  # whose values are as they came
-        x = _arrays.less("data.values", rows, data.mean, data.values.dtype)
+        x = arrays.less("data.values", rows, data.mean, data.values.dtype)
     else:
-        x = _arrays.less("data.values", rows, data.offset)
+        x = arrays.less("data.values", rows, data.offset)
     return jnp.asarray(x, jnp.result_type(float))
 
 
@@ -263,20 +254,20 @@ class NetworkTask:
     def check(self, data: Data, hyper: training.Hyperparameters) -> None:
         """Raise `ValueError` for what cannot run."""
         _check_data(data)
-        _checks.shape("data.values", data.values, ("N", self.model.n))
-        _checks.shape("data.mean", data.mean, (self.model.n,))
+        checks.shape("data.values", data.values, ("N", self.model.n))
+        checks.shape("data.mean", data.mean, (self.model.n,))
         windows = data.values if isinstance(data.values, windowed.Windowed) else None
-        _checks.finite("data.values", windowed.whole(data.values))
-        _checks.finite("data.mean", data.mean)
-        _checks.shape("data.eigenvalues", data.eigenvalues, (self.model.n,))
-        _checks.eigenvalues("data.eigenvalues", data.eigenvalues)
-        _checks.in_range("k", self.model.k, 1, self.model.n - 1, "k < n, to compare with pPCA")
-        _checks.in_range("batch_size", self.batch_size, 1, 2**31 - 1, "at least one")
+        checks.finite("data.values", windowed.whole(data.values))
+        checks.finite("data.mean", data.mean)
+        checks.shape("data.eigenvalues", data.eigenvalues, (self.model.n,))
+        checks.eigenvalues("data.eigenvalues", data.eigenvalues)
+        checks.in_range("k", self.model.k, 1, self.model.n - 1, "k < n, to compare with pPCA")
+        checks.in_range("batch_size", self.batch_size, 1, 2**31 - 1, "at least one")
         if windows is not None:
-            _checks.in_range("batch_size", self.batch_size, 1, windows.size, "rows of a window")
-        _checks.in_range("observed", self.observed, 1, 2**31 - 1, "at least one")
+            checks.in_range("batch_size", self.batch_size, 1, windows.size, "rows of a window")
+        checks.in_range("observed", self.observed, 1, 2**31 - 1, "at least one")
         if self.transform is None and not jnp.issubdtype(data.values.dtype, jnp.floating):
-            _checks.fail(
+            checks.fail(
                 "data.values",
                 f"dtype {data.values.dtype} without a transform",
                 "real numbers",

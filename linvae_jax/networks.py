@@ -1,7 +1,7 @@
 """VAEs made of Flax networks: multilayer perceptrons, convolutions, and linear decoders.
 
-Each class describes an architecture and is a `vae.Model`; its parameters are `vae.VAE`, with plain
-nested dictionaries as weights. Nothing else here imports Flax.
+Each class describes an architecture and is a `vae.Model`; its parameters are `vae.VAEParams`, with
+plain nested dictionaries as weights. Nothing else here imports Flax.
 
 Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in; biases at
 zero; and log D at zero whatever the data, as in the linear VAE, for a random log D of unscaled
@@ -30,8 +30,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks
-from linvae_jax.vae import VAE, Posterior
+from linvae_jax._internal import arrays, checks
+from linvae_jax.vae import Posterior, VAEParams
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -111,13 +111,13 @@ def _structure(kind: type, config: Any) -> tuple[Any, dict[str, tuple[int, ...]]
     return graph, _shapes(nnx.to_pure_dict(weights))
 
 
-def _network(kind: type, config: Any, params: VAE) -> Any:
+def _network(kind: type, config: Any, params: VAEParams) -> Any:
     """The module with these weights. Flax itself would take weights of other shapes."""
     graph, expected = _structure(kind, config)
     got = _shapes(params.weights)
     for name in sorted(got.keys() | expected.keys()):
         if got.get(name) != expected.get(name):
-            _checks.fail(
+            checks.fail(
                 f"params.weights{name}",
                 f"shape {got[name]}" if name in got else "nothing",
                 f"shape {expected[name]}" if name in expected else "nothing",
@@ -135,38 +135,38 @@ def _pixelwise(layer: nnx.Linear, x: Float[Array, "N h w a"]) -> Float[Array, "N
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
-    _checks.positive_scalar("sigma2", sigma2)
+def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
+    checks.positive_scalar("sigma2", sigma2)
     if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
-        _checks.fail("dtype", config.dtype, "float32", "float64 needs jax_enable_x64.")
+        checks.fail("dtype", config.dtype, "float32", "float64 needs jax_enable_x64.")
     return _made(kind, config, key, sigma2)
 
 
 @partial(jax.jit, static_argnames=("kind", "config"))
-def _made(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAE:
+def _made(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
     _, weights = nnx.split(kind(config, nnx.Rngs(key)), nnx.Param)
-    return VAE(nnx.to_pure_dict(weights), jnp.log(jnp.asarray(sigma2, config.dtype)))
+    return VAEParams(nnx.to_pure_dict(weights), jnp.log(jnp.asarray(sigma2, config.dtype)))
 
 
 def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
-    _checks.in_range("k", config.k, 1, config.n, "no more latents than dimensions")
-    _checks.positive("data_scale", config.data_scale)
-    _checks.positive("mean_scale", config.mean_scale)
+    checks.in_range("k", config.k, 1, config.n, "no more latents than dimensions")
+    checks.positive("data_scale", config.data_scale)
+    checks.positive("mean_scale", config.mean_scale)
     for name, values in widths.items():
         if not isinstance(values, tuple):
-            _checks.fail(name, repr(values), "a tuple, which is hashable")
+            checks.fail(name, repr(values), "a tuple, which is hashable")
         for width in values:
-            _checks.in_range(name, width, 1, 2**31 - 1, "widths of layers")
+            checks.in_range(name, width, 1, 2**31 - 1, "widths of layers")
     for name, known in _KNOWN.items():
         if getattr(config, name) not in known:
-            _checks.fail(name, repr(getattr(config, name)), f"one of {known}")
+            checks.fail(name, repr(getattr(config, name)), f"one of {known}")
 
 
 def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of some latents: of the decoder, and of the head, its log D included."""
     for j in latents:
         # beyond the end JAX would take the last one, silently
-        _checks.in_range("latents", j, 0, k - 1, "k latents, from 0")
+        checks.in_range("latents", j, 0, k - 1, "k latents, from 0")
     rows = np.array(latents, int)
     return rows, np.concatenate([rows, k + rows]) if log_d else rows
 
@@ -176,7 +176,7 @@ class _LatentWeights:
 
     decoder_name: ClassVar[str] = "decoder"
 
-    def latent_weights(self, params: VAE, latents: tuple[int, ...]) -> dict[str, Array]:
+    def latent_weights(self, params: VAEParams, latents: tuple[int, ...]) -> dict[str, Array]:
         """Weights of some latents: with all of them zero, they are collapsed."""
         w, (first, k, amortised) = params.weights, self._layout()
         rows, columns = _chosen(latents, k, amortised)
@@ -188,20 +188,20 @@ class _LatentWeights:
         return found if amortised else found | {"log_d": jnp.take(w["log_d"], rows)}
 
     def with_latent_weights(
-        self, params: VAE, latents: tuple[int, ...], weights: dict[str, Array]
-    ) -> VAE:
+        self, params: VAEParams, latents: tuple[int, ...], weights: dict[str, Array]
+    ) -> VAEParams:
         """The same with these in their place."""
         w, (first, k, amortised) = dict(params.weights), self._layout()
         rows, columns = _chosen(latents, k, amortised)
-        kernel = _arrays.put(w[first]["kernel"], rows, weights["decoder"])
+        kernel = arrays.put(w[first]["kernel"], rows, weights["decoder"])
         w[first] = w[first] | {"kernel": kernel}
         w["head"] = {
-            "kernel": _arrays.put(w["head"]["kernel"], columns, weights["encoder"], axis=1),
-            "bias": _arrays.put(w["head"]["bias"], columns, weights["bias"]),
+            "kernel": arrays.put(w["head"]["kernel"], columns, weights["encoder"], axis=1),
+            "bias": arrays.put(w["head"]["bias"], columns, weights["bias"]),
         }
         if not amortised:
-            w["log_d"] = _arrays.put(w["log_d"], rows, weights["log_d"])
-        return VAE(w, params.log_sigma2)
+            w["log_d"] = arrays.put(w["log_d"], rows, weights["log_d"])
+        return VAEParams(w, params.log_sigma2)
 
     def _layout(self) -> tuple[str, int, bool]:
         raise NotImplementedError
@@ -243,13 +243,13 @@ class Mlp(_LatentWeights):
         """Raise `ValueError` for what cannot be built."""
         _check_sizes(self, {"encoder": self.encoder, "decoder": self.decoder})
 
-    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAE:
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
         """Random weights and noise σ²."""
         return _init(_Mlp, self, key, sigma2)
 
-    def encode(self, params: VAE, x: Float[Array, "N n"]) -> Posterior:
+    def encode(self, params: VAEParams, x: Float[Array, "N n"]) -> Posterior:
         """q(z | x) of centred data."""
-        _checks.shape("x", x, ("N", self.n))
+        checks.shape("x", x, ("N", self.n))
         net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
         x = x.astype(params.log_sigma2.dtype) / self.data_scale
         for i in range(len(self.encoder)):
@@ -259,9 +259,9 @@ class Mlp(_LatentWeights):
             return Posterior(out, net.log_d[...])
         return Posterior(out[:, : self.k], out[:, self.k :])
 
-    def decode(self, params: VAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
+    def decode(self, params: VAEParams, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """E[x | z] − μ."""
-        _checks.shape("z", z, ("N", self.k))
+        checks.shape("z", z, ("N", self.k))
         net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
         for i in range(len(self.decoder)):
             z = act(getattr(net, f"decoder{i}")(z))
@@ -337,7 +337,7 @@ class Conv(_LatentWeights):
         """Raise `ValueError` for what cannot be built."""
         factor = 2 ** len(self.channels)
         if len(self.shape) != 3 or not self.channels or any(s % factor for s in self.shape[:2]):
-            _checks.fail("shape", self.shape, f"(H, W, C) with H and W divisible by {factor}")
+            checks.fail("shape", self.shape, f"(H, W, C) with H and W divisible by {factor}")
         _check_sizes(self, {"shape": self.shape, "channels": self.channels})
 
     @property
@@ -351,13 +351,13 @@ class Conv(_LatentWeights):
         factor = 2 ** len(self.channels)
         return self.shape[0] // factor, self.shape[1] // factor, self.channels[-1]
 
-    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAE:
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
         """Random weights and noise σ²."""
         return _init(_Conv, self, key, sigma2)
 
-    def encode(self, params: VAE, x: Float[Array, "N n"]) -> Posterior:
+    def encode(self, params: VAEParams, x: Float[Array, "N n"]) -> Posterior:
         """q(z | x) of centred data."""
-        _checks.shape("x", x, ("N", self.n))
+        checks.shape("x", x, ("N", self.n))
         net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
         image = x.reshape(-1, *self.shape).astype(params.log_sigma2.dtype) / self.data_scale
         for i in range(len(self.channels)):
@@ -365,9 +365,9 @@ class Conv(_LatentWeights):
         out = net.head(image.reshape(x.shape[0], -1))
         return Posterior(out[:, : self.k], out[:, self.k :])
 
-    def decode(self, params: VAE, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
+    def decode(self, params: VAEParams, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
         """E[x | z] − μ."""
-        _checks.shape("z", z, ("N", self.k))
+        checks.shape("z", z, ("N", self.k))
         net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
         image = net.start(z).reshape(-1, *self.code)
         for i in range(len(self.channels)):
@@ -405,7 +405,7 @@ def named(
     """
     if name == "conv":
         if image_shape is None or len(image_shape) != 3:
-            _checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
+            checks.fail("network", f"'conv' for data of shape {image_shape}", "colour images")
         channels = Conv.channels if widths is None else widths
         return Conv(image_shape, k, channels, data_scale=data_scale)
     widths = Mlp.encoder if widths is None else widths
@@ -416,5 +416,5 @@ def named(
         "mlp-encoder": Mlp(n, k, widths, ()),
     }
     if name not in known:
-        _checks.fail("network", repr(name), f"one of {('conv', *known)}")
+        checks.fail("network", repr(name), f"one of {('conv', *known)}")
     return replace(known[name], data_scale=data_scale)

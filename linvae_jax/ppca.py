@@ -20,9 +20,10 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks, gaussian
+from linvae_jax import gaussian
 from linvae_jax import moments as mom
-from linvae_jax._linalg import matmul
+from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.linalg import matmul
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -90,10 +91,10 @@ def log_likelihood(
         ValueError: shapes disagree, NaN or Inf, σ² ≤ 0, S not symmetric.
     """
     mom.check(moments)
-    W = _arrays.as_float("W", W)
-    _checks.shape("W", W, (moments.mean.shape[0], "k"))
-    _checks.finite("W", W)
-    sigma2 = _checks.positive_scalar("sigma2", sigma2, W.dtype)
+    W = arrays.as_float("W", W)
+    checks.shape("W", W, (moments.mean.shape[0], "k"))
+    checks.finite("W", W)
+    sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
     return _log_likelihood(W, sigma2, moments)
 
 
@@ -103,11 +104,11 @@ def principal_weights(
     sigma2: Float[Array, ""] | float,
 ) -> Float[Array, "n k"]:
     """Columns √(λ_j − σ²) u_j; a zero column where λ_j ≤ σ² (posterior collapse)."""
-    values = _arrays.as_float("eigenvalues", eigenvalues)
-    _checks.shape("eigenvalues", values, ("k",))
-    _checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
-    noise = _arrays.as_float("sigma2", sigma2).astype(values.dtype)
-    return _principal_weights(_arrays.as_float("eigenvectors", eigenvectors), values, noise)
+    values = arrays.as_float("eigenvalues", eigenvalues)
+    checks.shape("eigenvalues", values, ("k",))
+    checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
+    noise = arrays.as_float("sigma2", sigma2).astype(values.dtype)
+    return _principal_weights(arrays.as_float("eigenvectors", eigenvectors), values, noise)
 
 
 @jax.jit
@@ -170,7 +171,7 @@ def check_learned_sigma2(
         count: number of data N, if known.
         name: what the user calls the data, for the message.
     """
-    if not _checks.concrete(eigenvalues, beta, count):
+    if not checks.concrete(eigenvalues, beta, count):
         return
     with jax.ensure_compile_time_eval():  # inside a program that has them as constants
         if _leaves_variance(eigenvalues, k, float(beta), float(count)):
@@ -187,13 +188,13 @@ def check_learned_sigma2(
         hint += ", or compute in float64 (jax_enable_x64)" if values.dtype == np.float32 else ""
     elif r == count - 1:
         hint += ", or more data"
-    _checks.fail(name, got, "variance left for σ² to explain", f"{hint}.")
+    checks.fail(name, got, "variance left for σ² to explain", f"{hint}.")
 
 
 def _check_k_learned(k: int, n: int) -> None:
     if n < 2:
-        _checks.fail("k", k, "no latent: data of one dimension have none to spare", "Fix sigma2.")
-    _checks.in_range("k", k, 1, n - 1, "a learned σ² needs a discarded component: k < n")
+        checks.fail("k", k, "no latent: data of one dimension have none to spare", "Fix sigma2.")
+    checks.in_range("k", k, 1, n - 1, "a learned σ² needs a discarded component: k < n")
 
 
 def optimal_sigma2(
@@ -220,8 +221,8 @@ def optimal_sigma2(
     f_r = λ_r (n − rβ) − β Σ_{i>r} λ_i > 0, and f falls with r, since
     f_{r+1} − f_r = (λ_{r+1} − λ_r)(n − rβ) ≤ 0; so r* counts the positive f_r, r ≤ k.
     """
-    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
-    beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
+    eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
+    beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _check_k_learned(k, n)
     check_learned_sigma2(eigenvalues, k, beta)
@@ -249,11 +250,11 @@ def elbo_with_components(
     Returns:
         (), nats per datum. Exact.
     """
-    values = _arrays.as_float("eigenvalues", eigenvalues)
-    _checks.shape("eigenvalues", values, ("n",))
-    _checks.shape("active", active, (len(values),))
-    sigma2 = _checks.positive_scalar("sigma2", sigma2, values.dtype)
-    beta = _checks.positive_scalar("beta", beta, values.dtype)
+    values = arrays.as_float("eigenvalues", eigenvalues)
+    checks.shape("eigenvalues", values, ("n",))
+    checks.shape("active", active, (len(values),))
+    sigma2 = checks.positive_scalar("sigma2", sigma2, values.dtype)
+    beta = checks.positive_scalar("beta", beta, values.dtype)
     return _elbo_with_components(values, jnp.asarray(active), sigma2, beta)
 
 
@@ -304,13 +305,13 @@ def optimal_elbo(
         ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative; σ²
             learned and none is best (`check_learned_sigma2`).
     """
-    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
-    beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
+    eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
+    beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
-    _checks.in_range("k", k, 1, n, "at most n components")
+    checks.in_range("k", k, 1, n, "at most n components")
     if sigma2 is None:
         sigma2 = optimal_sigma2(eigenvalues, k, beta)
-    sigma2 = _checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
+    sigma2 = checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
     return _optimal_elbo(eigenvalues, k, sigma2, beta)
 
 
@@ -355,13 +356,13 @@ def _mle(
     values = spectrum.eigenvalues
     if sigma2 is None:
         _check_k_learned(k, n)
-    _checks.in_range("k", k, 1, m, f"{m} eigenpairs")
+    checks.in_range("k", k, 1, m, f"{m} eigenpairs")
     if sigma2 is None:
         padded = jnp.pad(values, (0, n - m))
         check_learned_sigma2(padded, k, 1.0, count, name)
         sigma2 = _optimal_sigma2(padded, k, 1.0)
     else:
-        sigma2 = _checks.positive_scalar("sigma2", sigma2, values.dtype)
+        sigma2 = checks.positive_scalar("sigma2", sigma2, values.dtype)
     sigma2 = jnp.asarray(sigma2, values.dtype)
     W = principal_weights(spectrum.eigenvectors[:, :k], values[:k], sigma2)
     return PPCA(W, sigma2, mean)
@@ -391,19 +392,19 @@ def posterior(model: PPCA, x: Any) -> Posterior:
 
 def _read(model: PPCA) -> tuple[PPCA, Any]:
     """The model in JAX's floats, and its mean as precise as it came."""
-    _checks.kind("model", model, PPCA)
-    W = _arrays.as_float("model.W", model.W)
-    _checks.shape("model.W", W, ("n", "k"))
-    _checks.finite("model.W", W)
-    sigma2 = _checks.positive_scalar("model.sigma2", model.sigma2, W.dtype)
-    mean = _checks.numbers("model.mean", model.mean)
-    _checks.shape("model.mean", mean, (W.shape[0],))
-    _checks.finite("model.mean", mean)
-    return PPCA(W, jnp.asarray(sigma2, W.dtype), _arrays.as_float("model.mean", mean)), mean
+    checks.kind("model", model, PPCA)
+    W = arrays.as_float("model.W", model.W)
+    checks.shape("model.W", W, ("n", "k"))
+    checks.finite("model.W", W)
+    sigma2 = checks.positive_scalar("model.sigma2", model.sigma2, W.dtype)
+    mean = checks.numbers("model.mean", model.mean)
+    checks.shape("model.mean", mean, (W.shape[0],))
+    checks.finite("model.mean", mean)
+    return PPCA(W, jnp.asarray(sigma2, W.dtype), arrays.as_float("model.mean", mean)), mean
 
 
 def _centred(model: PPCA, mean: Any, x: Any) -> Float[Array, "N n"]:
-    return _arrays.less("x", _checks.data_matrix("x", x, model.W.shape[0]), mean)
+    return arrays.less("x", checks.data_matrix("x", x, model.W.shape[0]), mean)
 
 
 @jax.jit
@@ -446,8 +447,8 @@ def score(model: PPCA, x: Any) -> Float[Array, ""]:
 
 def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N n"]:
     """Draw data from the model: (num_samples, n)."""
-    _checks.key("key", key)
-    _checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
+    checks.key("key", key)
+    checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
     return _sample(_read(model)[0], key, num_samples)
 
 

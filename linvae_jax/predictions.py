@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from linvae_jax import _arrays, _checks, collapse, gaussian, ppca
+from linvae_jax import collapse, gaussian, ppca
+from linvae_jax._internal import arrays, checks
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -83,13 +84,13 @@ def predict(
 
     Source: landscape/README.md, 2.
     """
-    eigenvalues = _arrays.spectrum("eigenvalues", eigenvalues)
-    _checks.in_range("k", k, 1, eigenvalues.shape[0], "at most n components")
-    beta = _checks.positive_scalar("beta", beta, eigenvalues.dtype)
+    eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
+    checks.in_range("k", k, 1, eigenvalues.shape[0], "at most n components")
+    beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
     collapse.check_grid(epsilon)
     if sigma2 is None:
         sigma2 = ppca.optimal_sigma2(eigenvalues, k, beta)
-    sigma2 = _checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
+    sigma2 = checks.positive_scalar("sigma2", sigma2, eigenvalues.dtype)
     sigma2 = jnp.asarray(sigma2, eigenvalues.dtype)
     return _predict(eigenvalues, k, sigma2, jnp.asarray(beta, eigenvalues.dtype), epsilon)
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
-from linvae_jax import _checks
+from linvae_jax._internal import checks
 
 # kept with the folders of sweeps, which must not go on with other noise: raise it with any change
 VERSION = 2
@@ -34,7 +34,7 @@ def check(name: str, seed: Any) -> None:
     Raises:
         ValueError: a bool, no integer, negative, or 2³² and more.
     """
-    _checks.in_range(name, seed, 0, 2**32 - 1, "JAX takes 32 bits of a seed")
+    checks.in_range(name, seed, 0, 2**32 - 1, "JAX takes 32 bits of a seed")
 
 
 def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:

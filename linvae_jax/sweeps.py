@@ -27,17 +27,11 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
-from linvae_jax import (
-    _checks,
-    divergence,
-    parallel,
-    progress,
-    streams,
-    tables,
-    training,
-    windowed,
-)
-from linvae_jax.trainer import START, Look, Result, Trainer
+from linvae_jax import progress, streams, tables, training, windowed
+from linvae_jax._engine import divergence, parallel
+from linvae_jax._engine.trainer import START, Look, Result, Trainer
+from linvae_jax._engine.trainer import Stopped as Stopped
+from linvae_jax._internal import checks
 from linvae_jax.training import Annealing, Hyperparameters
 
 
@@ -69,28 +63,28 @@ class Grid:
         for f in fields(self):
             value = getattr(self, f.name)
             if not isinstance(value, tuple | list | range):
-                _checks.fail(f.name, repr(value), "a tuple, of one value or more")
+                checks.fail(f.name, repr(value), "a tuple, of one value or more")
         # 1 and 1.0 are the same run, and so are their folders
         for name in ("sigma2", "learning_rate", "beta"):
             values = tuple(_number(name, value) for value in getattr(self, name))
             object.__setattr__(self, name, values)
         for value in self.learned:
             if not isinstance(value, bool | np.bool_):
-                _checks.fail("learned", repr(value), "True or False")
+                checks.fail("learned", repr(value), "True or False")
         object.__setattr__(self, "learned", tuple(map(bool, self.learned)))
         for value in self.annealing:
-            _checks.kind("annealing", value, Annealing)
+            checks.kind("annealing", value, Annealing)
         for seed in self.seeds:
             streams.check("seeds", seed)
         for f in fields(self):
             seen = set()
             for value in getattr(self, f.name):
                 if np.shape(value):
-                    _checks.fail(f.name, f"an array of shape {np.shape(value)} in it", "numbers")
+                    checks.fail(f.name, f"an array of shape {np.shape(value)} in it", "numbers")
                 # scalars of NumPy and JAX as Python's: those of JAX are not hashable
                 plain = value.item() if hasattr(value, "item") else value
                 if plain in seen:
-                    _checks.fail(f.name, f"{plain} twice", "each value once")
+                    checks.fail(f.name, f"{plain} twice", "each value once")
                 seen.add(plain)
 
     @property
@@ -133,12 +127,12 @@ class Grid:
 def _number(name: str, value: Any) -> float:
     """A real number as Python's float, also where an integer has more than 32 bits."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        _checks.numbers(name, value)
-        _checks.shape(name, value, ())
+        checks.numbers(name, value)
+        checks.shape(name, value, ())
     try:
         return float(value)
     except OverflowError:
-        _checks.fail(name, "an integer beyond all floats", "a float")
+        checks.fail(name, "an integer beyond all floats", "a float")
 
 
 class _Axis(NamedTuple):
@@ -235,21 +229,21 @@ def run(
             that cannot be read.
         OSError: no room on the disk, or a folder that cannot be written; what is there is intact,
             and with room the same call goes on. `NotSaved`: all is there but `sweep.nc`.
-        sweep_folder.Stopped: by SIGTERM or Ctrl-C, after a checkpoint; only with a folder.
+        Stopped: by SIGTERM or Ctrl-C, after a checkpoint; only with a folder.
     """
-    _checks.kind("grid", grid, Grid)
+    checks.kind("grid", grid, Grid)
     layout_facts = {field.name for field in fields(parallel.Layout)}
     tables.check_attrs("attrs", attrs or {}, {*tables.provenance({}), *layout_facts, "windows"})
     if folder is not None:
-        folder = _checks.folder("folder", folder)
+        folder = checks.folder("folder", folder)
         if (folder / "sweep.nc").is_dir():
-            _checks.fail("folder", f"{folder}, where sweep.nc is a folder", "one without that")
+            checks.fail("folder", f"{folder}, where sweep.nc is a folder", "one without that")
     _nonnegative("checkpoint_seconds", checkpoint_seconds)
     if memory is not None:
         _nonnegative("memory", memory)
     for field in fields(grid):
         if not len(getattr(grid, field.name)):
-            _checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
+            checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
     keys = grid.keys()
     training.check(task, config, data, grid.hyperparameters(float))
     shape = parallel.shape_of(task.init, data, parallel.one_of(keys), 1.0)
@@ -272,7 +266,9 @@ def run(
                 ids = list(range(grid.size))[start : start + layout.chunk]
                 finished |= trainer.train(trainer.start(ids))
         else:
-            from linvae_jax import sweep_folder  # and with it Orbax, which no other sweep needs
+            from linvae_jax._engine import (
+                sweep_folder,  # and with it Orbax, which no other sweep needs
+            )
 
             def of_run(run: int) -> dict[str, Any]:
                 return tables.plain(facts | {"run": grid.only(run)})
@@ -297,7 +293,7 @@ def run(
 def _nonnegative(name: str, value: Any) -> None:
     """A number >= 0; it may be infinite."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
-        _checks.fail(name, repr(value), "a number >= 0")
+        checks.fail(name, repr(value), "a number >= 0")
 
 
 def _kept(grid: Grid) -> list[str]:

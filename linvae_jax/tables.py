@@ -17,8 +17,9 @@ import numpy as np
 import xarray as xr
 from xarray.backends import NetCDF4DataStore
 
-from linvae_jax import _checks, _files, _version, linear
+from linvae_jax import linear
 from linvae_jax import moments as mom
+from linvae_jax._internal import checks, version, whole_files
 
 # attribute that tells our files from other people's
 _FORMAT = "linvae_jax"
@@ -52,7 +53,7 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     """
     facts = {
         "format": _FORMAT,
-        "linvae_jax": _version.own(),
+        "linvae_jax": version.own(),
         "jax": jax.__version__,
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
@@ -62,7 +63,7 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
         facts["config"] = json.dumps(plain(config), sort_keys=True)
     for name in extra:
         if name in facts:
-            _checks.fail("extra", f"a fact called {name!r}", f"other names than {list(facts)}")
+            checks.fail("extra", f"a fact called {name!r}", f"other names than {list(facts)}")
     return facts | {name: str(value) for name, value in extra.items()}
 
 
@@ -112,13 +113,13 @@ def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
             such as None, a bool, a dictionary, a path. The message has the attribute's name.
     """
     if not isinstance(attrs, Mapping):
-        _checks.fail(name, type(attrs).__name__, "a mapping of names to texts and numbers")
+        checks.fail(name, type(attrs).__name__, "a mapping of names to texts and numbers")
     for key, value in attrs.items():
         got = f"{value!r:.100}"
         if key in taken:
-            _checks.fail(f"{name}[{key!r}]", got, f"another name than {sorted(taken)}")
+            checks.fail(f"{name}[{key!r}]", got, f"another name than {sorted(taken)}")
         if trouble := _trouble(key, value):
-            _checks.fail(
+            checks.fail(
                 f"{name}[{key!r}]", got, "a text, a number or a list of them, with a name of its "
                 f"own, for netCDF keeps nothing else ({trouble})",
             )  # fmt: skip
@@ -160,10 +161,10 @@ def save(data: xr.Dataset, path: str | Path) -> Path:
             one with attributes that netCDF cannot keep, before anything is written.
         OSError: it cannot be written, e.g. the disk is full. What was there stays.
     """
-    _checks.kind("data", data, xr.Dataset)
-    path = _checks.path("path", path)
+    checks.kind("data", data, xr.Dataset)
+    path = checks.path("path", path)
     if path.is_dir():
-        _checks.fail("path", f"{path}, which is a folder", "a file, new or to be replaced")
+        checks.fail("path", f"{path}, which is a folder", "a file, new or to be replaced")
     # in memory first: on a disk that fills up HDF5 raises errors of its own, or crashes
     try:
         content = _written(data)
@@ -171,7 +172,7 @@ def save(data: xr.Dataset, path: str | Path) -> Path:
         for name, part in {"data": data, **data.variables}.items():
             check_attrs(f"{name}.attrs", part.attrs)
         raise
-    return _files.write(path, content)
+    return whole_files.write(path, content)
 
 
 def load(path: str | Path) -> xr.Dataset:
@@ -182,9 +183,9 @@ def load(path: str | Path) -> xr.Dataset:
         OSError: no permission, or too many files open.
         MemoryError: too little left.
     """
-    path = _checks.path("path", path)
+    path = checks.path("path", path)
     if not path.is_file():
-        _checks.fail("path", f"{path} (no such file)", "a netCDF file written by linvae_jax")
+        checks.fail("path", f"{path} (no such file)", "a netCDF file written by linvae_jax")
     content = path.read_bytes()  # what fails here says nothing of the file
     try:
         loaded = _read(content)
@@ -196,12 +197,12 @@ def load(path: str | Path) -> xr.Dataset:
             "expected one written by linvae_jax. It may be truncated; compute it again."
         ) from error
     if loaded.attrs.get("format") != _FORMAT:
-        _checks.fail("path", f"{path}, a netCDF file of another origin", "one of linvae_jax")
+        checks.fail("path", f"{path}, a netCDF file of another origin", "one of linvae_jax")
     return loaded
 
 
 def from_linear(
-    params: linear.LinearVAE, moments: mom.Moments, attrs: Mapping[str, str] | None = None
+    params: linear.LinearVAEParams, moments: mom.Moments, attrs: Mapping[str, str] | None = None
 ) -> xr.Dataset:
     """A linear VAE and the mean of its data as a labelled data set."""
     return dataset(
@@ -216,7 +217,7 @@ def from_linear(
     )
 
 
-def to_linear(data: xr.Dataset) -> linear.LinearVAE:
+def to_linear(data: xr.Dataset) -> linear.LinearVAEParams:
     """The linear VAE of a data set made by `from_linear`.
 
     Raises:
@@ -225,5 +226,5 @@ def to_linear(data: xr.Dataset) -> linear.LinearVAE:
     names = ("W", "V", "log_d", "log_sigma2")
     missing = [name for name in names if name not in data]
     if missing:
-        _checks.fail("data", f"a data set without {missing}", f"the variables {list(names)}")
-    return linear.LinearVAE(*(jax.numpy.asarray(data[name].values) for name in names))
+        checks.fail("data", f"a data set without {missing}", f"the variables {list(names)}")
+    return linear.LinearVAEParams(*(jax.numpy.asarray(data[name].values) for name in names))

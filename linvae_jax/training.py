@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from linvae_jax import _checks, streams, vae, windowed
+from linvae_jax import streams, vae, windowed
+from linvae_jax._internal import checks
 
 Params = Any  # a pytree with an attribute `log_sigma2`
 
@@ -218,14 +219,14 @@ def interval(num_steps: int, records: int) -> int:
 
 def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) -> None:
     """Raise `ValueError` for a configuration that cannot run."""
-    _checks.kind("task", task, Task, "Such as linear_task.LinearTask(k=2).")
-    _checks.kind("config", config, TrainConfig)
-    _checks.kind("hyper", hyper, Hyperparameters)
-    _checks.in_range("num_steps", config.num_steps, 1, 2**31 - 1, "at least one")
-    _checks.in_range("record_every", config.record_every, 1, config.num_steps, "num_steps")
-    _checks.in_range("warmup", config.warmup, 0, config.num_steps, "num_steps")
+    checks.kind("task", task, Task, "Such as linear_task.LinearTask(k=2).")
+    checks.kind("config", config, TrainConfig)
+    checks.kind("hyper", hyper, Hyperparameters)
+    checks.in_range("num_steps", config.num_steps, 1, 2**31 - 1, "at least one")
+    checks.in_range("record_every", config.record_every, 1, config.num_steps, "num_steps")
+    checks.in_range("warmup", config.warmup, 0, config.num_steps, "num_steps")
     if config.num_steps % config.record_every:
-        _checks.fail("record_every", config.record_every, f"a divisor of {config.num_steps}")
+        checks.fail("record_every", config.record_every, f"a divisor of {config.num_steps}")
     check_values(hyper)
     for name, known in (
         ("optimizer", ("adam", "sgd")),
@@ -233,18 +234,18 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
         ("noise", ("gradient", "closed_form")),
     ):
         if getattr(config, name) not in known:
-            _checks.fail(name, repr(getattr(config, name)), f"one of {known}")
+            checks.fail(name, repr(getattr(config, name)), f"one of {known}")
     if windowed.find(data) is not None and not isinstance(task, PiecewiseTask):
-        _checks.fail("data", "values in windows", f"arrays for a {type(task).__name__}")
+        checks.fail("data", "values in windows", f"arrays for a {type(task).__name__}")
     task.check(data, hyper)
 
 
 def check_values(hyper: Hyperparameters) -> None:
     """Raise `ValueError` for hyperparameters that are no positive numbers."""
     for name in ("learning_rate", "sigma2", "beta"):
-        _checks.positive(name, getattr(hyper, name))
+        checks.positive(name, getattr(hyper, name))
     for name in ("steps", "cycles", "ramp"):
-        _checks.nonnegative(f"annealing.{name}", getattr(hyper.annealing, name))
+        checks.nonnegative(f"annealing.{name}", getattr(hyper.annealing, name))
 
 
 def beta_at(hyper: Hyperparameters, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -397,9 +398,9 @@ def train(
             only `sweeps.run` exchanges.
     """
     if windowed.find(data) is not None:
-        _checks.fail("data", "values in windows", "arrays", "Windows are for sweeps.run.")
+        checks.fail("data", "values in windows", "arrays", "Windows are for sweeps.run.")
     check(task, config, data, hyper)
-    _checks.key("key", key)
+    checks.key("key", key)
     # JAX takes Python's integers for 32 bits wide
     hyper = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, hyper)
     return _train(task, config, data, hyper, key)

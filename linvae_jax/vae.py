@@ -39,8 +39,8 @@ class Posterior(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
-class VAE:
-    """Parameters of a VAE made of networks, a pytree; as `linear.LinearVAE` is of a linear one.
+class VAEParams:
+    """Parameters of a VAE made of networks; `linear.LinearVAEParams` are those of a linear one.
 
     Attributes:
         weights: nested dictionary of arrays.

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from linvae_jax import _checks
+from linvae_jax._internal import checks
 
 # puts a NumPy array where it is wanted
 Put = Callable[[np.ndarray], Any]
@@ -66,7 +66,7 @@ def spread(total: int, count: int) -> np.ndarray:
     Raises:
         ValueError: count < 1.
     """
-    _checks.in_range("count", count, 1, 2**31 - 1, "at least one")
+    checks.in_range("count", count, 1, 2**31 - 1, "at least one")
     count = min(count, total)
     return (np.arange(count) * (total / count)).astype(np.int32)
 
@@ -79,7 +79,7 @@ def find(data: Any) -> Windowed | None:
     """
     found = [leaf for leaf in jax.tree.leaves(data) if isinstance(leaf, Windowed)]
     if len(found) > 1:
-        _checks.fail("data", f"{len(found)} arrays in windows", "at most one")
+        checks.fail("data", f"{len(found)} arrays in windows", "at most one")
     return found[0] if found else None
 
 

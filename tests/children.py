@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from linvae_jax import trainer
+from linvae_jax._engine import trainer
 
 Place = tuple[int, int, int]  # number of a process, how many there are, the port where they meet
 
@@ -37,7 +37,7 @@ def start(
         segments: return only when it has trained so many, or has ended before.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["linvae_jax.sweep_folder", "linvae_jax.sweeps"])
+    context.set_forkserver_preload(["linvae_jax._engine.sweep_folder", "linvae_jax.sweeps"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=_child, args=(theirs, run, folder, devices, place, segments), daemon=True

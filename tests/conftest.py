@@ -91,12 +91,12 @@ SLOW = {
     "test_lanczos.py": 25,
     "test_docs.py": 20,
     "test_census.py": 20,
-    "test_trained.py": 20,
+    "test_network_study.py": 20,
     "test_networks.py": 20,
     "test_training.py": 20,
     "test_any_data.py": 15,
-    "test_study.py": 15,
-    "test_latent_blocks.py": 15,
+    "test_linear_study.py": 15,
+    "test_collapsed_latent.py": 15,
     "test_contracts.py": 15,
     "test_checkpoints.py": 15,
     "test_stationary.py": 10,
@@ -107,7 +107,7 @@ SLOW = {
     "test_ppca.py": 5,
     "test_claims.py": 5,
     "test_report.py": 5,
-    "test_nonlinear.py": 5,
+    "test_experiments.py": 5,
 }
 
 
@@ -123,10 +123,10 @@ def no_annotation_checks() -> Iterator[None]:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of the exact part without their figures, which take a second each."""
     # by path: imported here, `landscape` would be there before its annotations are checked
-    monkeypatch.setattr("landscape.figures.save", lambda figure, place: [])
+    monkeypatch.setattr("landscape.figures.linear.save", lambda figure, place: [])
     for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
                  "census_scatter"):  # fmt: skip
-        monkeypatch.setattr(f"landscape.figures.{name}", lambda *tables: None)
+        monkeypatch.setattr(f"landscape.figures.linear.{name}", lambda *tables: None)
 
 
 @pytest.fixture

@@ -61,15 +61,15 @@ def data(draw: st.DrawFn, n: int, rows: int = 40) -> np.ndarray:
 
 
 @st.composite
-def parameters(draw: st.DrawFn, n: int, k: int) -> linear.LinearVAE:
+def parameters(draw: st.DrawFn, n: int, k: int) -> linear.LinearVAEParams:
     """A linear VAE with nothing special about it."""
     rng = np.random.default_rng(draw(seeds))
     weights = (jax.device_put(rng.normal(size=shape)) for shape in ((n, k), (k, n), (k,)))
-    return linear.LinearVAE(*weights, jnp.asarray(np.log(draw(noise))))
+    return linear.LinearVAEParams(*weights, jnp.asarray(np.log(draw(noise))))
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[linear.LinearVAE, mom.Moments, np.ndarray]:
+def problems(draw: st.DrawFn) -> tuple[linear.LinearVAEParams, mom.Moments, np.ndarray]:
     """Parameters, moments and the data behind them, of one shape."""
     n, k = draw(shapes)
     x = draw(data(n))

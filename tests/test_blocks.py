@@ -13,18 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import moments_with, normal, orthogonal, seeds
 
-from landscape import (
-    arrowhead,
-    block_operator,
-    block_summaries,
-    block_vectors,
-    blocks,
-    conditioning,
-    hessian,
-    objectives,
-    stationary,
-)
-from linvae_jax.linear import LinearVAE
+from landscape.autodiff import hessian, objectives
+from landscape.curvature import arrowhead, blocks, conditioning, directions, operators, summaries
+from landscape.points import stationary
+from linvae_jax.linear import LinearVAEParams
 
 # relative to the largest eigenvalue; the dense eigensolver has a few hundred rounding errors
 SPECTRUM = 1e-11
@@ -84,7 +76,7 @@ def close(ours, exact, scale):
 
 def some_direction(seed, n, k):
     shapes = ((n, k), (k, n), (k,), ())
-    return LinearVAE(*(normal([seed, i], *shape) for i, shape in enumerate(shapes)))
+    return LinearVAEParams(*(normal([seed, i], *shape) for i, shape in enumerate(shapes)))
 
 
 def flat(direction, learn=NOISE):
@@ -125,12 +117,12 @@ def test_operator_is_the_dense_hessian(learn, problem, seed):
     point, moments, U = at(problem, seed)
     H = np.asarray(dense(point, moments, beta, learn))
     scale = np.abs(np.linalg.eigvalsh(H)).max()
-    ours = block_operator.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
+    ours = operators.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
     x = some_direction(seed, *point.W.shape)
     size = scale * len(flat(x))
-    close(flat(block_operator.apply(ours, x), learn), H @ flat(x, learn), size)
-    close(block_operator.quadratic(ours, x), flat(x, learn) @ H @ flat(x, learn), size)
-    again = block_operator.from_modes(ours, block_operator.to_modes(ours, x))
+    close(flat(operators.apply(ours, x), learn), H @ flat(x, learn), size)
+    close(operators.quadratic(ours, x), flat(x, learn) @ H @ flat(x, learn), size)
+    again = operators.from_modes(ours, operators.to_modes(ours, x))
     close(flat(again, learn), flat(x, learn), 1)
     spectrum = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
     close(ours.values, spectrum, scale * 1e-3)
@@ -143,22 +135,22 @@ def test_operator_is_the_dense_hessian(learn, problem, seed):
 def test_solving_undoes_applying(learn, problem, seed):
     lam, assignment, sigma2, beta = problem
     _, _, U = at(problem, seed)
-    H = block_operator.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
+    H = operators.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
     rtol = 1e-6  # eigenvalues smaller than that are flat here, so that ten digits remain
     x = some_direction(seed, len(lam), len(assignment))
-    count = block_operator.inertia(H, rtol)
+    count = operators.inertia(H, rtol)
     if count.zero:
         with pytest.raises(ValueError, match=f"{count.zero} zero eigenvalues.*pseudo=True"):
-            block_operator.solve(H, x, rtol=rtol)
+            operators.solve(H, x, rtol=rtol)
         with pytest.raises(ValueError, match="zero eigenvalues"):
-            block_operator.slogdet(H, rtol=rtol)
-    solve = partial(block_operator.solve, H, pseudo=True, rtol=rtol)
+            operators.slogdet(H, rtol=rtol)
+    solve = partial(operators.solve, H, pseudo=True, rtol=rtol)
     once = solve(x)
-    again = solve(block_operator.apply(H, once))
+    again = solve(operators.apply(H, once))
     close(flat(again, learn), flat(once, learn), 1e4 * np.abs(flat(once)).max())
     values = np.asarray(H.values)
     values = values[np.abs(values) > rtol * np.abs(values).max()]
-    sign, log = block_operator.slogdet(H, pseudo=True, rtol=rtol)
+    sign, log = operators.slogdet(H, pseudo=True, rtol=rtol)
     assert (count.positive, count.negative) == ((values > 0).sum(), (values < 0).sum())
     np.testing.assert_allclose(sign, np.sign(values).prod())
     np.testing.assert_allclose(log, np.log(np.abs(values)).sum(), rtol=1e-12, atol=1e-12)
@@ -170,7 +162,7 @@ def test_determinant_is_numpys(learn):
     lam, assignment = jnp.array([6.0, 3.0, 1.2, 0.4]), np.array([2, -1, 0])
     point, moments, U = at((lam, assignment, 0.9, 1.3), 0)
     sign, log = np.linalg.slogdet(np.asarray(dense(point, moments, 1.3, learn)))
-    ours = block_operator.slogdet(block_operator.at(U, lam, assignment, 0.9, beta=1.3, learn=learn))
+    ours = operators.slogdet(operators.at(U, lam, assignment, 0.9, beta=1.3, learn=learn))
     assert ours[0] == sign
     np.testing.assert_allclose(ours[1], log, rtol=1e-11)
 
@@ -185,7 +177,7 @@ def test_every_eigenvector_is_one(learn, problem, seed):
     H = np.asarray(dense(point, moments, beta, learn))
     values = np.asarray(blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn))
     one = partial(
-        block_vectors.eigenvector,
+        directions.eigenvector,
         eigenvectors=U, eigenvalues=lam, assignment=assignment, sigma2=sigma2, beta=beta,
         learn=learn,
     )  # fmt: skip
@@ -201,15 +193,15 @@ def test_every_eigenvector_is_one(learn, problem, seed):
 def test_escapes_come_fastest_first_and_all(problem, seed):
     lam, assignment, sigma2, beta = problem
     _, _, U = at(problem, seed)
-    found = list(block_vectors.escape_directions(U, lam, assignment, sigma2, beta=beta, rtol=0.0))
+    found = list(directions.escape_directions(U, lam, assignment, sigma2, beta=beta, rtol=0.0))
     rates = np.array([float(rate) for rate, _ in found])
     assert (np.diff(rates) <= 0).all()
     # ties are exact zeros of the blocks, so the closed form agrees with them too
     assert len(found) == stationary.index(lam, assignment, sigma2, beta)
-    H = block_operator.at(U, lam, assignment, sigma2, beta=beta)
+    H = operators.at(U, lam, assignment, sigma2, beta=beta)
     for rate, way in islice(found, 3):
         np.testing.assert_allclose(
-            block_operator.quadratic(H, way), rate, atol=SPECTRUM * np.abs(H.values).max()
+            operators.quadratic(H, way), rate, atol=SPECTRUM * np.abs(H.values).max()
         )
 
 
@@ -217,7 +209,7 @@ def test_escapes_come_fastest_first_and_all(problem, seed):
 @given(problems())
 def test_summary_reads_the_spectrum(problem):
     lam, assignment, sigma2, beta = problem
-    summary = block_summaries.summarise(lam, assignment, sigma2, beta=beta, rtol=0.0)
+    summary = summaries.summarise(lam, assignment, sigma2, beta=beta, rtol=0.0)
     assert summary.index == stationary.index(lam, assignment, sigma2, beta)
     levels = np.where(assignment >= 0, np.asarray(lam)[assignment], beta * sigma2)
     unused = np.delete(np.asarray(lam), assignment[assignment >= 0])
@@ -245,7 +237,7 @@ def test_rates_near_the_threshold_keep_their_digits(lam):
 def test_histogram_counts_the_whole_spectrum(learn, problem):
     lam, assignment, sigma2, beta = problem
     values = np.asarray(blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn))
-    count = partial(block_summaries.histogram, lam, assignment, sigma2, beta=beta, learn=learn)
+    count = partial(summaries.histogram, lam, assignment, sigma2, beta=beta, learn=learn)
     counts, edges = count(7)
     assert counts.sum() == len(values)
     np.testing.assert_allclose(edges[jnp.array([0, -1])], [values.min(), values.max()])
@@ -261,12 +253,12 @@ def test_path_is_point_after_point(problem):
     lam, _, _, beta = problem
     sigma2 = jnp.linspace(0.03, 5.0, 11)
     pattern = np.array([2, -1, 0])
-    path = block_summaries.path(lam, pattern, sigma2, beta=beta, learn=NOISE)
+    path = summaries.path(lam, pattern, sigma2, beta=beta, learn=NOISE)
     for q in range(0, 11, 5):
         assignment = np.asarray(path.assignment[q])
         alive = np.asarray(lam)[pattern] > beta * sigma2[q]
         np.testing.assert_array_equal(assignment, np.where((pattern >= 0) & alive, pattern, -1))
-        one = block_summaries.summarise(lam, assignment, sigma2[q], beta=beta, learn=NOISE)
+        one = summaries.summarise(lam, assignment, sigma2[q], beta=beta, learn=NOISE)
         many = jax.tree.map(lambda x, q=q: x[q], path.conditioning)
         assert (many.index, many.nullity) == (one.index, one.nullity)
         np.testing.assert_allclose(many.escape_rate, one.escape_rate, rtol=1e-9, atol=1e-12)
@@ -293,8 +285,8 @@ def test_operator_under_jit_and_vmap():
     x = some_direction(1, 4, 3)
 
     def solved(sigma2):
-        H = block_operator.at(U, lam, a, sigma2)
-        return flat(block_operator.solve(H, x)), block_operator.slogdet(H)[1]
+        H = operators.at(U, lam, a, sigma2)
+        return flat(operators.solve(H, x)), operators.slogdet(H)[1]
 
     sigma2 = jnp.array([0.3, 0.9, 2.5])
     many = jax.jit(jax.vmap(solved))(sigma2)
@@ -314,9 +306,9 @@ def test_float32_stays_float32():
         np.testing.assert_allclose(values, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
     assert blocks.log_likelihood_eigenvalues(lam, a, 1.0).dtype == jnp.float32
     x = jax.tree.map(jnp.float32, some_direction(0, 3, 2))
-    H = block_operator.at(U, lam, a, 1.0, learn=NOISE)
-    way = block_vectors.eigenvector(0, U, lam, a, 1.0, learn=NOISE)
-    leaves = jax.tree.leaves((block_operator.solve(H, x), block_operator.slogdet(H), way))
+    H = operators.at(U, lam, a, 1.0, learn=NOISE)
+    way = directions.eigenvector(0, U, lam, a, 1.0, learn=NOISE)
+    leaves = jax.tree.leaves((operators.solve(H, x), operators.slogdet(H), way))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
@@ -325,17 +317,15 @@ def test_thin_spectrum_is_the_padded_one():
     """Leading eigenvectors only, the rest of S zero: the operator needs no other columns."""
     n, lam, a = 6, jnp.array([5.0, 3.0, 0.2]), np.array([1, -1])
     _, U = moments_with(np.append(lam, np.zeros(3)), 0)
-    thin = block_operator.at(U[:, :3], lam, a, 0.8, learn=NOISE)
-    full = block_operator.at(U, jnp.pad(lam, (0, 3)), a, 0.8, learn=NOISE)
+    thin = operators.at(U[:, :3], lam, a, 0.8, learn=NOISE)
+    full = operators.at(U, jnp.pad(lam, (0, 3)), a, 0.8, learn=NOISE)
     x = some_direction(1, n, 2)
     for f in (jnp.sin, lambda mu: mu + 1):
-        close(
-            flat(block_operator.function(thin, f, x)), flat(block_operator.function(full, f, x)), 1
-        )
-    close(block_operator.quadratic(thin, x), block_operator.quadratic(full, x), 1)
-    assert block_operator.inertia(thin) == block_operator.inertia(full)
+        close(flat(operators.function(thin, f, x)), flat(operators.function(full, f, x)), 1)
+    close(operators.quadratic(thin, x), operators.quadratic(full, x), 1)
+    assert operators.inertia(thin) == operators.inertia(full)
     np.testing.assert_allclose(
-        block_operator.slogdet(thin, pseudo=True), block_operator.slogdet(full, pseudo=True)
+        operators.slogdet(thin, pseudo=True), operators.slogdet(full, pseudo=True)
     )
 
 
@@ -343,11 +333,11 @@ def test_thin_spectrum_is_the_padded_one():
 def test_newton_step_returns_to_the_point():
     lam, a = jnp.array([6.0, 3.0, 1.2]), np.array([0, 1])
     point, moments, U = at((lam, a, 0.9, 1.0), 3)
-    H = block_operator.at(U, lam, a, 0.9)
+    H = operators.at(U, lam, a, 0.9)
     x = replace(some_direction(2, 3, 2), log_sigma2=jnp.zeros(()))
     away = jax.tree.map(lambda p, d: p + 1e-4 * d, point, x)
     gradient = jax.grad(lambda p: objectives.elbo(p, moments).function({}))(away)
-    step = block_operator.solve(H, gradient)
+    step = operators.solve(H, gradient)
     left = jax.tree.map(lambda p, q, s: p - s - q, away, point, step)
     assert np.abs(flat(left, WEIGHTS)).max() < 1e-5  # (1e-4)², times third derivatives
 
@@ -389,15 +379,15 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="sigma2"):
         blocks.eigenvalues(lam, a, 0.0)
     with pytest.raises(ValueError, match="beta"):
-        block_summaries.path(lam, a, jnp.ones(2), beta=-1.0)
+        summaries.path(lam, a, jnp.ones(2), beta=-1.0)
     with pytest.raises(ValueError, match="no component twice"):
-        block_summaries.path(lam, np.array([1, 1]), jnp.ones(2))
+        summaries.path(lam, np.array([1, 1]), jnp.ones(2))
     with pytest.raises(ValueError, match="edges that do not increase"):
-        block_summaries.histogram(lam, a, 1.0, jnp.array([1.0, 1.0]))
+        summaries.histogram(lam, a, 1.0, jnp.array([1.0, 1.0]))
     with pytest.raises(ValueError, match="bins"):
-        block_summaries.histogram(lam, a, 1.0, 0)
+        summaries.histogram(lam, a, 1.0, 0)
     with pytest.raises(ValueError, match="learn"):
-        block_operator.at(jnp.eye(3), lam, a, 1.0, learn=(*WEIGHTS, "mean"))
-    H = block_operator.at(jnp.eye(3), lam, a, 1.0)
+        operators.at(jnp.eye(3), lam, a, 1.0, learn=(*WEIGHTS, "mean"))
+    H = operators.at(jnp.eye(3), lam, a, 1.0)
     with pytest.raises(ValueError, match=r"direction.W: got shape \(3, 3\)"):
-        block_operator.apply(H, some_direction(0, 3, 3))
+        operators.apply(H, some_direction(0, 3, 3))

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape import census, hessian, mixed_blocks, search, stationary
-from landscape.census import Group, PointType
+from landscape.autodiff import hessian
+from landscape.curvature import mixed_points
+from landscape.points import census, search, stationary
+from landscape.points.census import Group, PointType
 from linvae_jax import linear, moments, ppca
 
 # (n, k, βσ² / median eigenvalue, β); four latents make two mixed groups
@@ -28,7 +30,7 @@ def autodiff(params, m, beta):
 
     def function(variables):
         W, V, log_d = variables
-        return linear.elbo(linear.LinearVAE(W, V, log_d, params.log_sigma2), m, beta)
+        return linear.elbo(linear.LinearVAEParams(W, V, log_d, params.log_sigma2), m, beta)
 
     point = (params.W, params.V, params.log_d)
     return (*jax.value_and_grad(function)(point), hessian.dense(function, point))
@@ -43,7 +45,7 @@ def assert_type_is_right(lam, U, m, point_type, sigma2, beta=1.0):
     np.testing.assert_allclose(census.value(lam, point_type, sigma2, beta), value, rtol=1e-13)
 
     dense = np.linalg.eigvalsh(H)
-    blocks = mixed_blocks.eigenvalues(lam, point_type, sigma2, beta)
+    blocks = mixed_points.eigenvalues(lam, point_type, sigma2, beta)
     np.testing.assert_allclose(blocks, dense, rtol=0, atol=1e-11 * np.abs(dense).max())
     flat = np.abs(dense) <= 1e-11 * np.abs(dense).max()
     expected = (int((dense[~flat] > 0).sum()), int(flat.sum()))

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from linvae_jax.checkpoints import Store
+from linvae_jax._engine.checkpoints import Store
 
 ROOT = Path(__file__).parents[1]
 RUN = {"beta": 1.0, "config": {"steps": 10, "optimizer": "adam"}, "grid": (1, 2)}
@@ -327,7 +327,7 @@ def python(code: str, *arguments: object, devices: int = 1) -> subprocess.Popen[
 SAVES_FOREVER = """
 import sys
 import numpy as np
-from linvae_jax.checkpoints import Store
+from linvae_jax._engine.checkpoints import Store
 
 sys.stdin.readline()
 with Store(sys.argv[1], {"run": "killed"}) as store:
@@ -372,7 +372,7 @@ import sys
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from linvae_jax.checkpoints import Store
+from linvae_jax._engine.checkpoints import Store
 
 assert jax.device_count() == 4
 mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)

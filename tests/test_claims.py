@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import claims, stationary
+from landscape.paper import claims
+from landscape.points import stationary
 from linvae_jax import moments as mom
 
 KEY = jax.random.key(0)

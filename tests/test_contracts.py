@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape import conditioning, stationary
+from landscape.curvature import conditioning
+from landscape.points import stationary
 from linvae_jax import collapse, gaussian, linear, ppca
 from linvae_jax import moments as mom
 
@@ -68,9 +69,9 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 }
 
 
-def _at(i: dict[str, Any], s2: Any) -> linear.LinearVAE:
+def _at(i: dict[str, Any], s2: Any) -> linear.LinearVAEParams:
     p = i["params"]
-    return linear.LinearVAE(p.W, p.V, p.log_d, jnp.log(s2))
+    return linear.LinearVAEParams(p.W, p.V, p.log_d, jnp.log(s2))
 
 
 def assert_same(a: Any, b: Any, dtype: Any) -> None:

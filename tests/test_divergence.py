@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from linvae_jax import (
     collapse,
-    divergence,
     evaluation,
     linear,
     linear_task,
@@ -20,10 +19,10 @@ from linvae_jax import (
     predictions,
     sweeps,
     tables,
-    trainer,
     training,
 )
 from linvae_jax import moments as mom
+from linvae_jax._engine import divergence, trainer
 
 LAM = np.array([8.0, 4.0, 2.0, 0.6, 0.5, 0.4])
 PROBLEM = linear_task.problem(mom.from_covariance(jnp.asarray(LAM)))

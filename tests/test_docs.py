@@ -15,7 +15,8 @@ import xarray as xr
 
 import landscape
 import linvae_jax
-from landscape import nonlinear, nonlinear_claims, paper_table
+from landscape.paper import experiments, network_claims
+from landscape.paper import table as paper_table
 from linvae_jax import tables
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,7 @@ MODULES = sorted(
 @pytest.fixture(scope="module")
 def found() -> dict[str, xr.Dataset]:
     """The saved tables of MNIST; nobody changes them."""
-    return nonlinear.load(MNIST)
+    return experiments.load(MNIST)
 
 
 @pytest.mark.slow
@@ -102,7 +103,7 @@ def test_other_numbers_of_the_readme_are_those_of_the_saved_tables(found):
     assert f"Row 5 then has {rows[5].sigma2:.2f} and −{-rows[5].elbo:,.1f} nats" in text
     assert f"{rows[4].sigma2:.2f} and −{-rows[4].elbo:,.1f} instead of 0.877" in text
     # runs of the full preset, in images: 105 of its table's runs
-    full = nonlinear.MNIST
+    full = experiments.MNIST
     others = full.other_seeds * (len(full.curve_sigma2) + 2 * len(full.annealed_sigma2))
     varied = sum(
         2 * v.epochs * len(full.sigma2 if v.all_rows else full.varied_sigma2)
@@ -124,7 +125,8 @@ def test_variations_in_the_readme_are_those_of_the_saved_table(found):
     kl = table.final_kl.sum("latent")
     own, short, third, three, constant, start, long = table.variation.values
     assert [own, short, long] == [
-        nonlinear.AS_IN_THE_TABLE.name, nonlinear.VARIATIONS[0].name, nonlinear.VARIATIONS[-1].name
+        experiments.AS_IN_THE_TABLE.name,
+        *(experiments.VARIATIONS[i].name for i in (0, -1)),
     ]  # fmt: skip
     assert table.num_steps.values.tolist() == [28_080, *[9360] * 5, 37_440]
     text = " ".join(README.split())
@@ -174,11 +176,11 @@ def test_variations_in_the_readme_are_those_of_the_saved_table(found):
 @pytest.mark.slow
 def test_claims_in_the_readme_are_those_of_the_saved_tables(found):
     text = " ".join(README.split())
-    runs = nonlinear_claims.held(found)
+    runs = network_claims.held(found)
     share = {s: (100 * c, 100 * p) for s, c, p in zip(*runs[:3], strict=True)}
     at = [f"{share[s][0]:.0f} against {share[s][1]:.0f} % at" for s in (3.0, 1.0, 0.3)]
     assert f"{at[0]} σ² = 3, {at[1]} 1, {at[2]} 0.3" in text
-    first, second, third = nonlinear_claims.judge(found)
+    first, second, third = network_claims.judge(found)
     assert [check.holds for check in second.checks] == [False, True, False]
     assert first.holds
     assert third.holds
@@ -199,12 +201,12 @@ def test_claims_in_the_readme_are_those_of_the_saved_tables(found):
     final = found["table"].final_sigma2.sel(learned=True)
     assert f"at {float(final.min()):.2f} to {float(final.max()):.2f}" in text
     shorter = {name: tables.load(MNIST / f"third_{name}.nc") for name in ("table", "curves")}
-    assert nonlinear_claims.noise_controls_collapse(shorter).holds
+    assert network_claims.noise_controls_collapse(shorter).holds
     percent = (shorter["table"].final_collapsed / 2).sel(sigma2_init=10)
     saved = (percent.sel(learned=False) - percent.sel(learned=True)).values
     assert saved.shape == (4,)
     assert f"save from −{-saved.min():.0f} to {saved.max():.0f} points" in text
-    second = nonlinear_claims.linear_predicts(shorter)
+    second = network_claims.linear_predicts(shorter)
     assert second.holds
     rank, mean, curves = (abs(check.value) for check in second.checks)
     assert f"`third_curves.nc`; {mean:.2f}, {curves:.2f} and {rank:.2f})" in text

@@ -14,34 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape import (
-    block_summaries,
-    blocks,
-    cli,
-    conditioning,
-    hessian,
-    objectives,
-    stationary,
-    surface,
-)
+from landscape import cli
+from landscape.autodiff import hessian, objectives
 from landscape.cli import options
-from linvae_jax import (
-    collapse,
-    linear,
-    linear_task,
-    network_task,
-    ppca,
-    sweeps,
-    tables,
-    training,
-)
+from landscape.curvature import blocks, conditioning, summaries
+from landscape.points import stationary
+from landscape.studies import surface
+from linvae_jax import collapse, linear, linear_task, network_task, ppca, sweeps, tables, training
 from linvae_jax import moments as mom
 from linvae_jax.data import preprocessing
 
 EYE = jnp.eye(3)
 LAM = jnp.array([4.0, 2.0, 0.5])
 MOMENTS = mom.Moments(jnp.zeros(3), jnp.diag(LAM), jnp.asarray(10.0))
-PARAMS = linear.LinearVAE(jnp.ones((3, 2)), jnp.ones((2, 3)), jnp.zeros(2), jnp.zeros(()))
+PARAMS = linear.LinearVAEParams(jnp.ones((3, 2)), jnp.ones((2, 3)), jnp.zeros(2), jnp.zeros(()))
 NAN = float("nan")
 
 pytestmark = pytest.mark.usefixtures("no_annotation_checks")
@@ -261,7 +247,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "escape at σ² < 0": (lambda: conditioning.escape_rate(4.0, -1.0), r"sigma2: got -1.0"),
     "edges that do not increase": (
-        lambda: block_summaries.histogram(LAM, np.array([0]), 1.0, jnp.array([1.0, 1.0])),
+        lambda: summaries.histogram(LAM, np.array([0]), 1.0, jnp.array([1.0, 1.0])),
         r"bins: got edges that do not increase",
     ),
     "component below the noise": (
@@ -386,7 +372,7 @@ def test_inside_jit_bad_values_become_nan_and_bad_shapes_still_raise():
 
 def test_what_is_known_is_looked_at_inside_jit_too():
     """Constants of a compiled function, and edges, chunks and `learned` among them."""
-    histogram = jax.jit(lambda s: block_summaries.histogram(LAM, np.array([0]), s, np.ones(2)))
+    histogram = jax.jit(lambda s: summaries.histogram(LAM, np.array([0]), s, np.ones(2)))
     with pytest.raises(ValueError, match="bins: got edges that do not increase"):
         histogram(1.0)
     with pytest.raises(ValueError, match="assignment: got component 2"):

@@ -31,18 +31,18 @@ def some_data(seed: int, rows: int = N) -> np.ndarray:
     return rng.normal(size=(rows, n)) @ rng.normal(size=(n, n)) + 3
 
 
-def some_parameters(seed: int) -> linear.LinearVAE:
+def some_parameters(seed: int) -> linear.LinearVAEParams:
     rng = np.random.default_rng(seed)
     W, V, log_d = rng.normal(size=(n, k)), rng.normal(size=(k, n)) / 2, rng.normal(size=k)
-    return linear.LinearVAE(*(jnp.asarray(a) for a in (W, V, log_d)), jnp.log(jnp.array(0.7)))
+    return linear.LinearVAEParams(*(jnp.asarray(a) for a in (W, V, log_d)), jnp.log(jnp.array(0.7)))
 
 
-def without_noise(params: linear.LinearVAE) -> linear.LinearVAE:
+def without_noise(params: linear.LinearVAEParams) -> linear.LinearVAEParams:
     """D = e⁻⁸⁰: z is its mean, to the last digit."""
     return replace(params, log_d=jnp.full(k, -80.0))
 
 
-def optimum(sigma2: float) -> linear.LinearVAE:
+def optimum(sigma2: float) -> linear.LinearVAEParams:
     W = np.diag(np.sqrt(np.maximum(LAM - sigma2, 0)))[:, :k]
     return jax.jit(linear.with_optimal_encoder)(jnp.asarray(W), sigma2)
 
@@ -53,7 +53,7 @@ def assert_same(a: object, b: object, tolerance: float = EXACT) -> None:
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-def numpy_evaluation(params: linear.LinearVAE, x: np.ndarray) -> dict[str, ArrayLike]:
+def numpy_evaluation(params: linear.LinearVAEParams, x: np.ndarray) -> dict[str, ArrayLike]:
     """All metrics by their definitions, for a posterior so narrow that z is its mean."""
     W, V, log_d = (np.asarray(leaf) for leaf in (params.W, params.V, params.log_d))
     sigma2 = np.exp(float(params.log_sigma2))
@@ -186,7 +186,7 @@ def test_vmap_over_models_is_a_loop_and_merges_and_finishes_under_vmap():
     params = [some_parameters(seed) for seed in range(3)]
     keys = jax.random.split(KEY, 3)
 
-    def run(p: linear.LinearVAE, key: jax.Array) -> evaluation.Totals:
+    def run(p: linear.LinearVAEParams, key: jax.Array) -> evaluation.Totals:
         return evaluation.totals(MODEL, p, x, mu, key, batch_size=RAGGED)
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)

@@ -12,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape import claims, lanczos, lobpcg, search, study, trained
+from landscape.autodiff import lanczos, lobpcg
+from landscape.paper import claims
+from landscape.points import search
+from landscape.studies import linear as linear_study
+from landscape.studies import networks as network_study
 from linvae_jax import (
     evaluation,
     linear_task,
@@ -71,7 +75,7 @@ def uses(node: ast.AST, repeated: bool = False) -> dict[str, list[Use]]:
             how, purpose = "other", ""
             if called(node) in ("fold_in", "branch"):
                 how, purpose = "fold", ast.unparse(node.args[1])
-            elif called(node) == "clone" or ast.unparse(node.func) == "_checks.key":
+            elif called(node) == "clone" or ast.unparse(node.func) == "checks.key":
                 continue  # a check looks at it and draws nothing
             times = 2 if repeated and (how == "other" or _is_constant(purpose)) else 1
             found.setdefault(name, []).extend([(how, purpose)] * times)
@@ -450,8 +454,8 @@ def networks_and_their_curvature() -> None:
     task, data, sweep = sweep_of_networks()
     key_escape, key_spectra, key_eval = jax.random.split(jax.random.key(3), 3)
     args = (task, data, sweep)
-    trained.escape_of_sweep(*args, key_escape, (0.5, 1.0), draws=2, quiet=True)
-    trained.spectra_of_sweep(*args, key_spectra, (0.5, 1.0), probes=2, steps=3, quiet=True)
+    network_study.escape_of_sweep(*args, key_escape, (0.5, 1.0), draws=2, quiet=True)
+    network_study.spectra_of_sweep(*args, key_spectra, (0.5, 1.0), probes=2, steps=3, quiet=True)
     params = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
     evaluation.evaluate(
         task.model, params, PIXELS, data.mean, key_eval, transform=task.transform, batch_size=16
@@ -483,7 +487,7 @@ def matrix_free() -> None:
 
 
 def searches_and_claims() -> None:
-    study.searches([(2, 1)], num_starts=3, seed=0)
+    linear_study.searches([(2, 1)], num_starts=3, seed=0)
     key_search, key_random, key_sample = jax.random.split(jax.random.key(1), 3)
     lam = jnp.array([4.0, 2.0])
     search.search(lam, 1, 0.5, key_search, 3)

@@ -8,7 +8,9 @@ from jax.flatten_util import ravel_pytree
 from strategies import moments_with, normal
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
-from landscape import blocks, hessian, lanczos, lobpcg, matrix_free, objectives, stationary
+from landscape.autodiff import hessian, lanczos, lobpcg, matrix_free, objectives
+from landscape.curvature import blocks
+from landscape.points import stationary
 
 KEY = jax.random.key(7)
 SIGMA2 = 1.0

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from strategies import moments_with, normal, problems
 from tolerances import EXACT, FACTORED
 
-from landscape import conditioning, hessian, objectives, stationary, surface
+from landscape.autodiff import hessian, objectives
+from landscape.curvature import conditioning
+from landscape.points import stationary
+from landscape.studies import surface
 from linvae_jax import linear, ppca
 from linvae_jax import moments as mom
 

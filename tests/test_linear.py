@@ -177,7 +177,7 @@ def test_symmetries(problem, seed):
 
     # x → cx: a density in other units, so log p falls by n log c
     c = 3.0
-    scaled = linear.LinearVAE(
+    scaled = linear.LinearVAEParams(
         c * params.W, params.V / c, params.log_d, params.log_sigma2 + 2 * np.log(c)
     )
     expected = value - n * np.log(c)

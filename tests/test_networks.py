@@ -25,7 +25,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-def stirred(model: vae.Model, seed: int = 3) -> vae.VAE:
+def stirred(model: vae.Model, seed: int = 3) -> vae.VAEParams:
     """Float64 parameters with nothing special about them, biases and log variances included."""
     rng = np.random.default_rng(seed)
 
@@ -35,7 +35,7 @@ def stirred(model: vae.Model, seed: int = 3) -> vae.VAE:
         return jnp.asarray(scale * rng.normal(size=leaf.shape))
 
     shapes = jax.eval_shape(lambda: model.init(KEY, 0.7).weights)
-    return vae.VAE(jax.tree.map(values, shapes), jnp.log(0.7))
+    return vae.VAEParams(jax.tree.map(values, shapes), jnp.log(0.7))
 
 
 def kernel(weights: jax.Array, outputs: int) -> jax.Array:
@@ -104,7 +104,7 @@ def test_conv_is_the_network_of_xla_convolutions_and_so_is_its_gradient():
     weigh = normal(7, 4, 10), normal(8, 4, 64)
 
     def ours(w, x, z):
-        p = vae.VAE(w, params.log_sigma2)
+        p = vae.VAEParams(w, params.log_sigma2)
         head = jnp.concatenate(model.encode(p, x.reshape(4, -1)), axis=1)
         return head, model.decode(p, z)
 
@@ -164,8 +164,8 @@ def test_linear_network_is_the_linear_vae():
     w = {name: params.weights[name] for name in ("head", "output", "log_d")}
     for layer in ("head", "output"):
         w[layer] = w[layer] | {"bias": jnp.zeros_like(w[layer]["bias"])}
-    params = vae.VAE(w, params.log_sigma2)
-    twin = linear.LinearVAE(
+    params = vae.VAEParams(w, params.log_sigma2)
+    twin = linear.LinearVAEParams(
         w["output"]["kernel"].T, w["head"]["kernel"].T, w["log_d"], params.log_sigma2
     )
     x = normal(7, 10, 6)

@@ -225,14 +225,14 @@ def test_likelihood_and_gradient_in_any_unit_of_float32(unit):
     x, W = rng.normal(size=(50, 4)), rng.normal(size=(4, 2))
     m = mom.from_data(x)
     exact = ppca.log_likelihood(jnp.asarray(W), 0.5, m) - 4 * np.log(unit)
-    p = linear.LinearVAE(*map(jnp.asarray, (W, W.T, np.zeros(2), np.log(0.5))))
+    p = linear.LinearVAEParams(*map(jnp.asarray, (W, W.T, np.zeros(2), np.log(0.5))))
     slope = linear.gradient(p, m)
     with jax.enable_x64(False):
         scaled = mom.from_data(x * unit)
         V = jnp.asarray(W * unit, jnp.float32)
         found = ppca.log_likelihood(V, 0.5 * unit**2, scaled)
         np.testing.assert_allclose(found, exact, rtol=1e-5)
-        q = linear.LinearVAE(
+        q = linear.LinearVAEParams(
             V, jnp.asarray(W.T / unit), jnp.zeros(2), jnp.log(jnp.float32(0.5 * unit**2))
         )
         found = linear.gradient(q, scaled)

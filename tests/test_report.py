@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import (
-    ledger,
-    nonlinear,
-    nonlinear_claims,
-    nonlinear_figures,
-    paper_table,
-    report,
-)
-from landscape.ledger import Check, Claim
+from landscape.figures import networks as network_figures
+from landscape.paper import experiments, ledger, network_claims, report
+from landscape.paper import table as paper_table
+from landscape.paper.ledger import Check, Claim
 from linvae_jax import collapse, predictions, tables
 
 K = 200
@@ -143,7 +138,7 @@ def predict(k: int, sigma2: float) -> predictions.Prediction:
 def linear_sweep(
     starts: list[float], annealing: list[str] | None = None, seeds: int = 2
 ) -> xr.Dataset:
-    """What `nonlinear.summary` would keep if the networks were linear VAEs at their optimum."""
+    """What `experiments.summary` would keep if the networks were linear VAEs at their optimum."""
     k, steps = 8, 10
     one = jax.tree.map(lambda *of: jnp.stack(of), *(predict(k, s) for s in starts))
     share = np.asarray(collapse.is_collapsed(one.below)).mean(axis=-1)
@@ -199,7 +194,7 @@ def linear_sweep(
 @pytest.fixture(scope="module")
 def found() -> dict[str, xr.Dataset]:
     starts = [200.0, 30.0, 1.0]
-    encoders = {name: linear_sweep([1.0])[{"learned": [1]}] for name in nonlinear.ENCODERS}
+    encoders = {name: linear_sweep([1.0])[{"learned": [1]}] for name in experiments.ENCODERS}
     return {
         "table": linear_sweep(starts),
         "curves": linear_sweep([100.0, 10.0], seeds=1)[{"learned": [0]}],
@@ -245,7 +240,7 @@ def test_thresholds_stand_in_the_report(found, tmp_path):
 
 
 def varied(starts: list[float]) -> xr.Dataset:
-    """What `nonlinear.train` would keep of two settings, the second with twice the KL."""
+    """What `experiments.train` would keep of two settings, the second with twice the KL."""
     base = linear_sweep(starts)
     names = [name for name in base.data_vars if str(name).startswith("final_")]
     one = base[names].isel(seed=[0]).drop_vars(["final_collapse", "final_linear_collapsed"])
@@ -281,12 +276,12 @@ def test_variations_stand_beside_the_papers_rows(found, tmp_path):
 
 
 def test_claims_hold_for_the_linear_vae_itself(found):
-    claims = nonlinear_claims.judge(found)
+    claims = network_claims.judge(found)
     assert [c.id for c in claims] == ["C8", "C9", "C10"]
     assert all(c.holds for c in claims), ledger.text(claims)
     values = [check.value for check in claims[1].checks]
     np.testing.assert_allclose(values, [1, 0, 0], atol=1e-12)
-    runs = nonlinear_claims.held(found)
+    runs = network_claims.held(found)
     np.testing.assert_array_equal(runs.sigma2, [1, 10, 30, 100, 200])
     # by hand: components of LAM above σ² are in use, of the 8 that are coded
     used = [(LAM[:8] > s).sum() for s in runs.sigma2]
@@ -303,14 +298,14 @@ def test_a_diverged_run_is_no_zero(found):
         assert all(np.isnan(cell.ours.value) for cell in compared.cells.values())
         assert not any(cell.agrees for cell in compared.cells.values())
     assert paper_table.alone(table).count("diverged") >= 7
-    judged = nonlinear_claims.judge(found | {"table": table})
+    judged = network_claims.judge(found | {"table": table})
     assert [claim.id for claim in judged if not claim.holds] == ["C8", "C9"]
 
 
 def test_claims_fail_when_they_should(found):
     def claims(**changed) -> dict[str, Claim]:
         table = found["table"].assign(changed)
-        return {c.id: c for c in nonlinear_claims.judge(found | {"table": table})}
+        return {c.id: c for c in network_claims.judge(found | {"table": table})}
 
     table = found["table"]
     upside_down = claims(
@@ -322,7 +317,7 @@ def test_claims_fail_when_they_should(found):
     assert not shifted["C9"].holds
     both = {name: table.assign(final_collapse=table.final_collapse * 0) for name in ("table",)}
     same = found["curves"].assign(final_collapse=found["curves"].final_collapse * 0)
-    assert not nonlinear_claims.judge(found | both | {"curves": same})[0].holds  # NaN
+    assert not network_claims.judge(found | both | {"curves": same})[0].holds  # NaN
     assert not claims(final_elbo=table.final_elbo * table.final_elbo.learned)["C8"].holds
     largest = table.sigma2_init == table.sigma2_init.max()
     learned, held = largest & table.learned, largest & ~table.learned
@@ -332,17 +327,17 @@ def test_claims_fail_when_they_should(found):
     worse = claims(final_collapse=table.final_collapse.where(~held, 0.0))["C8"]
     assert [check.holds for check in worse.checks[1:]] == [True, True, False, True]
     saved = found["annealing"].assign(final_collapse=found["annealing"].final_collapse * 0.4)
-    assert not nonlinear_claims.judge(found | {"annealing": saved})[2].holds
+    assert not network_claims.judge(found | {"annealing": saved})[2].holds
     never = found["annealing"].assign(kl=found["annealing"].kl * 0.5)
-    assert not nonlinear_claims.judge(found | {"annealing": never})[2].holds
+    assert not network_claims.judge(found | {"annealing": never})[2].holds
     richer = found["annealing"].assign(final_kl=found["annealing"].final_kl * 1.3)  # of 1.5
-    assert not nonlinear_claims.judge(found | {"annealing": richer})[2].holds
+    assert not network_claims.judge(found | {"annealing": richer})[2].holds
 
 
 @pytest.mark.slow
 def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_path, monkeypatch):
     for name, table in found.items():
-        tables.save(table, nonlinear.path(tmp_path, name))
+        tables.save(table, experiments.path(tmp_path, name))
     linear = Claim("C1", "A claim.", (Check("|x| measured", 1.0, "<=", 2.0, "a | b"),), "A note.")
     ledger.save([linear], tmp_path)
     claims = report.write(tmp_path)
@@ -373,7 +368,7 @@ def test_figure_of_curvature_has_room_for_all_that_comes():
     one = bent().isel(learned=[0])
     infinite = one.assign(critical_sigma2=one.critical_sigma2 * np.inf)
     both = xr.concat([one, infinite], xr.Variable("beta", [1.0, 2.0]))
-    left, right = nonlinear_figures.curvature(both).axes
+    left, right = network_figures.curvature(both).axes
     assert [line.get_marker() for line in left.lines].count("o") == 4
     assert [line.get_marker() for line in right.lines].count("^") == 2
     legend = right.get_legend()

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import ledger
 from landscape.cli import sweep
+from landscape.paper import ledger
 from linvae_jax import linear, tables
 from linvae_jax import moments as mom
 

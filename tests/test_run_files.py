@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from linvae_jax import run_files
-from linvae_jax.trainer import Result
+from linvae_jax._engine import run_files
+from linvae_jax._engine.trainer import Result
 
 HISTORY, FINAL = ("elbo", "start_elbo"), ("elbo", "code")
 

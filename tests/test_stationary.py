@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from strategies import moments_with, noise, seeds, separated_spectra, spectra, weights
 from tolerances import EXACT, FACTORED
 
-from landscape import conditioning, hessian, objectives, stationary
+from landscape.autodiff import hessian, objectives
+from landscape.curvature import conditioning
+from landscape.points import stationary
 from linvae_jax import linear, ppca
 
 SIZES = ((3, 2), (4, 3), (6, 4))
@@ -151,7 +153,7 @@ def test_rotation_stiffness_is_the_second_derivative(draw, seed, sigma2):
         c, s = jnp.cos(angle), jnp.sin(angle)
         R = jnp.array([[c, -s], [s, c]])
         return linear.elbo(
-            linear.LinearVAE(best.W @ R, R.T @ best.V, best.log_d, best.log_sigma2), moments
+            linear.LinearVAEParams(best.W @ R, R.T @ best.V, best.log_d, best.log_sigma2), moments
         )
 
     bend = jax.grad(jax.grad(turned))(0.0)

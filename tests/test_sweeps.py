@@ -19,20 +19,9 @@ import pytest
 import sweep_child
 from agreement import assert_close, leaves, same_bits, stop_after
 
-from linvae_jax import (
-    linear,
-    linear_task,
-    machine,
-    network_task,
-    parallel,
-    streams,
-    sweep_folder,
-    sweeps,
-    tables,
-    trainer,
-    training,
-)
+from linvae_jax import linear, linear_task, machine, network_task, streams, sweeps, tables, training
 from linvae_jax import moments as mom
+from linvae_jax._engine import parallel, sweep_folder, trainer
 from linvae_jax.training import Annealing
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tolerances import FACTORED
 
-from landscape import conditioning
+from landscape.curvature import conditioning
 from linvae_jax import linear, linear_task, ppca, streams, sweeps, training
 from linvae_jax import moments as mom
 

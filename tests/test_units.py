@@ -17,25 +17,21 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 from strategies import moments_with, normal, orthogonal
 
-from landscape import (
-    block_operator,
-    block_summaries,
-    block_vectors,
+from landscape.autodiff import hessian, lanczos, lobpcg, objectives
+from landscape.curvature import (
     blocks,
-    census,
+    collapsed_latent,
     conditioning,
+    directions,
     escape,
-    hessian,
-    lanczos,
-    latent_blocks,
-    lobpcg,
-    mixed_blocks,
-    objectives,
-    stationary,
-    surface,
+    mixed_points,
+    operators,
+    summaries,
 )
+from landscape.points import census, stationary
+from landscape.studies import surface
 from linvae_jax import linear, moments, ppca, predictions
-from linvae_jax.linear import LinearVAE
+from linvae_jax.linear import LinearVAEParams
 
 WEIGHTS = blocks.WEIGHTS
 NOISE = (*WEIGHTS, "log_sigma2")
@@ -97,7 +93,7 @@ def counted(problem, learn=WEIGHTS):
 @given(problems(), units)
 def test_summary_is_the_same_in_every_unit(learn, problem, u):
     lam, assignment, sigma2, beta = in_unit(problem, u)
-    found = block_summaries.summarise(lam, assignment, sigma2, beta=beta, learn=learn)
+    found = summaries.summarise(lam, assignment, sigma2, beta=beta, learn=learn)
     index, flat = counted(problem, learn)
     assert (int(found.index), int(found.nullity)) == (index, flat)
     assert index == stationary.index(lam, assignment, sigma2, beta)
@@ -106,7 +102,7 @@ def test_summary_is_the_same_in_every_unit(learn, problem, u):
     # the eigenvalues' own signs say the same
     values = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
     assert ((values > 0).sum(), (values == 0).sum()) == (index, flat)
-    first = block_summaries.summarise(*in_unit(problem, 1.0)[:3], beta=beta, learn=learn)
+    first = summaries.summarise(*in_unit(problem, 1.0)[:3], beta=beta, learn=learn)
     np.testing.assert_allclose(
         jnp.stack(found.unit_free), jnp.stack(first.unit_free), rtol=INVARIANT
     )
@@ -116,14 +112,14 @@ def test_summary_is_the_same_in_every_unit(learn, problem, u):
 @given(problems(), units)
 def test_unit_free_numbers_are_those_of_normalised_data(problem, u):
     lam, assignment, sigma2, beta = in_unit(problem, u)
-    found = block_summaries.summarise(lam, assignment, sigma2, beta=beta, learn=NOISE)
+    found = summaries.summarise(lam, assignment, sigma2, beta=beta, learn=NOISE)
     root = np.sqrt(problem[0][0])
-    plain = block_summaries.summarise(*in_unit(problem, 1 / root)[:3], beta=beta, learn=NOISE)
+    plain = summaries.summarise(*in_unit(problem, 1 / root)[:3], beta=beta, learn=NOISE)
     expected = (plain.stiffness, plain.condition_number, plain.escape_rate)
     np.testing.assert_allclose(jnp.stack(found.unit_free), jnp.stack(expected), rtol=INVARIANT)
     edges = jnp.array([-np.inf, -0.5, 0.0, 0.7, np.inf])
     values = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=NOISE, unit_free=True)
-    histogram = block_summaries.histogram(
+    histogram = summaries.histogram(
         lam, assignment, sigma2, edges, beta=beta, learn=NOISE, unit_free=True
     )
     np.testing.assert_array_equal(histogram.counts, np.histogram(values, edges)[0])
@@ -133,7 +129,7 @@ def test_unit_free_numbers_are_those_of_normalised_data(problem, u):
 @given(problems(), st.sampled_from([WEIGHTS, NOISE]), st.randoms(use_true_random=False))
 def test_order_of_latents_and_of_equal_components_decides_nothing(problem, learn, random):
     lam, assignment, sigma2, beta = problem
-    base = block_summaries.summarise(*in_unit(problem, 1.0)[:3], beta=beta, learn=learn)
+    base = summaries.summarise(*in_unit(problem, 1.0)[:3], beta=beta, learn=learn)
     shuffled = np.array(random.sample(list(assignment), K))
     # another of the equal components for each latent in use
     other, taken = [], set()
@@ -142,7 +138,7 @@ def test_order_of_latents_and_of_equal_components_decides_nothing(problem, learn
         other.append(random.choice(equal) if equal else -1)
         taken.add(other[-1])
     for again in (shuffled, np.array(other)):
-        found = block_summaries.summarise(jnp.asarray(lam), again, sigma2, beta=beta, learn=learn)
+        found = summaries.summarise(jnp.asarray(lam), again, sigma2, beta=beta, learn=learn)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(base), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11)
 
@@ -161,18 +157,18 @@ def test_two_latents_collapsed_at_a_sigma2_below_three_eigenvalues(issue, u, dty
     """Both can escape along three components, whatever the unit: 6, where it was 0 to 6."""
     problem = np.asarray(issue[1]), np.array([-1, -1]), 0.9 * float(issue[1][2]), 1.0
     lam, a, sigma2, _ = in_unit(problem, u, dtype)
-    found = block_summaries.summarise(lam, a, sigma2)
+    found = summaries.summarise(lam, a, sigma2)
     assert (found.index, found.nullity) == (6, 0)
-    base = block_summaries.summarise(*in_unit(problem, 1.0)[:3])
+    base = summaries.summarise(*in_unit(problem, 1.0)[:3])
     rtol = 100 * np.finfo(dtype).eps  # λ₃ − σ² is a tenth of σ²
     np.testing.assert_allclose(jnp.stack(found.unit_free), jnp.stack(base.unit_free), rtol=rtol)
     for rate in (conditioning.escape_rate(lam[0], sigma2), found.escape_rate):
         assert is_escape_rate(rate, lam[0], sigma2, 20 * np.finfo(dtype).eps)
-    H = block_operator.at(jnp.eye(4, dtype=dtype), lam, a, sigma2)
-    assert block_operator.inertia(H) == (6, 12, 0)
-    ways = block_vectors.escape_directions(jnp.eye(4, dtype=dtype), lam, a, sigma2)
+    H = operators.at(jnp.eye(4, dtype=dtype), lam, a, sigma2)
+    assert operators.inertia(H) == (6, 12, 0)
+    ways = directions.escape_directions(jnp.eye(4, dtype=dtype), lam, a, sigma2)
     assert sum(1 for _ in ways) == 6
-    sign, log = block_operator.slogdet(H)
+    sign, log = operators.slogdet(H)
     # det = ½² Π [λ(λ − σ²)/σ⁴]² over all components, and six signs are plus
     x = np.asarray(issue[1]) / problem[2]
     assert sign == 1
@@ -305,7 +301,7 @@ def test_every_eigenvalue_and_the_determinant_are_right_in_every_unit(name, e, l
         assert sum(p < 0 for p in pivots(scaled, value - away)) <= q, (q, float(value))
         assert sum(p > 0 for p in pivots(scaled, value + away)) <= len(values) - 1 - q
     signs = pivots(H, Fraction(0))
-    count = block_summaries.summarise(*args, beta=2.0, learn=learn)
+    count = summaries.summarise(*args, beta=2.0, learn=learn)
     assert count.index == sum(p > 0 for p in signs)
     assert count.nullity == sum(p == 0 for p in signs) == 0
     exact = sum(np.log(float(abs(p))) for p in signs)
@@ -318,7 +314,7 @@ def test_every_eigenvalue_and_the_determinant_are_right_in_every_unit(name, e, l
 
 def some_direction(seed):
     shapes = ((N, K), (K, N), (K,), ())
-    return LinearVAE(*(normal([seed, i], *shape) for i, shape in enumerate(shapes)))
+    return LinearVAEParams(*(normal([seed, i], *shape) for i, shape in enumerate(shapes)))
 
 
 def flat(direction, learn):
@@ -349,21 +345,21 @@ def test_solve_and_determinant_without_tolerance_are_numpys(lam, assignment, lea
     H = np.asarray(dense(point, m, 1.0, learn))
     values = np.linalg.eigvalsh(H)
     zero = np.abs(values) < 1e-11 * np.abs(values).max()
-    ours = block_operator.at(U, lam, assignment, 1.0, learn=learn)
-    assert block_operator.inertia(ours) == (
+    ours = operators.at(U, lam, assignment, 1.0, learn=learn)
+    assert operators.inertia(ours) == (
         (values[~zero] > 0).sum(), (values[~zero] < 0).sum(), zero.sum(),
     )  # fmt: skip
     x = some_direction(1)
     inverse = np.linalg.pinv(H, rcond=1e-11, hermitian=True)
-    solved = block_operator.solve(ours, x, pseudo=True)
+    solved = operators.solve(ours, x, pseudo=True)
     expected = inverse @ flat(x, learn)
     np.testing.assert_allclose(flat(solved, learn), expected, atol=1e-11 * np.abs(expected).max())
-    sign, log = block_operator.slogdet(ours, pseudo=True)
+    sign, log = operators.slogdet(ours, pseudo=True)
     assert sign == np.sign(values[~zero]).prod()
     np.testing.assert_allclose(log, np.log(np.abs(values[~zero])).sum(), rtol=1e-11)
     if zero.any():
         with pytest.raises(ValueError, match=f"{zero.sum()} zero eigenvalues"):
-            block_operator.solve(ours, x)
+            operators.solve(ours, x)
 
 
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
@@ -376,12 +372,12 @@ def test_newton_steps_are_the_same_in_every_unit(u, learn):
 
     def solve(u, back):
         lam, a, sigma2, _ = in_unit(problem, u)
-        H = block_operator.at(U, lam, a, sigma2, learn=learn)
-        step = block_operator.solve(H, LinearVAE(b.W / u, b.V * u, b.log_d, b.log_sigma2))
+        H = operators.at(U, lam, a, sigma2, learn=learn)
+        step = operators.solve(H, LinearVAEParams(b.W / u, b.V * u, b.log_d, b.log_sigma2))
         if back:
-            step = block_operator.apply(H, step)
+            step = operators.apply(H, step)
             u = 1 / u
-        return flat(LinearVAE(step.W / u, step.V * u, step.log_d, step.log_sigma2), learn)
+        return flat(LinearVAEParams(step.W / u, step.V * u, step.log_d, step.log_sigma2), learn)
 
     np.testing.assert_allclose(solve(u, back=False), solve(1.0, back=False), rtol=1e-10)
     np.testing.assert_allclose(solve(u, back=True), flat(b, learn), rtol=1e-11, atol=1e-11)
@@ -399,7 +395,7 @@ def test_census_is_the_same_in_every_unit(problem, u):
     np.testing.assert_array_equal(found.index, base.index)
     np.testing.assert_array_equal(found.nullity, base.nullity)
     for t in base.types[:: max(1, len(base.types) // 8)]:
-        spectrum = partial(mixed_blocks.eigenvalues, point_type=t, beta=beta, unit_free=True)
+        spectrum = partial(mixed_points.eigenvalues, point_type=t, beta=beta, unit_free=True)
         one = spectrum(jnp.asarray(lam), sigma2=sigma2)
         other = spectrum(jnp.asarray(lam * u**2), sigma2=sigma2 * u**2)
         np.testing.assert_allclose(other, one, atol=1e-12 * np.abs(one).max(), rtol=INVARIANT)
@@ -416,8 +412,8 @@ def test_census_is_the_same_in_every_unit(problem, u):
 def test_raw_spectrum_of_mixed_points_is_that_of_normalised_data_but_for_units():
     lam = jnp.array([9.0, 4.0, 2.0, 0.5])
     for t in census.types(lam, 3, 0.7):
-        free = mixed_blocks.eigenvalues(lam, t, 0.7, unit_free=True)
-        plain = mixed_blocks.eigenvalues(lam / 9, t, 0.7 / 9)
+        free = mixed_points.eigenvalues(lam, t, 0.7, unit_free=True)
+        plain = mixed_points.eigenvalues(lam / 9, t, 0.7 / 9)
         np.testing.assert_allclose(free, plain, atol=1e-12 * np.abs(plain).max())
 
 
@@ -445,7 +441,7 @@ def test_dense_index_needs_no_unit(saddle, u):
     # with units taken out all numbers are those of the blocks
     scale = float(np.sqrt(saddle[0][0])) * u
     free, way = conditioning.at(*objectives.rescaled(objective, scale))
-    exact = block_summaries.summarise(
+    exact = summaries.summarise(
         jnp.asarray(saddle[0] * u**2), saddle[2], saddle[3] * u**2
     ).unit_free
     assert (free.index, free.nullity) == (3, 0)
@@ -493,8 +489,8 @@ def test_what_a_collapsed_latent_waits_for_scales_with_the_data(u):
     params = model.init(jax.random.key(1), 1.0)
     x = jax.random.normal(jax.random.key(0), (50, 3)) * jnp.array([3.0, 2.0, 1.0])
     x = x - x.mean(axis=0)
-    point = LinearVAE(params.W * 0, params.V * 0, params.log_d * 0, params.log_sigma2)
-    found = latent_blocks.at(model, point, x * u, jax.random.key(2), 0)
+    point = LinearVAEParams(params.W * 0, params.V * 0, params.log_d * 0, params.log_sigma2)
+    found = collapsed_latent.at(model, point, x * u, jax.random.key(2), 0)
     lam = np.linalg.eigvalsh(x.T @ x / 50)[::-1]
     np.testing.assert_allclose(found.critical_sigma2(), lam[0] * u**2, rtol=1e-12)
     for sigma2, index in ((1.01 * lam[0], 0), (0.9 * lam[0], 1), (0.9 * lam[2], 3)):
@@ -540,9 +536,7 @@ def test_density_of_a_rotated_multiple_of_the_identity_integrates_to_one(scale, 
 def test_points_that_are_none_count_as_nothing_where_values_are_traced():
     lam = jnp.array([4.0, 2.0, 0.5])
     assignments = jnp.array([[0, -1], [2, -1], [0, 1]])
-    found = jax.jit(jax.vmap(lambda a: block_summaries.summarise(lam, a, 1.0, learn=NOISE)))(
-        assignments
-    )
+    found = jax.jit(jax.vmap(lambda a: summaries.summarise(lam, a, 1.0, learn=NOISE)))(assignments)
     assert found.index.tolist() == [1, 0, 0]
     assert found.nullity.tolist() == [0, 0, 0]
     for leaf in (found.stiffness, found.condition_number, found.escape_rate, *found.unit_free):
@@ -554,9 +548,9 @@ def test_all_units_at_once_under_vmap():
     squares = jnp.array([1e-24, 1e-6, 1.0, 1e24])
 
     def read(u2):
-        found = block_summaries.summarise(jnp.asarray(lam) * u2, a, 0.9 * u2, learn=NOISE)
-        H = block_operator.at(jnp.eye(N), jnp.asarray(lam) * u2, a, 0.9 * u2, learn=NOISE)
-        return found, block_operator.inertia(H), block_operator.slogdet(H)
+        found = summaries.summarise(jnp.asarray(lam) * u2, a, 0.9 * u2, learn=NOISE)
+        H = operators.at(jnp.eye(N), jnp.asarray(lam) * u2, a, 0.9 * u2, learn=NOISE)
+        return found, operators.inertia(H), operators.slogdet(H)
 
     found, count, (sign, log) = jax.jit(jax.vmap(read))(squares)
     index, flat_ways = counted((lam, a, 0.9, 1.0), NOISE)
@@ -621,7 +615,7 @@ def test_zeros_of_a_covariance_of_low_rank_are_flat_in_every_unit(u, dtype):
     rough = jnp.sort(jnp.linalg.eigvalsh(jnp.cov(jnp.asarray(x), rowvar=False, bias=True)))[::-1]
     sigma2 = float(lam[2]) / 2
     for spectrum in (lam, rough):
-        found = block_summaries.summarise(spectrum, np.array([0, -1]), sigma2)
+        found = summaries.summarise(spectrum, np.array([0, -1]), sigma2)
         # six data have five directions about their mean
         assert found.nullity == 2 * (12 - 5)
         above = int((spectrum > sigma2).sum())
@@ -636,7 +630,7 @@ def test_zeros_of_a_covariance_of_low_rank_are_flat_in_every_unit(u, dtype):
 def test_raw_numbers_scale_as_the_chapter_says(u, power):
     """Like u⁴ or 1/u⁴ where they compare W with V, and the rate's two limits."""
     lam, sigma2, a = np.array([6.0, 3.0, 0.4]), 0.9, np.array([-1, -1])
-    read = lambda u: block_summaries.summarise(jnp.asarray(lam * u**2), a, sigma2 * u**2)  # noqa: E731
+    read = lambda u: summaries.summarise(jnp.asarray(lam * u**2), a, sigma2 * u**2)  # noqa: E731
     one, ten = read(u), read(10.0**power * u)
     np.testing.assert_allclose(ten.stiffness / one.stiffness, 1e2, rtol=1e-9)
     np.testing.assert_allclose(ten.condition_number / one.condition_number, 1e4, rtol=1e-9)
@@ -663,23 +657,23 @@ AXES = np.eye(4)
 BOTH = census.PointType((census.Group((0, 1), 2),))
 # every function of a spectrum, by a number that follows from all of its result
 OF_SPECTRUM = {
-    "summarise": lambda v: block_summaries.summarise(v, PLACE, 1.5).condition_number,
-    "path": lambda v: block_summaries.path(v, PLACE, [0.5, 1.5]).value.sum(),
-    "histogram": lambda v: block_summaries.histogram(v, PLACE, 1.5, 9).edges.sum(),
+    "summarise": lambda v: summaries.summarise(v, PLACE, 1.5).condition_number,
+    "path": lambda v: summaries.path(v, PLACE, [0.5, 1.5]).value.sum(),
+    "histogram": lambda v: summaries.histogram(v, PLACE, 1.5, 9).edges.sum(),
     "blocks": lambda v: blocks.eigenvalues(v, PLACE, 1.5).sum(),
     "of the likelihood": lambda v: blocks.log_likelihood_eigenvalues(v, PLACE, 1.5).sum(),
-    "eigenvector": lambda v: abs(block_vectors.eigenvector(0, AXES, v, PLACE, 1.5).W).sum(),
+    "eigenvector": lambda v: abs(directions.eigenvector(0, AXES, v, PLACE, 1.5).W).sum(),
     "escapes": lambda v: sum(
-        float(rate) for rate, _ in block_vectors.escape_directions(AXES, v, PLACE, 1.5)
+        float(rate) for rate, _ in directions.escape_directions(AXES, v, PLACE, 1.5)
     ),
-    "operator": lambda v: block_operator.slogdet(block_operator.at(AXES, v, PLACE, 1.5))[1],
+    "operator": lambda v: operators.slogdet(operators.at(AXES, v, PLACE, 1.5))[1],
     "points": lambda v: len(list(stationary.points(v, 2, 1.5))),
     "count": lambda v: stationary.count(v, 2, 1.5),
     "point": lambda v: stationary.point(AXES, v, PLACE, 1.5).W.sum(),
     "value": lambda v: stationary.value(v, PLACE, 1.5),
     "index": lambda v: stationary.index(v, PLACE, 1.5),
     "census": lambda v: census.table(v, 2, 1.5).value.sum(),
-    "mixed": lambda v: mixed_blocks.eigenvalues(v, BOTH, 1.5).sum(),
+    "mixed": lambda v: mixed_points.eigenvalues(v, BOTH, 1.5).sum(),
     "escape rate": lambda v: conditioning.escape_rate(v, 1.5).sum(),
     "critical": lambda v: conditioning.critical_sigma2(v, 2, 1.5),
     "rotations": lambda v: conditioning.rotation_stiffness(v).sum(),
@@ -790,7 +784,9 @@ def test_weights_in_any_container_are_the_same_weights(x64):
             found = objectives.log_likelihood(W, 1.5, m)
             np.testing.assert_allclose(found.function(found.variables), expected, **near)
             assert ppca.sample(model, jax.random.key(0), 2).shape == (2, 3)
-            params = unchecked(LinearVAE, W=W, V=encoder.V, log_d=encoder.log_d, log_sigma2=noise)
+            params = unchecked(
+                LinearVAEParams, W=W, V=encoder.V, log_d=encoder.log_d, log_sigma2=noise
+            )
             np.testing.assert_allclose(linear.elbo(params, m), expected, **near)
             np.testing.assert_allclose(linear.score(params, m.mean, _X), expected, **near)
             np.testing.assert_allclose(linear.gradient(params, m).V, 0, **near)

@@ -16,14 +16,13 @@ from linvae_jax import (
     evaluation,
     linear_task,
     network_task,
-    parallel,
     streams,
-    sweep_folder,
     sweeps,
     tables,
     training,
     windowed,
 )
+from linvae_jax._engine import parallel, sweep_folder
 from linvae_jax.data.windows import Windows
 
 WINDOWS = child.CONFIG.num_records  # of a run: with 70 rows each, more than all 500 once

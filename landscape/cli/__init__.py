@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: parse, print the configuration, run; exits with a status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
-        from linvae_jax import _version
+        from linvae_jax._internal import version
 
-        print(f"linvae {_version.own()}")
+        print(f"linvae {version.own()}")
         sys.exit(0)
     command = tyro.cli(
         options.Command,  # pyright: ignore[reportArgumentType]  # tyro takes unions of annotated types
@@ -56,7 +56,7 @@ def _started(command: options.Command) -> int:
         print(f"linvae {name}: error: {told}", file=sys.stderr)
         return 2
     except Exception as error:
-        from linvae_jax.sweep_folder import Stopped  # imported where there is one
+        from linvae_jax.sweeps import Stopped  # imported where there is one
 
         if not isinstance(error, Stopped):
             raise

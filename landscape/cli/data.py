@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from landscape.cli.options import Data
-from linvae_jax import _checks, machine, ppca, streams
+from linvae_jax import machine, ppca, streams
+from linvae_jax._internal import checks
 from linvae_jax.data import datasets, preprocessing
 
 
@@ -30,14 +31,14 @@ def open_set(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | Non
     seed("data_seed", options.data_seed)
     dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
     if options.count is not None:
-        _checks.in_range("count", options.count, 1, len(dataset.images), "what there is")
+        checks.in_range("count", options.count, 1, len(dataset.images), "what there is")
         labels = None if dataset.labels is None else dataset.labels[: options.count]
         dataset = replace(dataset, images=dataset.images[: options.count], labels=labels)
     eight_bit = dataset.images.dtype == np.uint8
     if options.preprocess == "none" or (options.preprocess == "auto" and not eight_bit):
         return dataset, None
     if not eight_bit:
-        _checks.fail("preprocess", f"'logit' for data of dtype {dataset.images.dtype}", "uint8")
+        checks.fail("preprocess", f"'logit' for data of dtype {dataset.images.dtype}", "uint8")
     return dataset, preprocessing.Logit(options.alpha)
 
 
@@ -57,14 +58,14 @@ def identity_of(
 def load(options: Data) -> Loaded:
     """Load and preprocess for a linear VAE."""
     if options.window is not None:
-        _checks.fail(
+        checks.fail(
             "window", f"{options.window} for a linear VAE", "none: windows are for networks",
             "`linvae sweep --network mlp --window …` takes them.",
         )  # fmt: skip
     dataset, transform = open_set(options)
     needed, left = 8 * dataset.images.size, machine.free_memory()
     if 2 * needed > left:  # the data, and a copy on the way
-        _checks.fail(
+        checks.fail(
             "data",
             f"{dataset.images.shape} numbers, {needed / 1e9:.0f} GB in double precision",
             f"at most half of the {left / 1e9:.0f} GB that are free",
@@ -99,8 +100,8 @@ def learnable(lam: jax.Array, count: Any, k: int, why: str = "") -> float:
     """
     n = len(lam)
     if n < 2:
-        _checks.fail("data", "data of one dimension", "two or more: σ² learned needs k < n")
-    _checks.in_range("k", k, 1, n - 1, "σ² learned needs k < n")
+        checks.fail("data", "data of one dimension", "two or more: σ² learned needs k < n")
+    checks.in_range("k", k, 1, n - 1, "σ² learned needs k < n")
     try:
         ppca.check_learned_sigma2(lam, k, 1.0, count, "data")
     except ValueError as error:
@@ -114,9 +115,9 @@ def distinct(name: str, values: Sequence[Any]) -> None:
     """Raise where a value comes twice: the two would be the same runs, with the same label."""
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
-        _checks.fail(name, f"{twice[0]} twice", "values that differ")
+        checks.fail(name, f"{twice[0]} twice", "values that differ")
 
 
 def seed(name: str, seed: int, count: int = 1) -> None:
     """Raise unless `count` seeds from this one on are seeds (`streams.check`)."""
-    _checks.in_range(name, seed, 0, 2**32 - max(count, 1), "32 bits")
+    checks.in_range(name, seed, 0, 2**32 - max(count, 1), "32 bits")

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from landscape import places
-from landscape.cli import text
+from landscape.cli import places, text
 from landscape.cli.data import learnable, load, seed
 from landscape.cli.options import Fit
 from linvae_jax import linear, ppca, tables
@@ -93,7 +92,7 @@ def _bound(options: Fit, moments: mom.Moments) -> float:
 
 def _train(
     options: Fit, moments: mom.Moments, attrs: dict[str, str]
-) -> tuple[linear.LinearVAE, xr.Dataset, float]:
+) -> tuple[linear.LinearVAEParams, xr.Dataset, float]:
     """Model and history in the data's units, and the unit that training took."""
     from linvae_jax import linear_task, sweeps, training  # not for a closed form
 
@@ -111,7 +110,7 @@ def _train(
         attrs=attrs | {"training_unit": repr(unit)},
         title="" if options.raw else f"in units of {unit:.3g}",
     )  # fmt: skip
-    found: linear.LinearVAE = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
+    found: linear.LinearVAEParams = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
     # a density of x is one of x/u divided by uⁿ
     log_unit = float(np.log(unit))
     params = replace(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from landscape.settings import Settings
+from landscape.paper.settings import Settings
 
 
 @dataclass(frozen=True)

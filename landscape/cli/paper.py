@@ -5,27 +5,27 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from landscape import ledger, nonlinear, places
-from landscape import report as reports
-from landscape import reproduce as exact_part
-from landscape.cli import text
+from landscape.cli import places, text
 from landscape.cli.data import distinct, learnable, load, seed
 from landscape.cli.options import Report, Reproduce
 from landscape.cli.pixels import load_for_networks
-from landscape.settings import Settings
-from landscape.settings import smoke as quick
-from linvae_jax import _checks
+from landscape.paper import experiments, ledger
+from landscape.paper import report as reports
+from landscape.paper import reproduce as exact_part
+from landscape.paper.settings import Settings
+from landscape.paper.settings import smoke as quick
 from linvae_jax import moments as mom
+from linvae_jax._internal import checks
 
 
-def networks(options: Reproduce) -> nonlinear.Settings:
+def networks(options: Reproduce) -> experiments.Settings:
     """Which networks are trained, and for how long."""
     if options.full and options.smoke:
-        _checks.fail("smoke", "with --full", "one of them")
-    preset = nonlinear.SMOKE if options.smoke else nonlinear.QUICK
+        checks.fail("smoke", "with --full", "one of them")
+    preset = experiments.SMOKE if options.smoke else experiments.QUICK
     if options.full:
         colour = options.data.data in ("celeba", "photographs")
-        preset = nonlinear.CELEBA if colour else nonlinear.MNIST
+        preset = experiments.CELEBA if colour else experiments.MNIST
     chosen = {
         "epochs": options.epochs, "batch_size": options.network_batch,
         "seeds": options.network_seeds, "other_seeds": options.other_seeds,
@@ -33,7 +33,7 @@ def networks(options: Reproduce) -> nonlinear.Settings:
     flags = {"batch_size": "network_batch", "seeds": "network_seeds"}
     for name, value in chosen.items():
         if value is not None:
-            _checks.in_range(flags.get(name, name), value, 1, 2**31 - 1, "at least one")
+            checks.in_range(flags.get(name, name), value, 1, 2**31 - 1, "at least one")
     chosen = {name: value for name, value in chosen.items() if value is not None}
     settings = replace(preset, **chosen)
     if not options.curvature:
@@ -58,14 +58,14 @@ def reproduce(options: Reproduce) -> int:
         x, constant, source, of_data = load(replace(chosen, window=None))
         latents = f"more than the networks' {max(settings.k, settings.linear_k)} latents"
         if x.shape[1] <= settings.k:  # before everything else is computed
-            _checks.fail("data", f"{x.shape[1]} dimensions", latents)
+            checks.fail("data", f"{x.shape[1]} dimensions", latents)
         exact_part.check(linear, x)
         moments = mom.from_data(x)
         lam = mom.spectrum(moments).eigenvalues
         learnable(lam, moments.count, linear.k, "Take a smaller --k, or more data.")
         rank = int(mom.rank(lam, moments.count))
         if rank <= max(settings.k, settings.linear_k):
-            _checks.fail("data", f"a covariance of rank {rank}", latents, "Take more data.")
+            checks.fail("data", f"a covariance of rank {rank}", latents, "Take more data.")
         _claim(options, of_data | {"--window": chosen.window}, settings, linear)
         attrs = text.attrs(options, source)
         exact_part.run(linear, x, options.out, constant=constant, attrs=attrs)
@@ -73,7 +73,7 @@ def reproduce(options: Reproduce) -> int:
     images = load_for_networks(chosen)
     if not exact:
         _claim(options, images.identity, settings)
-    nonlinear.train(
+    experiments.train(
         settings, images.data, images.transform, options.out, image_shape=images.image_shape,
         constant=images.constant, attrs=text.attrs(options, images.source),
     )  # fmt: skip
@@ -83,7 +83,7 @@ def reproduce(options: Reproduce) -> int:
 def _claim(
     options: Reproduce,
     of_data: dict[str, Any],
-    networks: nonlinear.Settings,
+    networks: experiments.Settings,
     linear: Settings | None = None,
 ) -> None:
     """The whole folder has one identity, looked at before anything is written into it."""

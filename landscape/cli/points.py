@@ -5,17 +5,19 @@ from itertools import islice
 import jax
 import numpy as np
 
-from landscape import block_summaries, stationary
 from landscape.cli import text
 from landscape.cli.data import learnable, load
 from landscape.cli.options import Points
-from linvae_jax import _checks, ppca
+from landscape.curvature import summaries
+from landscape.points import stationary
 from linvae_jax import moments as mom
+from linvae_jax import ppca
+from linvae_jax._internal import checks
 
 
 def points(options: Points) -> int:
     """Enumerate and classify."""
-    _checks.in_range("limit", options.limit, 1, 2**31 - 1, "at least one")
+    checks.in_range("limit", options.limit, 1, 2**31 - 1, "at least one")
     x, _, source, of_data = load(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
@@ -24,7 +26,7 @@ def points(options: Points) -> int:
         sigma2 = learnable(lam, moments.count, options.k)
     settings = of_data | {text.flag(n): getattr(options, n) for n in ("k", "sigma2", "limit")}
     if options.out:
-        from landscape import places  # and with it xarray, which no list on a terminal needs
+        from landscape.cli import places  # and with it xarray, which no list on a terminal needs
         from linvae_jax import tables
 
         places.check_file(options.out, settings)
@@ -33,7 +35,7 @@ def points(options: Points) -> int:
     per_point = jax.vmap(stationary.value, (None, 0, None))(lam, assignments, sigma2)
     index = jax.vmap(stationary.index, (None, 0, None))(lam, assignments, sigma2)
     best = float(ppca.optimal_elbo(lam, options.k, sigma2))
-    rates = [float(block_summaries.summarise(lam, a, sigma2).escape_rate) for a in assignments]
+    rates = [float(summaries.summarise(lam, a, sigma2).escape_rate) for a in assignments]
     print(f"{total:,} stationary points of pPCA, up to the order of latents; σ² = {sigma2:.6g}")
     rows = [("components, from 1 (-: collapsed)", "below optimum", "index", "escape rate")]
     for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
@@ -41,7 +43,7 @@ def points(options: Points) -> int:
         rows.append((name, f"{best - float(value):.6g}", f"{int(i):,}", f"{rate:.6g}"))
     print("\n".join(text.columns(rows, left=1)))
     if options.out:
-        from landscape import places
+        from landscape.cli import places
         from linvae_jax import tables
 
         table = tables.dataset(

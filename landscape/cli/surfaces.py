@@ -5,29 +5,31 @@ import json
 import numpy as np
 import xarray as xr
 
-from landscape import figures, places, reproduce
-from landscape import surface as plane
-from landscape.cli import text
+from landscape.cli import places, text
 from landscape.cli.data import distinct, learnable, load
 from landscape.cli.options import Landscape, Surface
-from linvae_jax import _checks, tables
+from landscape.figures import linear as linear_figures
+from landscape.paper import reproduce
+from landscape.studies import surface as plane
 from linvae_jax import moments as mom
+from linvae_jax import tables
+from linvae_jax._internal import checks
 
 
 def surface(options: Surface) -> int:
     """Compute, save, draw."""
     distinct("sigma2", options.sigma2)
     for value in options.sigma2:
-        _checks.positive("sigma2", value)
+        checks.positive("sigma2", value)
     x, _, source, of_data = load(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
     pair = (options.components[0] - 1, options.components[1] - 1)
     if not 0 <= pair[0] < pair[1] < len(lam):
-        _checks.fail("components", options.components, f"1 <= first < second <= n = {len(lam)}")
+        checks.fail("components", options.components, f"1 <= first < second <= n = {len(lam)}")
     rank = int(mom.rank(lam, moments.count))
     if pair[1] >= rank:
-        _checks.fail(
+        checks.fail(
             "components", options.components, f"directions in which data vary, 1 to {rank}",
             "Their covariance has no more.",
         )  # fmt: skip
@@ -37,7 +39,7 @@ def surface(options: Surface) -> int:
     sigma2 = options.sigma2 or plane.default_sigma2(lam, pair)
     table = plane.zero_column(lam, sigma2, pair).assign_attrs(text.attrs(options, source))
     saved = [tables.save(places.signed(table, settings), written)]
-    saved += figures.save(figures.stationary_surface(table), options.out)
+    saved += linear_figures.save(linear_figures.stationary_surface(table), options.out)
     print("\n".join(f"saved {path}" for path in saved))
     return 0
 
@@ -45,14 +47,14 @@ def surface(options: Surface) -> int:
 def landscape(options: Landscape) -> int:
     """Study, save, draw, and print the critical σ² and escapes."""
     if options.sigma2 is not None:
-        _checks.positive("sigma2", options.sigma2)
+        checks.positive("sigma2", options.sigma2)
     x, _, source, of_data = load(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
     # also where σ² is given: it follows the first k components
     best = learnable(lam, moments.count, options.k, "Take a smaller --k, or more data.")
     sigma2 = best if options.sigma2 is None else options.sigma2
-    _checks.in_range("k", options.k, 3, len(lam) - 1, "three components to follow")
+    checks.in_range("k", options.k, 3, len(lam) - 1, "three components to follow")
     settings = of_data | {"--k": options.k, "--sigma2": options.sigma2}
     places.claim_folder(options.out, "landscape", settings, ("landscape_*",))
 

@@ -7,23 +7,23 @@ from typing import Any
 import jax.numpy as jnp
 import xarray as xr
 
-from landscape import places
-from landscape.cli import text
+from landscape.cli import places, text
 from landscape.cli.data import distinct, learnable, load, seed
 from landscape.cli.options import Sweep
-from linvae_jax import _checks, linear_task, network_task, streams, sweeps, tables, training
+from linvae_jax import linear_task, network_task, streams, sweeps, tables, training
 from linvae_jax import moments as mom
+from linvae_jax._internal import checks
 
 
 def sweep(options: Sweep) -> int:
     """Train all, save, summarise."""
     # what is used only after the training
-    _checks.in_range("curvature_data", options.curvature_data, 1, 2**31 - 1, "at least one")
+    checks.in_range("curvature_data", options.curvature_data, 1, 2**31 - 1, "at least one")
     for s in options.curvature_sigma2:
-        _checks.positive("curvature_sigma2", s)
+        checks.positive("curvature_sigma2", s)
     for name in ("sigma2", "learned", "learning_rate", "beta", "curvature_sigma2"):
         distinct(name, getattr(options, name))
-    _checks.in_range("seeds", options.seeds, 1, 2**31 - 1, "at least one")
+    checks.in_range("seeds", options.seeds, 1, 2**31 - 1, "at least one")
     seed("seed", options.seed, options.seeds)
     config = training.TrainConfig(
         options.num_steps, training.interval(options.num_steps, 100), schedule=options.schedule,
@@ -36,7 +36,7 @@ def sweep(options: Sweep) -> int:
     )  # fmt: skip
     if options.network == "linear":
         if options.curvature != "none":
-            _checks.fail(
+            checks.fail(
                 "curvature", f"{options.curvature!r} of network 'linear'", "'none'",
                 "`linvae landscape` has the linear VAE's exactly.",
             )  # fmt: skip
@@ -104,25 +104,27 @@ def _look_at_curvature(
     attrs: dict[str, str],
 ) -> None:
     """Compute, save, draw what is asked for."""
-    from landscape import figures, nonlinear_figures, trained
+    from landscape.figures import linear as linear_figures
+    from landscape.figures import networks as network_figures
+    from landscape.studies import networks as network_study
 
-    sigma2 = options.curvature_sigma2 or trained.default_sigma2(options.sigma2)
+    sigma2 = options.curvature_sigma2 or network_study.default_sigma2(options.sigma2)
     made = {
-        "curvature": trained.escape_of_sweep(
+        "curvature": network_study.escape_of_sweep(
             task, data, sweep, streams.key(options.seed, "curvature"), sigma2,
             count=options.curvature_data,
         )
     }  # fmt: skip
     print(made["curvature"].critical_sigma2.to_dataframe().to_string())
     if options.curvature == "all":
-        made["spectra"] = trained.spectra_of_sweep(
+        made["spectra"] = network_study.spectra_of_sweep(
             task, data, sweep, streams.key(options.seed, "spectra"), options.sigma2,
             count=max(options.curvature_data // 10, 1),
         )  # fmt: skip
     for name, found in made.items():
-        drawn = getattr(nonlinear_figures, name)(found)
+        drawn = getattr(network_figures, name)(found)
         print(f"saved {tables.save(found.assign_attrs(attrs), options.out / f'{name}.nc')}")
-        print("\n".join(f"saved {path}" for path in figures.save(drawn, options.out / name)))
+        print("\n".join(f"saved {path}" for path in linear_figures.save(drawn, options.out / name)))
 
 
 def summary(table: xr.Dataset) -> list[str]:

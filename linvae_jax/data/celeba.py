@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from linvae_jax import _checks, progress
+from linvae_jax import progress
+from linvae_jax._internal import checks
 from linvae_jax.data import dataset, tfds
 from linvae_jax.data.ahead import ahead
 
@@ -88,7 +89,7 @@ def _mapped(package: Any, builder: Any, split: str) -> UInt8[np.ndarray, "N n"]:
         try:
             _write(cache, shape, of, _decoded(package, builder, split))
         except OSError as error:
-            _checks.fail(
+            checks.fail(
                 str(cache.parent),
                 f"a directory in which nothing can be kept ({error})",
                 f"room for {np.prod(shape) / 1e9:.1f} GB of decoded images",
@@ -177,7 +178,7 @@ def _shrunk(encoded: bytes) -> UInt8[np.ndarray, "64 64 3"]:
     pil = dataset.optional("PIL.Image")
     with pil.open(io.BytesIO(encoded)) as image:
         if (image.size, image.mode) != ((_WIDTH, _HEIGHT), "RGB"):
-            _checks.fail("image", f"{image.size}, {image.mode}", f"{(_WIDTH, _HEIGHT)}, RGB pixels")
+            checks.fail("image", f"{image.size}, {image.mode}", f"{(_WIDTH, _HEIGHT)}, RGB pixels")
         left, top = (_WIDTH - _CROP) // 2, (_HEIGHT - _CROP) // 2
         # not `resize(box=...)`, whose filter looks beyond the box
         face = image.crop((left, top, left + _CROP, top + _CROP))

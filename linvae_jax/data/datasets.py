@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from linvae_jax import _checks
+from linvae_jax._internal import checks
 from linvae_jax.data import celeba, digits, files, mnist, photographs, tfds
 from linvae_jax.data.dataset import Dataset as Dataset
 
@@ -71,18 +71,18 @@ def load(
     known = _KNOWN.get(name)
     if known is None and Path(name).suffix not in files.MAGIC:
         names = ", ".join(map(repr, _KNOWN))
-        _checks.fail(
+        checks.fail(
             "name_or_path",
             repr(name),
             f"{names}, or a path that ends in {' or '.join(files.MAGIC)}",
         )
     splits = known.splits if known else ("train",)
     if split not in splits:
-        _checks.fail("split", repr(split), " or ".join(map(repr, splits)) + f" for {name}")
+        checks.fail("split", repr(split), " or ".join(map(repr, splits)) + f" for {name}")
     if known is None:
         return files.load(Path(name).expanduser())
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        _checks.fail("manual_dir", repr(os.fspath(manual_dir)), "an existing directory")
+        checks.fail("manual_dir", repr(os.fspath(manual_dir)), "an existing directory")
     return known.load(
         split,
         None if data_dir is None else Path(data_dir).expanduser(),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from linvae_jax import _checks
+from linvae_jax._internal import checks
 from linvae_jax.data import dataset
 
 
@@ -13,9 +13,9 @@ def load() -> dataset.Dataset:
     try:
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     except (*dataset.UNREADABLE, OverflowError) as error:
-        _checks.fail(str(path), f"a file that cannot be read ({error})", layout)
+        checks.fail(str(path), f"a file that cannot be read ({error})", layout)
     if table.shape != (5000, 785) or table[:, -1].max() > 9:
-        _checks.fail(str(path), f"a table of shape {table.shape}", layout)
+        checks.fail(str(path), f"a table of shape {table.shape}", layout)
     return dataset.Dataset(
         name="digits",
         images=np.ascontiguousarray(table[:, :-1]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linvae_jax import _checks
+from linvae_jax._internal import checks
 from linvae_jax.data import dataset
 
 MAGIC = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # what a file of each format starts with
@@ -18,17 +18,17 @@ def load(path: Path) -> dataset.Dataset:
     name = str(path)
     if not path.is_file():
         got = "a directory" if path.is_dir() else "no such file"
-        _checks.fail(name, got, f"an existing {path.suffix} file")
+        checks.fail(name, got, f"an existing {path.suffix} file")
     array = _read(path)
-    _checks.numbers(name, array)
+    checks.numbers(name, array)
     if array.ndim < 2 or array.size == 0:
-        _checks.fail(
+        checks.fail(
             name,
             f"an array of shape {array.shape}",
             "at least two dimensions, (N, ...), none empty: one datum per row",
         )
     x = array.reshape(len(array), -1)
-    _checks.finite(name, x)
+    checks.finite(name, x)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return dataset.Dataset(
@@ -48,7 +48,7 @@ def _plain(name: str, x: np.ndarray) -> np.ndarray:
         plain = x.astype(np.float64)
     limits, largest = np.finfo(np.float64), np.abs(x).max()
     if largest > limits.max or 0 < largest < limits.tiny:
-        _checks.fail(
+        checks.fail(
             name, f"numbers of which the largest is {largest:.3g}", "numbers that float64 holds",
             "Rescale them.",
         )  # fmt: skip
@@ -61,7 +61,7 @@ def _readable(name: str, expected: str) -> Iterator[None]:
         yield
     except dataset.UNREADABLE as error:
         hint = "Python objects are never read." if "bject" in str(error) else ""
-        _checks.fail(name, f"a file that cannot be read ({error})", expected, hint)
+        checks.fail(name, f"a file that cannot be read ({error})", expected, hint)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -70,10 +70,10 @@ def _read(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         magic = file.read(6)
     if not magic:
-        _checks.fail(name, "an empty file", expected)
+        checks.fail(name, "an empty file", expected)
     if not magic.startswith(MAGIC[path.suffix]):
         hint = "Pickled data are never read: save with np.save or np.savez."
-        _checks.fail(name, f"a file that starts with {magic!r}", expected, hint)
+        checks.fail(name, f"a file that starts with {magic!r}", expected, hint)
 
     if path.suffix == ".npy":
         with _readable(name, expected):
@@ -86,6 +86,6 @@ def _read(path: Path) -> np.ndarray:
         key = "x" if "x" in keys else keys[0] if len(keys) == 1 else None
         if key is None:
             got = f"{len(keys)} arrays: {', '.join(keys) or 'none'}"
-            _checks.fail(name, got, "one array, or one of them named x")
+            checks.fail(name, got, "one array, or one of them named x")
         with _readable(name, expected):
             return stored[key]

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 from jaxtyping import UInt8
 
-from linvae_jax import _checks
+from linvae_jax._internal import checks
 from linvae_jax.data import dataset
 
 _SIDE, _STRIDE = 64, 8
@@ -32,9 +32,9 @@ def load(split: str) -> dataset.Dataset:
             with pil.open(path) as image:
                 pixels = np.asarray(image)
         except dataset.UNREADABLE as error:
-            _checks.fail(str(path), f"a file that cannot be read ({error})", expected)
+            checks.fail(str(path), f"a file that cannot be read ({error})", expected)
         if pixels.shape != _SHAPE:
-            _checks.fail(str(path), f"an image of shape {pixels.shape}", expected)
+            checks.fail(str(path), f"an image of shape {pixels.shape}", expected)
         photographs.append(pixels)
     return dataset.Dataset(
         name="photographs",

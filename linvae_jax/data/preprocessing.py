@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks
+from linvae_jax._internal import arrays, checks
 
 LEVELS = 256  # grey values of an 8-bit pixel
 
@@ -46,7 +46,7 @@ def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array
         ValueError: pixels that are not integers from 0 to 255, or another dtype.
     """
     pixels = _check_pixels(pixels)
-    _checks.key("key", key)
+    checks.key("key", key)
     dtype = _float_dtype(dtype)
     floor = jnp.asarray(pixels).astype(dtype)
     # `uniform` returns multiples of eps from 0; half a step more centres them, and none is 0
@@ -90,8 +90,8 @@ def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
         ValueError: y not numeric, NaN or Inf; α outside (0, ½).
     """
     _check_alpha(alpha)
-    y = _arrays.as_float("y", y)
-    _checks.finite("y", y)
+    y = arrays.as_float("y", y)
+    checks.finite("y", y)
     return (jax.nn.sigmoid(y) - alpha) / (1 - 2 * alpha)
 
 
@@ -148,7 +148,7 @@ def log_jacobian(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "N"]:
     Raises:
         ValueError: x not (N, n), or as for `logit`.
     """
-    _checks.shape("x", x, ("N", "n"))
+    checks.shape("x", x, ("N", "n"))
     s, t = _squeezed(x, alpha)
     return (jnp.log1p(-2 * alpha) - jnp.log(s) - jnp.log(t)).sum(axis=1)
 
@@ -173,7 +173,7 @@ def pixel_constant(pixels: Any, alpha: float) -> float:
     Raises:
         ValueError: pixels not (N, n) or not integers from 0 to 255; α outside (0, ½).
     """
-    _checks.shape("pixels", pixels, ("N", "n"))
+    checks.shape("pixels", pixels, ("N", "n"))
     values = np.asarray(_check_pixels(pixels))
     _check_alpha(alpha)
     # `bincount` wants int64 (before NumPy 2.3 it refuses uint64), eight times the memory of bytes:
@@ -199,46 +199,46 @@ def _expected_log_slope(alpha: float) -> np.ndarray:
 def _squeezed(x: Any, alpha: Any) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The number s = α + (1 − 2α) x, and 1 − s."""
     _check_alpha(alpha)
-    x = _checks.numbers("x", x)
+    x = checks.numbers("x", x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        _checks.fail(
+        checks.fail(
             "x",
             f"dtype {x.dtype}",
             "floats from 0 to 1",
             "Are these pixels? `dequantise` them first.",
         )
-    x = _arrays.as_float("x", x)
-    if _checks.concrete(x) and x.size:
+    x = arrays.as_float("x", x)
+    if checks.concrete(x) and x.size:
         low, high = float(x.min()), float(x.max())  # NaN if any is
         if not (low >= 0 and high <= 1):
-            _checks.fail("x", f"values from {low:.6g} to {high:.6g}", "floats from 0 to 1")
+            checks.fail("x", f"values from {low:.6g} to {high:.6g}", "floats from 0 to 1")
     # 1 − x is exact near 1, whereas 1 − s would keep one digit at s = 1 − 10⁻⁶ in float32
     return alpha + (1 - 2 * alpha) * x, alpha + (1 - 2 * alpha) * (1 - x)
 
 
 def _check_alpha(alpha: Any) -> None:
-    _checks.numbers("alpha", alpha)
-    _checks.shape("alpha", alpha, ())
-    if _checks.concrete(alpha) and not 0 < alpha < 0.5:
-        _checks.fail(
+    checks.numbers("alpha", alpha)
+    checks.shape("alpha", alpha, ())
+    if checks.concrete(alpha) and not 0 < alpha < 0.5:
+        checks.fail(
             "alpha", alpha, "0 < alpha < 0.5", "At 0, x = 0 maps to -inf; at 0.5, all to 0."
         )
 
 
 def _check_pixels(pixels: Any) -> Any:
-    pixels = _checks.numbers("pixels", pixels)
+    pixels = checks.numbers("pixels", pixels)
     dtype = pixels.dtype
     if not jnp.issubdtype(dtype, jnp.integer):
-        _checks.fail(
+        checks.fail(
             "pixels",
             f"an array of dtype {dtype}",
             "integers from 0 to 255",
             "If they are whole numbers, pixels.astype('uint8').",
         )
-    if dtype != np.uint8 and _checks.concrete(pixels):
+    if dtype != np.uint8 and checks.concrete(pixels):
         values = np.asarray(pixels)
         if values.size and (values.min() < 0 or values.max() > LEVELS - 1):
-            _checks.fail(
+            checks.fail(
                 "pixels", f"values from {values.min()} to {values.max()}", "integers from 0 to 255"
             )
     return pixels
@@ -248,7 +248,7 @@ def _float_dtype(dtype: Any) -> np.dtype[Any]:
     default = jnp.result_type(float)
     wanted = np.dtype(default if dtype is None else dtype)
     if wanted not in (np.dtype(np.float32), np.dtype(np.float64)):
-        _checks.fail("dtype", wanted, "float32 or float64", "Fewer bits leave none for the noise.")
+        checks.fail("dtype", wanted, "float32 or float64", "Fewer bits leave none for the noise.")
     if wanted == np.float64 and default != np.float64:
-        _checks.fail("dtype", wanted, "float32", "float64 needs jax_enable_x64.")
+        checks.fail("dtype", wanted, "float32", "float64 needs jax_enable_x64.")
     return wanted

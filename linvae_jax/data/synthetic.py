@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax import _arrays, _checks
-from linvae_jax._linalg import matmul
+from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.linalg import matmul
 
 
 def gaussian(
@@ -36,16 +36,16 @@ def gaussian(
     Raises:
         ValueError: eigenvalues negative, not sorted, all zero, NaN or Inf; N too small.
     """
-    _checks.key("key", key)
-    scale = _arrays.as_float("eigenvalues", eigenvalues)
-    _checks.eigenvalues("eigenvalues", scale)
-    if _checks.concrete(scale) and not scale[0] > 0:
-        _checks.fail("eigenvalues", "none above 0", "at least one positive: data that vary")
+    checks.key("key", key)
+    scale = arrays.as_float("eigenvalues", eigenvalues)
+    checks.eigenvalues("eigenvalues", scale)
+    if checks.concrete(scale) and not scale[0] > 0:
+        checks.fail("eigenvalues", "none above 0", "at least one positive: data that vary")
     n = len(scale)
     low, why = (
         (n + 1, f"exact=True needs more points than the {n} dimensions") if exact else (1, "")
     )
-    _checks.in_range("num", num, low, 2**31 - 1, why or "a number of data points")
+    checks.in_range("num", num, low, 2**31 - 1, why or "a number of data points")
     key_z, key_q = jax.random.split(key)
     z = jax.random.normal(key_z, (num, n), scale.dtype)
     if exact:

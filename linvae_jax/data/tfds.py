@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from linvae_jax import _checks, progress
+from linvae_jax import progress
+from linvae_jax._internal import checks
 from linvae_jax.data import dataset
 
 REACHABLE_SECONDS = 5.0  # to wait for a server's first answer
@@ -143,7 +144,7 @@ def _prepare(tfds: Any, builder: Any, name: str, manual_dir: Path | None) -> Non
         url = next(iter(missing.values()))
         # tensorflow-datasets would retry for more than three minutes
         if reason := _unreachable(url):
-            _checks.fail(name, f"{nowhere} from {url} ({reason})", expected, hint)
+            checks.fail(name, f"{nowhere} from {url} ({reason})", expected, hint)
     config = tfds.download.DownloadConfig(
         manual_dir=manual_dir,
         try_download_gcs=False,  # the prepared sets on offer there need tensorflow to be read
@@ -152,14 +153,14 @@ def _prepare(tfds: Any, builder: Any, name: str, manual_dir: Path | None) -> Non
         with _shuffled_in_memory():
             builder.download_and_prepare(file_format="array_record", download_config=config)
     except checksum_error as error:
-        _checks.fail(
+        checks.fail(
             name,
             "a file that is not the original",
             "the checksum that tensorflow-datasets lists",
             f"Replace it and try again: {error}",
         )
     except (tfds.download.DownloadError, requests.RequestException) as error:
-        _checks.fail(name, f"{nowhere} ({error})", expected, hint)
+        checks.fail(name, f"{nowhere} ({error})", expected, hint)
 
 
 @contextlib.contextmanager
@@ -199,7 +200,7 @@ def _unreachable(url: str) -> str | None:
 
 
 def _damaged(directory: object, name: str, error: object) -> NoReturn:
-    _checks.fail(
+    checks.fail(
         str(directory),
         f"a directory that cannot be read ({error})",
         f"{name} as tensorflow-datasets prepares it, in a format with random access",

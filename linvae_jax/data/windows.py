@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from linvae_jax import _arrays, _checks
+from linvae_jax._internal import arrays, checks
 from linvae_jax.data.ahead import ahead
 from linvae_jax.windowed import Put
 
@@ -54,11 +54,11 @@ class Windows:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for data that are not (N, n), size < 1 or seed < 0."""
-        values = _checks.numbers("values", self.values)
-        _checks.shape("values", values, ("N", "n"))
+        values = checks.numbers("values", self.values)
+        checks.shape("values", values, ("N", "n"))
         object.__setattr__(self, "values", values if values is self.values else np.asarray(values))
-        _checks.in_range("size", self.size, 1, 2**63 - 1, "a number of rows")
-        _checks.in_range("seed", self.seed, 0, 2**63 - 1, "as NumPy's generators want it")
+        checks.in_range("size", self.size, 1, 2**63 - 1, "a number of rows")
+        checks.in_range("seed", self.seed, 0, 2**63 - 1, "as NumPy's generators want it")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class Windows:
     @property
     def dtype(self) -> np.dtype:
         """Of the rows of a window."""
-        return self.values.dtype if self.mean is None else _arrays.float_dtype(self.values.dtype)
+        return self.values.dtype if self.mean is None else arrays.float_dtype(self.values.dtype)
 
     def less(self, mean: Float[np.ndarray, "n"]) -> "Windows":
         """The same windows of x − mean."""
@@ -77,7 +77,7 @@ class Windows:
     def _finished(self, rows: np.ndarray) -> np.ndarray:
         if self.mean is None:
             return rows
-        return _arrays.host_less("values", rows, self.mean, self.dtype)
+        return arrays.host_less("values", rows, self.mean, self.dtype)
 
     @property
     def resident(self) -> bool:
@@ -99,7 +99,7 @@ class Windows:
         Raises:
             ValueError: t < 0.
         """
-        _checks.in_range("t", t, 0, 2**63 - 1, "a number of a window")
+        checks.in_range("t", t, 0, 2**63 - 1, "a number of a window")
         # a plain array over the same memory: rows of a memmap would be of that class
         values = np.asarray(self.values)
         return self._finished(values if self.resident else values[self._rows(t)])
@@ -139,7 +139,7 @@ class Windows:
         Raises:
             ValueError: start < 0.
         """
-        _checks.in_range("start", start, 0, 2**63 - 1, "a number of a window")
+        checks.in_range("start", start, 0, 2**63 - 1, "a number of a window")
         numbers = itertools.count(start) if stop is None else range(start, stop)
         if self.resident:
             whole = _placed(self.window(start), put)

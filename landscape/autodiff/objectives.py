@@ -1,0 +1,142 @@
+"""What is studied: a function and the variables it is a function of.
+
+The same model has different Hessians as its noise and mean are held fixed or learned. Each
+builder here returns the pair that `hessian` and `conditioning` take.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from linvae_jax import linear, ppca
+from linvae_jax import moments as mom
+from linvae_jax._internal import arrays, checks
+
+Variables = Mapping[str, Array]
+
+
+class Objective(NamedTuple):
+    """A scalar function of a pytree, and the point at which it is looked at.
+
+    Attributes:
+        function: variables → (), nats per datum, to be maximised.
+        variables: the point: a dictionary of arrays.
+    """
+
+    function: Callable[[Any], Float[Array, ""]]
+    variables: dict[str, Array]
+
+
+def _about(moments: mom.Moments, mean: Float[Array, "n"]) -> mom.Moments:
+    """Second moments about another centre: S + (μ̂ − m)(μ̂ − m)ᵀ."""
+    shift = moments.mean - mean
+    cov = jnp.diag(moments.cov) if moments.cov.ndim == 1 else moments.cov
+    return mom.Moments(mean, cov + jnp.outer(shift, shift), moments.count)
+
+
+def _select(available: Variables, learn: Sequence[str]) -> dict[str, Array]:
+    unknown = set(learn) - set(available)
+    if unknown or not learn:
+        checks.fail("learn", tuple(learn), f"some of {tuple(available)}")
+    return {name: available[name] for name in learn}
+
+
+# how each variable grows with the unit of the data; logarithms do not
+_POWERS = {"W": 1, "V": -1, "mean": 1}
+
+
+def in_data_units(variables: Variables, scale: Float[Array, ""] | float) -> dict[str, Array]:
+    """From variables of the data x/scale to those of x: W and the mean × scale, V / scale.
+
+    Args:
+        variables: a point, or a direction such as `lobpcg.escapes` finds it.
+        scale: of the data, their unit; > 0.
+    """
+    checks.positive("scale", scale)
+    return {name: x * scale ** _POWERS.get(name, 0) for name, x in variables.items()}
+
+
+def rescaled(objective: Objective, scale: Float[Array, ""] | float) -> Objective:
+    """The same objective as a function of the variables of the data x/scale.
+
+    W bends with one over the data's unit squared, V with the unit squared, log D not at all: in the
+    data's own unit the Hessian's eigenvalues have no common scale, and what is small beside the
+    largest need not be small. With scale = √λ₁ (the first principal standard deviation), or the
+    root of the mean variance, they are those of normalised data: no unit is left. Values do not
+    change, nor do index and nullity, for the new Hessian is D H D with D > 0 diagonal (Sylvester).
+
+    Args:
+        objective: from `elbo` or `log_likelihood`.
+        scale: of the data; > 0.
+
+    Raises:
+        ValueError: scale ≤ 0, or several.
+    """
+    checks.positive_scalar("scale", scale)
+    function, variables = objective
+    # a Partial of a Partial, so that matrix-free programs are shared as before
+    inner = function if isinstance(function, Partial) else Partial(function)
+    dtype = jnp.result_type(*variables.values())
+    scale = jnp.asarray(scale, dtype)
+    return Objective(Partial(_of_rescaled, inner, scale), in_data_units(variables, 1 / scale))
+
+
+def _of_rescaled(function: Partial, scale: Array, variables: Variables) -> Float[Array, ""]:
+    return function(in_data_units(variables, scale))
+
+
+def elbo(
+    params: linear.LinearVAEParams,
+    moments: mom.Moments,
+    *,
+    beta: Float[Array, ""] | float = 1.0,
+    learn: Sequence[str] = ("W", "V", "log_d"),
+) -> Objective:
+    """The β-ELBO as a function of the variables named in `learn`.
+
+    Args:
+        params: the point.
+        moments: of the data.
+        beta: weight of the KL.
+        learn: any of "W", "V", "log_d", "log_sigma2", "mean"; the others are held fixed.
+
+    Raises:
+        ValueError: an unknown name, or parameters that do not fit the moments.
+    """
+    params = linear.check(params, moments)
+    available = {name: getattr(params, name) for name in ("W", "V", "log_d", "log_sigma2")}
+
+    def function(variables: Variables) -> Float[Array, ""]:
+        variables = dict(variables)
+        mean = variables.pop("mean", None)
+        about = moments if mean is None else _about(moments, mean)
+        return linear.elbo(replace(params, **variables), about, beta)
+
+    return Objective(function, _select(available | {"mean": moments.mean}, learn))
+
+
+def log_likelihood(
+    W: Float[Array, "n k"] | Any,
+    sigma2: Float[Array, ""] | float,
+    moments: mom.Moments,
+    *,
+    learn: Sequence[str] = ("W",),
+) -> Objective:
+    """The pPCA log-likelihood as a function of "W", "log_sigma2" or both.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    W = arrays.as_float("W", W)
+    sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
+    log_sigma2 = jnp.log(jnp.asarray(sigma2, W.dtype))
+
+    def function(variables: Variables) -> Float[Array, ""]:
+        v = {"W": W, "log_sigma2": log_sigma2} | dict(variables)
+        return ppca.log_likelihood(v["W"], jnp.exp(v["log_sigma2"]), moments)
+
+    return Objective(function, _select({"W": W, "log_sigma2": log_sigma2}, learn))

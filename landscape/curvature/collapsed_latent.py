@@ -1,0 +1,340 @@
+"""The Hessian in the weights of one collapsed latent of a VAE: could it come back, at which σ²?
+
+Where the decoder ignores latent j and the encoder gives it the prior, first derivatives in that
+latent's own weights vanish: such a point is stationary in them wherever the other weights are. Its
+Hessian in them has the closed form of README.md here, section 5: three matrices, the same for all
+σ² and β, which give the σ² below which the latent can come back. For a linear VAE in which it has
+nothing to share that is the largest eigenvalue that no latent uses.
+
+>>> import jax, jax.numpy as jnp
+>>> from landscape.curvature import collapsed_latent
+>>> from linvae_jax import linear
+>>> with jax.enable_x64(True):
+...     x = jax.random.normal(jax.random.key(0), (1000, 2)) * jnp.array([3.0, 1.0])
+...     model = linear.Model(2, 1)
+...     params = model.init(jax.random.key(1), 1.0)  # of no matter: the one latent is collapsed
+...     blocks = collapsed_latent.at(model, params, x, jax.random.key(2), 0)
+...     largest = jnp.linalg.eigvalsh(x.T @ x / 1000)[-1]
+...     print(round(float(blocks.critical_sigma2() / largest), 12))
+1.0
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from landscape.autodiff import hessian
+from linvae_jax import vae, windowed
+from linvae_jax._internal import checks
+from linvae_jax._internal.linalg import matmul
+
+_PIECE = 2000  # data whose gradients are kept at once
+
+
+def in_float64(params: Any) -> Any:
+    """Parameters in double precision: small eigenvalues drown in the rounding of large ones.
+
+    Raises:
+        ValueError: jax_enable_x64 is off.
+    """
+    if jnp.result_type(float) != jnp.float64:
+        checks.fail("jax_enable_x64", False, "True", "Curvature needs double precision.")
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+
+@jax.jit
+def _zeros(like: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, like)
+
+
+def collapsed(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
+    """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
+
+    Args:
+        model: a `vae.LatentModel`.
+        params: its parameters.
+        latents: which, from 0.
+
+    Raises:
+        ValueError: a latent that there is not.
+    """
+    chosen = tuple(int(j) for j in latents)
+    nothing = _zeros(model.latent_weights(params, chosen))
+    return model.with_latent_weights(params, chosen, nothing)
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Blocks:
+    """Hessian of the β-ELBO in the weights of one collapsed latent, for all σ² and β at once.
+
+    It is [[−A/σ², B/σ²], [Bᵀ/σ², −βC]], over the decoder's weights and then the encoder's.
+
+    Attributes:
+        decoder: (d, d), A: the mean Hessian of half the square error in what the latent feeds.
+        coupling: (d, e), B: minus the mean of that error's gradient times the encoder's features.
+        encoder: (e, e), C: second moments of those features.
+    """
+
+    decoder: Float[Array, "d d"]
+    coupling: Float[Array, "d e"]
+    encoder: Float[Array, "e e"]
+
+    @jax.jit
+    def hessian(self, sigma2: Any, beta: Any = 1.0) -> Float[Array, "p p"]:
+        """The whole matrix at one σ², nats per datum; p = d + e."""
+        top = jnp.concatenate([-self.decoder, self.coupling], axis=1) / sigma2
+        bottom = jnp.concatenate([self.coupling.T / sigma2, -beta * self.encoder], axis=1)
+        return jnp.concatenate([top, bottom])
+
+    def critical_sigma2(self, beta: Any = 1.0) -> Float[Array, ""]:
+        """The latent can come back below this σ², to second order; data unit².
+
+        γ/β, γ the largest eigenvalue of B C⁻¹Bᵀ against A. inf where A has a negative eigenvalue,
+        for then reconstruction gains by letting the latent's noise in, and where B couples to a
+        direction in which A is zero.
+        """
+        return self._steepest()[0] / beta
+
+    def direction(self) -> Float[Array, "d"]:
+        """Unit vector of the decoder's weights in which the latent would leave; 0 if nowhere."""
+        return self._steepest()[1]
+
+    @jax.jit
+    def index(self, sigma2: Any, beta: Any = 1.0) -> Int[Array, ""]:
+        """In how many ways the latent can come back: the index of `hessian`, in every unit.
+
+        Positive eigenvalues of B C⁻¹Bᵀ/(βσ²) − A, whose variables are the decoder's weights alone,
+        of one unit; those of the whole matrix range from one over the data's variance to it.
+        """
+        told = self._told()
+        gain = matmul(told, told.T) / (beta * sigma2)
+        values = jnp.linalg.eigvalsh(gain - self.decoder)
+        largest = jnp.abs(gain).max() + jnp.abs(self.decoder).max()
+        rounding = hessian.default_rtol(len(values), values.dtype) * largest
+        return (values > rounding).sum()
+
+    def _told(self) -> Float[Array, "d e"]:
+        """B C^(−½): what the encoder can tell of the error's gradient."""
+        # features in units of their own: their scales may differ by many orders
+        size = jnp.sqrt(jnp.diag(self.encoder))
+        size = jnp.where(size > 0, size, 1)
+        values, vectors = jnp.linalg.eigh(self.encoder / size / size[:, None])
+        return matmul(self.coupling / size, vectors * _inverse_root(values)[0])
+
+    @jax.jit  # op by op it compiles forty programs for each size
+    def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
+        """γ and its direction."""
+        coupled = self._told()
+        values, vectors = jnp.linalg.eigh(self.decoder)
+        scale, small = _inverse_root(values)
+        whitened = vectors * scale
+        # singular values, not eigenvalues of the square, which would lose half of the digits
+        left, found, _ = jnp.linalg.svd(matmul(whitened.T, coupled), full_matrices=False)
+        flat = jnp.where(scale == 0, jnp.linalg.norm(matmul(vectors.T, coupled), axis=1), 0)
+        free = flat.max() > jnp.sqrt(jnp.finfo(flat.dtype).eps) * jnp.linalg.norm(coupled)
+        infinite = (values[0] < -small) | free
+        best = matmul(whitened, left[:, :1])[:, 0]
+        best = jnp.where(free, vectors[:, flat.argmax()], best)
+        best = jnp.where(values[0] < -small, vectors[:, 0], best)
+        size = jnp.linalg.norm(best)
+        return jnp.where(infinite, jnp.inf, found[0] ** 2), best / jnp.where(size > 0, size, 1)
+
+
+def _inverse_root(values: Array) -> tuple[Array, Array]:
+    """Values^(−1/2), zero where they are rounding; and what counts as rounding."""
+    small = hessian.default_rtol(len(values), values.dtype) * jnp.abs(values).max()
+    return jnp.where(values > small, values, jnp.inf) ** -0.5, small
+
+
+def _as_first(
+    model: vae.LatentModel, params: Any, x: Array, key: PRNGKeyArray, latent: int
+) -> tuple[Any, Array, Array]:
+    """The VAE with this latent collapsed, data and noise; latents renumbered, this one the first.
+
+    So the programs below serve any latent, and are compiled once.
+    """
+    checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
+    point = collapsed(model, in_float64(params), (latent,))
+    data = jnp.asarray(x, jnp.float64)
+    noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
+    if latent:
+        swapped = model.latent_weights(point, (latent, 0))
+        point = model.with_latent_weights(point, (0, latent), swapped)
+        noise = _swapped(noise, latent)
+    return point, data, noise
+
+
+@jax.jit
+def _swapped(noise: Array, latent: Array | int) -> Array:
+    """Columns 0 and `latent` in each other's place."""
+    return noise.at[:, 0].set(noise[:, latent]).at[:, latent].set(noise[:, 0])
+
+
+@jax.jit
+def _added(total: Any, more: Any, count: Array | int) -> Any:
+    """Means so far, and what more of all `count` data adds."""
+    return jax.tree.map(lambda a, b: a + b / count, total, more)
+
+
+@jax.jit
+def _blocks(decoder: Array, coupling: Array, encoder: Array) -> "Blocks":
+    # units silent in all data of A are as good as dead
+    silent = jnp.diag(decoder) == 0
+    return Blocks(decoder, jnp.where(silent[:, None], 0, coupling), encoder)
+
+
+@partial(jax.jit, static_argnames=("model", "batch_size"))
+def _first_order(
+    model: vae.LatentModel, params: Any, x: Array, noise: Array, batch_size: int
+) -> tuple[Array, Array]:
+    """Sums for B and C, from one gradient of the error and of the posterior for each datum."""
+    weights = dict(model.latent_weights(params, (0,)))
+    decoder = {model.decoder_name: weights.pop(model.decoder_name)}
+
+    def with_weights(changed: dict[str, Array]) -> Any:
+        return model.with_latent_weights(params, (0,), decoder | weights | changed)
+
+    def half_error(changed: Any, datum: Array, eps: Array) -> Array:
+        point = with_weights(changed)
+        return vae.with_noise(model, point, datum[None], eps[None]).square_error[0] / 2
+
+    def posterior(changed: Any, datum: Array) -> Array:
+        found = model.encode(with_weights(changed), datum[None])
+        log_d = jnp.broadcast_to(found.log_d, found.mean.shape)
+        return jnp.stack([found.mean[0, 0], log_d[0, 0]])
+
+    def flat(tree: Any, batch: int = 0) -> Array:
+        return jnp.concatenate([leaf.reshape(*leaf.shape[:batch], -1) for leaf in tree], axis=-1)
+
+    def of_datum(datum_eps: tuple[Array, Array]) -> tuple[Array, Array]:
+        datum, eps = datum_eps
+        # with z = 1 the gradient in the latent's weights is that in what they feed
+        slope = jax.grad(half_error)(decoder, datum, eps.at[0].set(1))
+        features = jax.jacrev(posterior)(weights, datum)
+        return flat(jax.tree.leaves(slope)), flat(jax.tree.leaves(features), 1)
+
+    slopes, features = jax.lax.map(of_datum, (x, noise), batch_size=batch_size)
+    mean, log_d = features[:, 0], features[:, 1]
+    return -matmul(slopes.T, mean), matmul(mean.T, mean) + matmul(log_d.T, log_d) / 2
+
+
+@partial(jax.jit, static_argnames="model")
+def _second_order(model: vae.LatentModel, params: Any, x: Array, noise: Array) -> Array:
+    """A, from Hessian-vector products of the error."""
+    noise = noise.at[:, 0].set(1)  # enters by its square, of mean 1
+    weights = model.latent_weights(params, (0,))
+    name = model.decoder_name
+
+    def half_error(decoder: Array) -> Array:
+        point = model.with_latent_weights(params, (0,), weights | {name: decoder})
+        return vae.with_noise(model, point, x, noise).square_error.mean() / 2
+
+    return hessian.dense(half_error, weights[name], chunk=8)
+
+
+def at(
+    model: vae.LatentModel,
+    params: Any,
+    x: Float[Array, "N n"],
+    key: PRNGKeyArray,
+    latent: int,
+    *,
+    hessian_data: int = 1000,
+    batch_size: int = 64,
+) -> Blocks:
+    """The Hessian in the weights of a latent that is made to collapse, the others as they are.
+
+    Args:
+        model: a `vae.LatentModel`.
+        params: a trained one.
+        x: (N, n), centred data: those that it was trained on, for features single out some of a
+            smaller sample, which makes the critical σ² too large. A datum may come several times in
+            a row, with other noise each time.
+        key: for the noise of the other latents, one draw for each datum.
+        latent: which.
+        hessian_data: how many of the data A is a mean over: a Hessian-vector product for each of
+            the decoder's weights, eight at a time, each with memory for all of these data.
+        batch_size: data at once for B and C, which take one gradient for each.
+
+    Returns:
+        `Blocks`, float64; exact for these data and this noise, where the decoder is smooth. For
+        ReLU, A is that of almost every z, E[JᵀJ]: it does not see the kinks that noise smooths out;
+        `curvature_along` does.
+
+    Raises:
+        ValueError: data of another n, NaN or Inf, no latent of that number, no float64.
+
+    Source: README.md here, section 5; our own derivation.
+    """
+    checks.data_matrix("x", x, model.n)
+    checks.in_range("hessian_data", hessian_data, 1, 2**31 - 1, "at least one")
+    checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
+    point, data, noise = _as_first(model, params, x, key, latent)
+    some = windowed.spread(len(data), hessian_data)
+    means: Any = (0.0, 0.0)
+    for i in range(0, len(data), _PIECE):
+        piece = slice(i, i + _PIECE)
+        sums = _first_order(model, point, data[piece], noise[piece], batch_size)
+        means = _added(means, sums, len(data))
+    decoder = _second_order(model, point, *(jnp.take(of, some, axis=0) for of in (data, noise)))
+    return _blocks(decoder, *means)
+
+
+@partial(jax.jit, static_argnames="model")
+def _slopes(model: vae.LatentModel, params: Any, x: Array, noise: Array, along: Array) -> Array:
+    """Sum over data of the error's slope along a direction of the decoder's weights, z = ±1."""
+    weights = model.latent_weights(params, (0,))
+    name = model.decoder_name
+    step = along.reshape(weights[name].shape)
+
+    def half_error(t: Array, z: float) -> Array:
+        point = model.with_latent_weights(params, (0,), weights | {name: t * step})
+        passed = vae.with_noise(model, point, x, noise.at[:, 0].set(z))
+        return passed.square_error.sum() / 2
+
+    slope = jax.grad(half_error)
+    return (slope(jnp.ones(()), 1.0) + slope(jnp.ones(()), -1.0)) / 2
+
+
+def curvature_along(
+    model: vae.LatentModel,
+    params: Any,
+    x: Float[Array, "N n"],
+    key: PRNGKeyArray,
+    latent: int,
+    direction: Float[Array, "d"],
+    step: float,
+) -> Float[Array, ""]:
+    """dᵀA d from slopes of the error at ±step · d: with the kinks that lie between.
+
+    Args:
+        model: as for `at`, like the arguments not listed here.
+        params: a trained one.
+        x: (N, n), centred data.
+        key: for the noise.
+        latent: which is made to collapse.
+        direction: (d,), unit vector d of the decoder's weights.
+        step: > 0. Its error is of order step²; small steps see few kinks.
+
+    Returns:
+        Mean over data, of the same unit as A.
+
+    Raises:
+        ValueError: as `at`; a direction of another shape, NaN or Inf; step ≤ 0.
+    """
+    checks.data_matrix("x", x, model.n)
+    checks.shape("direction", direction, ("d",))
+    checks.finite("direction", direction)
+    checks.positive("step", step)
+    point, data, noise = _as_first(model, params, x, key, latent)
+    total = jnp.zeros(())
+    for i in range(0, len(data), _PIECE):
+        piece = slice(i, i + _PIECE)
+        total += _slopes(model, point, data[piece], noise[piece], step * direction)
+    return total / (len(data) * step**2)

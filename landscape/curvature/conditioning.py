@@ -1,0 +1,299 @@
+"""What a Hessian says about a stationary point of an objective that is to be maximised.
+
+Positive eigenvalues are ways to escape, negative ones hold the point, zeros are flat. Under
+gradient flow a deviation along an eigenvector grows as exp(μ t), μ its eigenvalue.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from landscape.autodiff import hessian
+from linvae_jax._internal import arrays, checks
+
+
+class UnitFree(NamedTuple):
+    """What gradient descent sees in normalised data x/√λ₁: the same in every unit of x.
+
+    λ₁ is the largest eigenvalue of the data's covariance S; W is measured in √λ₁ and V in 1/√λ₁.
+
+    Attributes:
+        stiffness: (*batch), as `Conditioning.stiffness`.
+        condition_number: (*batch), as `Conditioning.condition_number`.
+        escape_rate: (*batch), as `Conditioning.escape_rate`.
+    """
+
+    stiffness: Float[Array, "*batch"]
+    condition_number: Float[Array, "*batch"]
+    escape_rate: Float[Array, "*batch"]
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Conditioning:
+    """A Hessian spectrum in six numbers, three of which are there without a unit too.
+
+    Attributes:
+        index: (*batch), number of positive eigenvalues: escape directions.
+        nullity: (*batch), number of zero eigenvalues: degenerate directions.
+        stiffness: (*batch), largest |μ| among the negative eigenvalues, 0 if there is none;
+            gradient ascent is stable for steps below 2/stiffness.
+        condition_number: (*batch), largest over smallest |μ| among the negative eigenvalues; NaN
+            if there is none.
+        escape_rate: (*batch), largest eigenvalue if positive, else 0; nats per squared unit.
+        tolerance: (*batch), |μ| below this counted as zero.
+        unit_free: stiffness, condition number and escape rate of normalised data, where those are
+            known (`summaries`); else NaN. Index and nullity are the same in every unit.
+    """
+
+    index: Int[Array, "*batch"]
+    nullity: Int[Array, "*batch"]
+    stiffness: Float[Array, "*batch"]
+    condition_number: Float[Array, "*batch"]
+    escape_rate: Float[Array, "*batch"]
+    tolerance: Float[Array, "*batch"]
+    unit_free: UnitFree
+
+
+def summarise(
+    eigenvalues: Float[Array, "*batch p"] | Any, rtol: Float[Array, ""] | float | None = None
+) -> Conditioning:
+    """Read off a spectrum.
+
+    A NaN among the eigenvalues makes every float NaN, and counts as nothing.
+
+    A tolerance relative to the largest eigenvalue compares curvatures of different units, where
+    the variables have any: of weights that are measured in the data's unit and of weights in one
+    over it. So give eigenvalues of a matrix whose variables are all of one unit, as those of
+    `objectives.rescaled` are. `at` takes the units out first, and `summaries.summarise` needs
+    no tolerance.
+
+    Args:
+        eigenvalues: (*batch, p), in any order; a list or integers will do.
+        rtol: eigenvalues below rtol · max|μ| count as zero; by default 10 p ε of the dtype, the
+            rounding of a dense eigensolver.
+
+    Raises:
+        ValueError: no numbers, or none at all.
+    """
+    values = arrays.as_float("eigenvalues", eigenvalues)
+    if values.ndim == 0 or values.shape[-1] == 0:
+        checks.fail("eigenvalues", f"shape {values.shape}", "shape (..., p) with p >= 1")
+    if rtol is None:
+        rtol = hessian.default_rtol(values.shape[-1], values.dtype)
+    return _summarise(values, rtol)
+
+
+@jax.jit
+def _summarise(eigenvalues: Array, rtol: Array | float) -> Conditioning:
+    size = jnp.abs(eigenvalues)
+    tolerance = rtol * size.max(axis=-1)
+    up = eigenvalues > tolerance[..., None]
+    down = eigenvalues < -tolerance[..., None]
+    known = jnp.where(jnp.isnan(tolerance), jnp.nan, 1.0)
+    stiffness = known * jnp.max(jnp.where(down, size, 0), axis=-1)
+    softest = jnp.min(jnp.where(down, size, jnp.inf), axis=-1)
+    return Conditioning(
+        index=up.sum(axis=-1),
+        nullity=(size <= tolerance[..., None]).sum(axis=-1),
+        stiffness=stiffness,
+        condition_number=jnp.where(down.any(axis=-1), stiffness / softest, jnp.nan),
+        escape_rate=known * jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
+        tolerance=tolerance,
+        unit_free=_unknown(stiffness),
+    )
+
+
+def _unknown(like: Array) -> UnitFree:
+    nan = jnp.full_like(like, jnp.nan)
+    return UnitFree(nan, nan, nan)
+
+
+def _without_units(matrix: Array, sizes: tuple[int, ...]) -> Array:
+    """The matrix with each array of a point in a unit of its own: its largest curvature is ±1.
+
+    D H D with D > 0 diagonal has the index and the nullity of H (Sylvester). One number for each
+    array, not for each variable: a variable along which nothing changes would be measured by
+    rounding. An array that has no curvature by itself takes its unit from what couples it.
+    """
+    ends = np.cumsum([0, *sizes])
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    diagonal = jnp.abs(jnp.diag(matrix))
+    own = jnp.stack([diagonal[a:b].max() for a, b in pairwise(ends)])
+    root = jnp.where(own > 0, jnp.sqrt(jnp.where(own > 0, own, 1)), 0)
+    rows = jnp.abs(matrix) * jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)[owner]
+    coupled = jnp.stack([rows[a:b].max() for a, b in pairwise(ends)])
+    scale = jnp.where(root > 0, root, jnp.where(coupled > 0, coupled, 1))[owner]
+    return matrix / scale / scale[:, None]
+
+
+def at(
+    function: Callable[[Any], Float[Array, ""]],
+    point: Any,
+    *,
+    rtol: float | None = None,
+    max_gigabytes: float = 1.0,
+) -> tuple[Conditioning, Any]:
+    """Conditioning of any objective at a point by its dense Hessian, and the steepest direction.
+
+    Index and nullity are counted with each array of the point measured in a unit of its own, so
+    that its largest diagonal curvature is ±1: they do not depend on the data's unit. The other
+    numbers are those of the Hessian as it is, each to rounding of the largest eigenvalue; for those
+    of normalised data give an objective that is `objectives.rescaled`.
+
+    Args:
+        function: scalar function of a pytree, to be maximised.
+        point: a stationary point.
+        rtol: |μ| below rtol · max|μ| counts as zero once the units are taken out; by default
+            10 p ε of the dtype.
+        max_gigabytes: see `hessian.dense`.
+
+    Returns:
+        `Conditioning`, and the unit eigenvector of the largest eigenvalue as a pytree like
+        `point`: the fastest escape where the index is positive.
+
+    Raises:
+        ValueError: the Hessian would be too large; no scalar function, no floats (`hessian.dense`).
+    """
+    matrix = hessian.dense(function, point, max_gigabytes=max_gigabytes)
+    rtol = hessian.default_rtol(len(matrix), matrix.dtype) if rtol is None else rtol
+    sizes = tuple(np.size(leaf) for leaf in jax.tree.leaves(point))
+    found, steepest = _of_matrix(matrix, sizes, rtol)
+    return found, ravel_pytree(point)[1](steepest)
+
+
+@partial(jax.jit, static_argnames="sizes")
+def _of_matrix(
+    matrix: Array, sizes: tuple[int, ...], rtol: Array | float
+) -> tuple[Conditioning, Array]:
+    """What `at` finds, of a Hessian in arrays of these sizes."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    counted = _summarise(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
+    up, flat, p = counted.index, counted.nullity, values.shape[0]
+    # by Sylvester the same numbers of eigenvalues have each sign here, whatever rounding says
+    place = jnp.arange(p)
+    signed = jnp.where(place >= p - up, jnp.maximum(values, 0), values)
+    down = place < p - up - flat
+    stiffness = jnp.max(jnp.where(down, -values, 0))
+    softest = jnp.min(jnp.where(down, jnp.abs(values), jnp.inf))
+    known = jnp.where(jnp.isnan(counted.tolerance), jnp.nan, 1.0)
+    found = Conditioning(
+        index=up,
+        nullity=flat,
+        stiffness=known * stiffness,
+        condition_number=jnp.where(down.any(), known * stiffness / softest, jnp.nan),
+        escape_rate=known * jnp.where(up > 0, signed[-1], 0),
+        tolerance=counted.tolerance,
+        unit_free=counted.unit_free,
+    )
+    return found, vectors[:, -1]
+
+
+@jax.jit
+def _escape_rate(lam: Array, s: Array) -> Float[Array, "..."]:
+    # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
+    half = jnp.hypot((1 / s - lam) / 2, lam / s) + (1 / s + lam) / 2
+    return lam / s * ((lam - s) / s) / half
+
+
+def escape_rate(
+    eigenvalue: Float[Array, "*#batch"] | Any, sigma2: Float[Array, "*#batch"] | float
+) -> Float[Array, "..."]:
+    """Rate at which a collapsed latent leaves along a component, in joint (W, V) space.
+
+    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return.
+
+    Args:
+        eigenvalue: λ, of an unused component.
+        sigma2: noise variance; the two broadcast.
+
+    Returns:
+        Rate per unit time of gradient flow. Exact: λ/σ² and (λ − σ²)/σ² decide, so that it keeps
+        its digits in every unit of the data, in float32 from about 1e-37 to 1e38. In a unit u
+        times smaller it tends to a multiple of u² or of 1/u²: `escape_rate(λ/λ₁, σ²/λ₁)`, of
+        normalised data, does not depend on it.
+
+    Raises:
+        ValueError: λ < 0, σ² ≤ 0.
+
+    Source: landscape/README.md, 2, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
+    """
+    checks.nonnegative("eigenvalue", eigenvalue)
+    checks.positive("sigma2", sigma2)
+    lam = arrays.as_float("eigenvalue", eigenvalue)
+    return _escape_rate(lam, arrays.as_float("sigma2", sigma2).astype(lam.dtype))
+
+
+def critical_sigma2(
+    eigenvalues: Float[Array, "n"] | Any,
+    k: int,
+    sigma2: float | Float[Array, ""],
+    beta: float | Float[Array, ""] = 1.0,
+) -> Float[Array, ""]:
+    """σ² below which collapse of a linear VAE's least latent is unstable, its other weights held.
+
+    It can go to the first component not in use, which is its own if all are, γ = λ; or, where σ²
+    falls below the τ = βσ² that the model was trained at, to one that is, γ = τ²/λ: what is left.
+
+    Args:
+        eigenvalues: (n,), of S, from large to small.
+        k: latents, ≤ n.
+        sigma2: at which the model is at its optimum.
+        beta: weight of the KL.
+
+    Returns:
+        γ/β. Exact.
+
+    Raises:
+        ValueError: eigenvalues unsorted or negative, k out of range, σ² or β ≤ 0.
+
+    Source: landscape/README.md, 5.
+    """
+    lam = arrays.spectrum("eigenvalues", eigenvalues)
+    checks.in_range("k", k, 1, len(lam), "at most n components")
+    sigma2 = checks.positive_scalar("sigma2", sigma2, lam.dtype)
+    beta = checks.positive_scalar("beta", beta, lam.dtype)
+    return _critical_sigma2(lam, k, sigma2, beta)
+
+
+@partial(jax.jit, static_argnames="k")
+def _critical_sigma2(lam: Array, k: int, sigma2: Array, beta: Array) -> Array:
+    # rounded as everywhere else (`stationary`), or a component at the noise would count as used
+    tau = jnp.asarray(beta, lam.dtype) * jnp.asarray(sigma2, lam.dtype)
+    used = jnp.minimum((lam > tau).sum(), k - 1)
+    # not τ²/λ, whose square leaves float32 in units of 1e-10
+    shared = jnp.where(used > 0, tau * (tau / jnp.where(used > 0, lam[used - 1], 1)), 0)
+    return jnp.maximum(lam[used], shared) / beta
+
+
+def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pairs"]:
+    """Curvature against rotating neighbouring latents into each other at the optimum.
+
+    (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: close eigenvalues align slowly.
+
+    Args:
+        eigenvalues: (k,), λ of the components in use, from large to small.
+
+    Returns:
+        (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO. It has
+        no unit.
+
+    Raises:
+        ValueError: eigenvalues that are not positive numbers (k,).
+
+    Source: landscape/README.md, 2; Bao, Lucas, Sachdeva, Grosse, NeurIPS 2020.
+    """
+    checks.positive("eigenvalues", eigenvalues)
+    checks.shape("eigenvalues", eigenvalues, ("k",))
+    lam = arrays.as_float("eigenvalues", eigenvalues)
+    gap = lam[:-1] - lam[1:]
+    # two ratios: a product of two λ leaves float32 in units of 1e-10
+    return gap / lam[:-1] * (gap / lam[1:])

@@ -1,0 +1,13 @@
+"""Do the paper's claims hold? One pipeline from data to a report.
+
+| module | what it does |
+| --- | --- |
+| `settings` | says how much is computed |
+| `reproduce` | computes everything about the linear VAE on one data set |
+| `experiments` | trains the paper's networks |
+| `claims` | measures C1 to C7, of the linear VAE |
+| `network_claims` | measures C8 to C10, of nonlinear VAEs |
+| `ledger` | holds claims with their checks, and writes them down |
+| `table` | has the paper's table of 20 rows, and puts ours beside it |
+| `report` | makes one page of a folder of results |
+"""

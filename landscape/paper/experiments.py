@@ -1,0 +1,326 @@
+"""Nonlinear VAEs on one data set: the sweeps behind the paper's table and its figures 4, 5 and 6.
+
+The table's settings are varied, too, and the curvature at its networks is looked at.
+Each sweep is a folder that resumes (`linvae_jax.sweeps`); what the claims, figures and the report
+need of it is kept as one small labelled table. This module trains; `paper_table`,
+`network_claims`, `network_figures` and `report` read those tables, and train nothing.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from landscape.studies import networks as network_study
+from linvae_jax import collapse, network_task, networks, streams, sweeps, tables, training
+from linvae_jax.evaluation import Transform
+
+ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What is done otherwise than in the table, to see what its numbers owe to that.
+
+    Attributes:
+        name: in words.
+        epochs: factor.
+        learning_rate: factor.
+        schedule: of the learning rate.
+        mean_scale: of initial posterior means, as in `networks.Mlp`.
+        all_rows: at all σ² of the table, not at `Settings.varied_sigma2` alone.
+    """
+
+    name: str
+    epochs: float = 1.0
+    learning_rate: float = 1.0
+    schedule: Literal["constant", "decay"] = "decay"
+    mean_scale: float = networks.Mlp.mean_scale
+    all_rows: bool = False
+
+
+AS_IN_THE_TABLE = Variation("as in the table")
+# training length by itself; what else is varied, is in short runs: the first of these is their peer
+VARIATIONS = (
+    Variation("a third of the epochs", 1 / 3, all_rows=True),
+    Variation("a third of the epochs, and of the learning rate", 1 / 3, learning_rate=1 / 3),
+    Variation("a third of the epochs, three times the learning rate", 1 / 3, learning_rate=3.0),
+    Variation("a third of the epochs, learning rate constant to the end", 1 / 3,
+              schedule="constant"),
+    Variation("a third of the epochs, posterior means from LeCun's scale", 1 / 3, mean_scale=1.0),
+    Variation("four thirds of the epochs", 4 / 3, all_rows=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which VAEs are trained, and for how long.
+
+    Attributes:
+        network: "mlp" or "conv", for colour images.
+        k: latents.
+        widths: of the hidden layers of an MLP's encoder, figure 4's too, or channels of the
+            convolutions; the decoder mirrors them.
+        sigma2: initial σ² of the table's rows, each held and learned.
+        seeds: of each row.
+        curve_sigma2: further σ², held, for the curves of collapse.
+        annealed_sigma2: held σ² at which KL annealing is compared, among `sigma2`.
+        other_seeds: of curves, annealing and figure 4, at most `seeds`.
+        epochs: of each run.
+        batch_size: data per step.
+        learning_rate: of Adam; constant, then linearly to zero in the last fifth of the steps.
+        warmup: steps in which it rises at first.
+        linear_k: latents of the models with a linear decoder, figure 4.
+        curvature_data: looked at for the curvature at a collapsed latent of the table's networks;
+            0: none, for it takes a Hessian-vector product for each unit of the decoder's first
+            layer, 4,096 for the convolutions.
+        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained that are not
+            for all rows.
+        variations: of the table's settings; held and learned, one seed.
+    """
+
+    network: Literal["mlp", "conv"]
+    k: int
+    widths: tuple[int, ...]
+    sigma2: tuple[float, ...]
+    seeds: int
+    curve_sigma2: tuple[float, ...]
+    annealed_sigma2: tuple[float, ...]
+    other_seeds: int
+    epochs: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    linear_k: int = 50
+    curvature_data: int = 10_000
+    varied_sigma2: tuple[float, ...] = ()
+    variations: tuple[Variation, ...] = ()
+
+
+# rows 1 to 10 of the paper's table; its epochs, batch size and rates are not known
+MNIST = Settings(
+    network="mlp", k=200, widths=(1024, 512), sigma2=(10.0, 1.0, 0.1, 0.01, 0.001), seeds=4,
+    curve_sigma2=(30.0, 3.0, 0.3, 0.03, 0.003, 1e-4), annealed_sigma2=(10.0, 1.0), other_seeds=4,
+    epochs=100, batch_size=128, varied_sigma2=(10.0, 1.0, 0.001), variations=VARIATIONS,
+)  # fmt: skip
+# rows 11 to 20
+CELEBA = replace(
+    MNIST, network="conv", k=500, widths=(32, 64, 128, 256), seeds=5, other_seeds=1, epochs=40,
+    batch_size=64, curvature_data=0, variations=(),
+)  # fmt: skip
+# A few minutes on two cores. σ² = 30 is among the curves alone: there all runs start collapsed and
+# when one leaves is a matter of its seed, so that little can be said of annealing beside it.
+QUICK = replace(
+    MNIST, k=100, widths=(256, 128), sigma2=(10.0, 1.0, 0.1), seeds=2,
+    curve_sigma2=(100.0, 30.0, 3.0, 0.3), annealed_sigma2=(10.0,), other_seeds=1, epochs=25,
+    batch_size=32, warmup=200, linear_k=50, curvature_data=2500, variations=(),
+)  # fmt: skip
+# every sweep, hardly any training
+SMOKE = replace(
+    QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
+    annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, varied_sigma2=(1.0,),
+    # of the table's length, as its programs then do
+    variations=(Variation("a third of the learning rate", learning_rate=1 / 3),),
+)  # fmt: skip
+
+
+def _config(
+    settings: Settings, count: int, changed: Variation = AS_IN_THE_TABLE
+) -> training.TrainConfig:
+    """One record for each epoch."""
+    steps = max(count // settings.batch_size, 1)
+    total = max(round(settings.epochs * changed.epochs), 1) * steps
+    return training.TrainConfig(
+        total, steps, schedule=changed.schedule, warmup=min(settings.warmup, total)
+    )
+
+
+def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
+    """Linear and cyclical annealing over the first half of a run; the plain ELBO after it."""
+    half = num_steps // 2
+    return training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
+
+
+def train(
+    settings: Settings,
+    data: network_task.Data,
+    transform: Transform | None,
+    folder: Path,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    constant: float = 0.0,
+    attrs: Mapping[str, str] | None = None,
+) -> dict[str, xr.Dataset]:
+    """Run or finish all sweeps; keep a small table of each.
+
+    Args:
+        settings: how much.
+        data: of `network_task.prepare`.
+        transform: as for `network_task.NetworkTask`.
+        folder: gets `sweeps/` and the tables, `nonlinear_<name>.nc`.
+        image_shape: of a datum, for convolutions.
+        constant: nats that turn an ELBO into one of pixels; kept with the tables.
+        attrs: kept with every table.
+
+    Returns:
+        "table" (the paper's rows), "curves" (further σ², held), "annealing", and one for each of
+        `ENCODERS`, as `summary` gives them; "curvature" at the table's networks, of
+        `network_study.escape_of_sweep`; "variations" of its settings, final numbers alone, the
+        first as in the table.
+    """
+    count, n = data.values.shape
+    facts = dict(attrs or {}) | {"pixel_constant": str(constant), "count": str(count)}
+    own = networks.named(
+        settings.network, n, settings.k, image_shape=image_shape, widths=settings.widths,
+        data_scale=network_task.data_scale(data),
+    )  # fmt: skip
+    seeds, others = tuple(range(settings.seeds)), tuple(range(settings.other_seeds))
+
+    def sweep_of(
+        name: str, network: networks.Mlp | networks.Conv, grid: sweeps.Grid,
+        changed: Variation = AS_IN_THE_TABLE,
+    ) -> tuple[network_task.NetworkTask, sweeps.Sweep, xr.Dataset]:  # fmt: skip
+        network = replace(network, mean_scale=changed.mean_scale)
+        grid = replace(grid, learning_rate=(settings.learning_rate * changed.learning_rate,))
+        task = network_task.NetworkTask(network, settings.batch_size, transform)
+        config = _config(settings, count, changed)
+        place = folder / "sweeps" / name
+        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=facts, title=name)
+        small = summary(sweep.table, np.asarray(data.eigenvalues))
+        return task, sweep, small.assign_attrs(seconds=str(round(_seconds(place))))
+
+    found = {}
+
+    def keep(name: str, table: xr.Dataset) -> None:
+        tables.save(table, path(folder, name))
+        found[name] = table
+
+    task, sweep, table = sweep_of(
+        "table", own, sweeps.Grid(seeds, settings.sigma2, (False, True))
+    )  # fmt: skip
+    keep("table", table)
+    if settings.curvature_data and not bool(table.diverged.isel(seed=0).all()):
+        bent = _curvature(settings, task, data, sweep, path(folder, "curvature"))
+        keep("curvature", bent.assign_attrs(facts))
+    keep("curves", sweep_of("curves", own, sweeps.Grid(others, settings.curve_sigma2, (False,)))[2])
+    annealings = _annealings(_config(settings, count).num_steps)
+    grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
+    keep("annealing", sweep_of("annealing", own, grid)[2])
+    widths = settings.widths if settings.network == "mlp" else None
+    for name in ENCODERS:
+        network = networks.named(
+            name, n, settings.linear_k, widths=widths, data_scale=own.data_scale
+        )
+        keep(name, sweep_of(name, network, sweeps.Grid(others))[2])
+    if settings.variations:
+        varied = [_finals(AS_IN_THE_TABLE, table)]
+        for changed in settings.variations:
+            name = "varied-" + re.sub(r"\W+", "-", changed.name)
+            starts = settings.sigma2 if changed.all_rows else settings.varied_sigma2
+            grid = sweeps.Grid((0,), starts, (False, True))
+            varied.append(_finals(changed, sweep_of(name, own, grid, changed)[2]))
+        took = sum(int(one.attrs["seconds"]) for one in varied[1:])
+        varied = xr.concat(varied, "variation", join="outer", combine_attrs="drop_conflicts")
+        varied = varied.sel(sigma2_init=list(settings.sigma2))  # joined they are sorted
+        keep("variations", varied.assign_attrs(seconds=str(took)))
+    return found
+
+
+def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
+    """What a variation led to: the numbers at the end, of the first seed.
+
+    `diverged` is 0 or 1, so that NaN can say, when variations are joined: not trained.
+    """
+    config = json.loads(table.attrs["config"])
+    names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
+    small = table.isel(seed=[0])[["diverged", *(f"final_{name}" for name in names)]]
+    facts = {
+        "learning_rate": config["grid"]["learning_rate"][0],
+        "num_steps": config["config"]["num_steps"],
+        "batch_size": config["task"]["batch_size"],
+        "schedule": changed.schedule,
+        "mean_scale": changed.mean_scale,
+    }
+    small["diverged"] = small.diverged.astype(float)
+    small = small.expand_dims(variation=[changed.name])
+    return small.assign_coords({k: ("variation", [value]) for k, value in facts.items()})
+
+
+def _curvature(
+    settings: Settings, task: network_task.NetworkTask, data: network_task.Data,
+    sweep: sweeps.Sweep, place: Path,
+) -> xr.Dataset:  # fmt: skip
+    """At a collapsed latent of each network of the table's first seed, over σ²; once."""
+    # the number rises when `network_study.escape_of_sweep` comes to compute something else
+    config = json.loads(sweep.table.attrs["config"])
+    config["grid"]["seeds"] = config["grid"]["seeds"][:1]
+    of = {
+        "of": f"3: {settings.curvature_data} data", "config": json.dumps(config, sort_keys=True)
+    }  # fmt: skip
+    if place.exists() and (kept := tables.load(place)).attrs.items() >= of.items():
+        return kept
+    start = time.monotonic()
+    table = network_study.escape_of_sweep(
+        task, data, sweep, streams.key(0, "curvature"),
+        network_study.default_sigma2(settings.sigma2), count=settings.curvature_data,
+    )  # fmt: skip
+    return table.assign_attrs(of, seconds=str(round(time.monotonic() - start)))
+
+
+def path(folder: Path, name: str) -> Path:
+    """Where the small table of a sweep is kept."""
+    return folder / f"nonlinear_{name}.nc"
+
+
+def load(folder: Path) -> dict[str, xr.Dataset]:
+    """The tables that `train` kept in a folder; those that are there.
+
+    Raises:
+        ValueError: one that cannot be read.
+    """
+    names = ("table", "curves", "annealing", *ENCODERS, "curvature", "variations")
+    return {name: tables.load(path(folder, name)) for name in names if path(folder, name).exists()}
+
+
+def _seconds(folder: Path) -> float:
+    """From the first file of a sweep to its last run; a pause counts."""
+    times = [p.stat().st_mtime for p in folder.rglob("*") if p.is_file()]
+    return max(p.stat().st_mtime for p in (folder / "runs").iterdir()) - min(times)
+
+
+def summary(table: xr.Dataset, eigenvalues: np.ndarray) -> xr.Dataset:
+    """What is kept of a sweep: all but the numbers of each latent in each step and at each ε.
+
+    Args:
+        table: of `sweeps.run`.
+        eigenvalues: (n,), λ of the data.
+
+    Returns:
+        The same with `kl` summed over latents, with `eigenvalue`, and in place of `final_below`
+        the share of collapsed latents at each ε, `final_collapse` (…, epsilon), δ = 0.01. Where a
+        run diverged all that is `final_` is NaN.
+    """
+    below = table.final_below.transpose(..., "latent")
+    share = np.asarray(collapse.is_collapsed(jnp.asarray(below.values))).mean(axis=-1)
+    small = table.drop_vars(["final_below", "final_mean_variance", "final_linear_kl"])
+    small["kl"] = small.kl.sum("latent", skipna=False).assign_attrs(
+        units="nats/datum", long_name="KL, all latents"
+    )
+    small["final_collapse"] = xr.DataArray(
+        share.astype(np.float32), dims=[d for d in below.dims if d != "latent"],
+        attrs={"units": "1", "long_name": "share of (ε, 0.01)-collapsed latents"},
+    )  # fmt: skip
+    small["eigenvalue"] = xr.DataArray(
+        eigenvalues, dims="feature",
+        attrs={"units": "data unit²", "long_name": "eigenvalues of the data covariance"},
+    )  # fmt: skip
+    for name in [name for name in small.data_vars if str(name).startswith("final_")]:
+        small[name] = small[name].where(~small.diverged)  # counts of collapsed latents too
+    return small

@@ -1,0 +1,143 @@
+"""A ledger of claims: what was measured, against which bound and why, and whether it holds."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from linvae_jax._internal import checks
+
+_RELATIONS = {"<=": "≤", ">=": "≥", "==": "="}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured number against one bound.
+
+    Attributes:
+        quantity: what was measured, with its unit.
+        value: the number.
+        relation: how it must stand to the bound.
+        bound: the bound.
+        why: where the bound comes from.
+    """
+
+    quantity: str
+    value: float
+    relation: Literal["<=", ">=", "=="]
+    bound: float
+    why: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number is within its bound; NaN never is."""
+        if math.isnan(self.value):
+            return False
+        if self.relation == "<=":
+            return self.value <= self.bound
+        if self.relation == ">=":
+            return self.value >= self.bound
+        return self.value == self.bound
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and the checks that it stands on.
+
+    Attributes:
+        id: "C1" to "C10".
+        statement: the claim in one sentence.
+        checks: all must hold.
+        note: what a reader should know beside the numbers.
+    """
+
+    id: str
+    statement: str
+    checks: tuple[Check, ...]
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every check holds; a claim without checks does not."""
+        return bool(self.checks) and all(check.holds for check in self.checks)
+
+
+def _number(x: float) -> str:
+    return f"{int(x):,}" if float(x).is_integer() and abs(x) < 1e7 else f"{x:.3g}"
+
+
+def _cell(text: str) -> str:
+    """A bar would end the cell."""
+    return text.replace("|", "\\|")
+
+
+def markdown(claims: Sequence[Claim]) -> str:
+    """The ledger as a Markdown document: one table, one row per check, notes below."""
+    lines = [
+        "| claim | measured | value | bound | why this bound | verdict |",
+        "| --- | --- | ---: | ---: | --- | --- |",
+    ]
+    for claim in claims:
+        verdict = "**holds**" if claim.holds else "**DOES NOT HOLD**"
+        lines.append(f"| **{claim.id}** {claim.statement} | | | | | {verdict} |")
+        lines.extend(
+            f"| | {_cell(c.quantity)} | {_number(c.value)} | {_RELATIONS[c.relation]} "
+            f"{_number(c.bound)} | {_cell(c.why)} | {'yes' if c.holds else '**no**'} |"
+            for c in claim.checks
+        )
+    notes = [f"- **{claim.id}**: {claim.note}" for claim in claims if claim.note]
+    return "\n".join(lines + (["", *notes] if notes else [])) + "\n"
+
+
+def text(claims: Sequence[Claim]) -> str:
+    """The ledger for a terminal: at most 100 columns, one line per check."""
+    lines = []
+    for claim in claims:
+        verdict = "holds" if claim.holds else "DOES NOT HOLD"
+        lines.append(f"{claim.id}  {verdict:<14}{claim.statement}")
+        lines.extend(
+            f"    {'ok ' if c.holds else 'NO '} {c.quantity:<66} {_number(c.value):>10} "
+            f"{_RELATIONS[c.relation]} {_number(c.bound)}"
+            for c in claim.checks
+        )
+    return "\n".join(lines)
+
+
+def save(claims: Sequence[Claim], folder: Path) -> None:
+    """Write `ledger.md` for people and `ledger.json` for programs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ledger.md").write_text(markdown(claims), encoding="utf-8")
+    plain = [
+        asdict(claim)
+        | {"holds": claim.holds, "checks": [asdict(c) | {"holds": c.holds} for c in claim.checks]}
+        for claim in claims
+    ]
+    document = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+    (folder / "ledger.json").write_text(document, encoding="utf-8")
+
+
+def load(folder: Path) -> list[Claim]:
+    """The claims that `save` wrote.
+
+    Raises:
+        ValueError: no ledger there, or not one of ours.
+    """
+    path = folder / "ledger.json"
+    if not path.is_file():
+        checks.fail("folder", f"{folder}, without ledger.json", "what `linvae reproduce` wrote")
+    try:
+        return [
+            Claim(
+                claim["id"],
+                claim["statement"],
+                tuple(Check(**{f.name: c[f.name] for f in fields(Check)}) for c in claim["checks"]),
+                claim["note"],
+            )
+            for claim in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"folder: {path} is no ledger of linvae ({type(error).__name__}: {error})"
+        ) from error

@@ -1,0 +1,237 @@
+"""A sweep in a folder: nothing computed is lost, and what was killed goes on.
+
+| in the folder | what |
+| --- | --- |
+| `runs/0007.npz` | parameters and numbers of a run, from when it is finished (`run_files`) |
+| `checkpoints/` | the runs in progress, and which sweep this is |
+| `sweep.nc` | all runs together, when all are finished |
+
+Killed at any moment, a sweep goes on from its last checkpoint, and on the same layout ends with the
+same bits as if it had not been. On another number of devices it goes on too, to the same numbers
+up to rounding; with more seeds than before it trains those. SIGTERM, or SIGINT (Ctrl-C) once, makes
+it save and raise `Stopped`.
+"""
+
+import signal
+import sys
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from linvae_jax import streams, tables, training, windowed
+from linvae_jax._engine import checkpoints, parallel, run_files
+from linvae_jax._engine.trainer import START, Progress, Result, Stopped, Trainer
+from linvae_jax._internal import checks
+
+_HASHED = 2**30  # bytes of data that are read whole to know them again
+
+
+def fingerprint(data: Any) -> str:
+    """Tells data apart: shapes, dtypes and a checksum, of a part where they are very large.
+
+    How data are cut into windows is a part of what they are: it decides what a run sees.
+    """
+    parts = []
+    for leaf in jax.tree.leaves(data):
+        if isinstance(leaf, windowed.Windowed):
+            cut = f"in windows of {leaf.size} by seed {leaf.seed}"
+            parts.append(f"{fingerprint(leaf.values)} {cut}")
+            continue
+        array: np.ndarray = np.asarray(leaf)
+        stride = max(1, array.nbytes // _HASHED)
+        part: Any = np.ascontiguousarray(array[::stride] if array.ndim else array)
+        checksum = zlib.crc32(part)
+        parts.append(f"{array.dtype}{list(array.shape)}:{checksum:08x}")
+    return " ".join(parts)
+
+
+def train(
+    trainer: Trainer,
+    folder: Path,
+    identity: Mapping[str, Any],
+    facts: Callable[[int], Mapping[str, Any]],
+    every: float,
+) -> dict[int, Result]:
+    """Train the runs that the folder does not have yet; return all.
+
+    Args:
+        trainer: of all runs.
+        folder: of this sweep, new or old.
+        identity: what makes it this sweep; an old folder must have the same, but for seeds that
+            come after those it has. The data and `streams.VERSION` belong to it too.
+        facts: what the file of a run says of it, JSON values.
+        every: seconds between checkpoints.
+
+    Raises:
+        ValueError: the folder is of another sweep, or no longer says of which, another process
+            trains in it, or its checkpoints are all damaged.
+        Stopped: by SIGTERM or SIGINT.
+    """
+    known = tables.plain(identity) | {
+        "data": fingerprint(trainer.data), "streams": streams.VERSION
+    }  # fmt: skip
+    runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
+    # seeds vary slowest: runs of new ones come after those there are, whose numbers stay
+    with (
+        _alone(folder),
+        checkpoints.Store(folder / "checkpoints", known, longer="grid.seeds") as store,
+        _stop_signal() as stopping,
+    ):
+        read = [_read(trainer, folder, i) for i in range(runs)]
+        # asked of all, before anyone adds to them: what one process cannot read, none has
+        there = checkpoints.everywhere([result is not None for result in read]).all(axis=0)
+        of_all = np.flatnonzero(there).tolist()
+        finished = {i: result for i in of_all if (result := read[i]) is not None}
+        trainer.look.skip(len(finished) * config.num_steps)
+        last = time.monotonic()
+        found = store.restore(_template(trainer), free_axes=1)
+        number = 0 if found is None else found.step
+
+        def save(progress: Progress) -> None:
+            nonlocal last, number
+            stop = _any(bool(stopping))
+            if stop or _any(time.monotonic() - last >= every):
+                number += 1
+                of = {"ids": progress.ids, "records": progress.records}
+                store.save(number, trainer.gather(progress), of)
+                last = time.monotonic()
+            if stop:
+                store.wait()
+                by = stopping[0] if stopping else signal.SIGTERM  # which another process got
+                raise Stopped(
+                    f"stopped by {by.name} after {len(finished)} of {runs} runs, with "
+                    f"{len(progress.ids)} more at step {progress.records * config.record_every:,} "
+                    f"of {config.num_steps:,}: run the same again to go on",
+                    by,
+                )
+
+        def keep(results: dict[int, Result]) -> None:
+            if jax.process_index() == 0:
+                for i, result in results.items():
+                    run_files.save(_path(folder, i), result, facts(i))
+            finished.update(results)
+            _together("sweep_folder: finished runs written")
+
+        if found is not None and not set(found.facts["ids"]) <= set(finished):
+            ids, records = found.facts["ids"], found.facts["records"]
+            again = len(set(ids) & set(finished))  # killed while these were written
+            trainer.look.skip(len(ids) * records * config.record_every - again * config.num_steps)
+            keep(trainer.train(trainer.resume(ids, records, found.tree), save))
+        missing = [i for i in range(runs) if i not in finished]
+        for start in range(0, len(missing), chunk):
+            ids = missing[start : start + chunk]
+            keep(trainer.train(trainer.start(ids), save))
+    return finished
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile, and it knows whose it is."""
+    if jax.process_index() > 0:
+        yield
+        return
+    if any(folder.glob("runs/*.npz")) and not any(folder.glob("checkpoints/identity.json")):
+        checks.fail(
+            "folder", f"{folder}, with runs/ but without checkpoints/identity.json",
+            "a folder that says of which sweep its runs are", "Take another, or delete all of it.",
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+            except BlockingIOError:
+                checks.fail("folder", f"{folder}, in which another process trains", "one at rest")
+        yield
+
+
+def load_params(folder: str | Path, run: int, task: training.Task, data: Any) -> Any:
+    """Parameters of a finished run.
+
+    Args:
+        folder: of the sweep.
+        run: its number, counted along the grid with the last of its values fastest.
+        task: what was trained.
+        data: that it was trained on, or others of the same dimension.
+
+    Raises:
+        ValueError: no such run, a damaged file, or parameters of another model.
+    """
+    some = streams.key(0, "shapes")  # its type alone matters
+    shape = parallel.shape_of(task.init, data, some, 1.0)
+    found = run_files.load(_path(checks.folder("folder", folder), run), shape.leaves, (), ())
+    leaves = [jnp.asarray(found.params[name]) for name in shape.leaves]
+    return jax.tree.unflatten(shape.structure, leaves)
+
+
+def _template(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint looks like, with some number of runs."""
+    states, history = trainer.shapes(1)
+    return {"states": jax.eval_shape(parallel.raw, states.leaves), "history": history}
+
+
+def _path(folder: Path, run: int) -> Path:
+    return folder / "runs" / f"{run:04d}.npz"
+
+
+def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
+    """A run that is finished, or None."""
+    path, task = _path(folder, run), trainer.task
+    if not path.is_file():
+        return None
+    history, params = (*task.record_labels, *START), trainer.param_shape().leaves
+    try:
+        return run_files.load(path, params, history, task.final_labels)
+    except run_files.Damaged as error:
+        warnings.warn(f"run {run} will be trained again: {error}", stacklevel=2)
+        return None
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[signal.Signals]]:
+    """Signals to stop that came while this lasts; only the main thread can ask for them.
+
+    The second Ctrl-C is what it was before: it interrupts at once.
+    """
+    came: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def ask(number: int, _: Any) -> None:
+        came.append(signal.Signals(number))
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            print("\nstopping at the next record; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _any(flag: bool) -> bool:
+    """Whether it is true in any process: what they decide, they decide together."""
+    return bool(checkpoints.everywhere(flag).any())
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,10 @@
+"""Checks of input, and helpers that every module may use.
+
+| module | what it does |
+| --- | --- |
+| `checks` | refuses bad input, with one kind of message |
+| `arrays` | makes arrays of JAX from what users give, without loss |
+| `linalg` | multiplies matrices at full precision |
+| `whole_files` | writes a file whole or not at all |
+| `version` | says which version this is |
+"""

@@ -1,0 +1,145 @@
+"""Which networks the paper's table, curves, annealing and variations train: recorded, not run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from landscape.paper import experiments
+from landscape.studies import networks as network_study
+from linvae_jax import network_task, networks, sweeps, tables, training
+
+
+class Asked(NamedTuple):
+    """A sweep that was asked for."""
+
+    task: network_task.NetworkTask
+    config: training.TrainConfig
+    grid: sweeps.Grid
+
+
+@pytest.fixture
+def asked(monkeypatch) -> dict[str, Asked]:
+    """Filled by `experiments.train` with its sweeps by name; their tables are zeros."""
+    found: dict[str, Asked] = {}
+
+    def run(
+        task: Any, config: Any, data: Any, grid: Any, *, folder: Path, attrs: Any, title: str
+    ) -> Any:
+        assert title == folder.name  # the bar says which sweep it is
+        found[folder.name] = Asked(task, config, grid)
+        (folder / "runs").mkdir(parents=True)
+        (folder / "runs" / "0000.npz").touch()
+        dims = ("seed", "sigma2_init", "learned")
+        zeros = np.zeros((len(grid.seeds), len(grid.sigma2), len(grid.learned)))
+        names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
+        table = tables.dataset(
+            {"diverged": (dims, zeros > 0, "1", "")}
+            | {f"final_{name}": (dims, zeros, "1", "") for name in names},
+            dict(zip(dims, map(list, (grid.seeds, grid.sigma2, grid.learned)), strict=True)),
+            tables.provenance({"task": task, "config": config, "grid": grid}) | attrs,
+        )
+        return sweeps.Sweep(None, table)
+
+    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(experiments, "summary", lambda table, eigenvalues: table)
+    return found
+
+
+def data(count: int, n: int) -> network_task.Data:
+    pixels = jnp.zeros((count, n), jnp.uint8)
+    return network_task.Data(pixels, jnp.zeros(n), 9 * jnp.ones(n))
+
+
+def test_full_mnist_trains_the_papers_rows_and_what_explains_them(asked, tmp_path):
+    settings = replace(experiments.MNIST, curvature_data=0)
+    found = experiments.train(settings, data(60_000, 784), None, tmp_path)
+    epoch = 468  # of 128
+    own = networks.Mlp(784, 200, (1024, 512), (512, 1024), data_scale=3.0)
+    rows = (10.0, 1.0, 0.1, 0.01, 0.001)
+    plain = training.TrainConfig(100 * epoch, epoch, schedule="decay", warmup=500)
+    table = sweeps.Grid((0, 1, 2, 3), rows, (False, True), learning_rate=(1e-3,))
+    task = network_task.NetworkTask(own, 128)
+    assert asked["table"] == (task, plain, table)
+    curves = replace(table, sigma2=(30.0, 3.0, 0.3, 0.03, 0.003, 1e-4), learned=(False,))
+    assert asked["curves"] == (task, plain, curves)
+    half = 50 * epoch
+    annealing = (training.Annealing(half), training.Annealing(half, 4, 0.5))
+    grid = replace(table, sigma2=(10.0, 1.0), learned=(False,), annealing=annealing)
+    assert asked["annealing"] == (task, plain, grid)
+    for name in experiments.ENCODERS:
+        linear = networks.named(name, 784, 50, data_scale=3.0)
+        grid = sweeps.Grid((0, 1, 2, 3), learning_rate=(1e-3,))
+        assert asked[name] == (network_task.NetworkTask(linear, 128), plain, grid)
+    # the variations: steps, σ², rate, schedule, scale of the first means
+    some = (10.0, 1.0, 0.001)
+    varied = [asked[name] for name in asked if name.startswith("varied-")]
+    told = [
+        (v.config.num_steps / epoch, v.grid.sigma2, v.grid.learning_rate, v.config.schedule,
+         v.task.model.mean_scale)
+        for v in varied
+    ]  # fmt: skip
+    assert told == [
+        (33, rows, (1e-3,), "decay", 0.1),
+        (33, some, (1e-3 / 3,), "decay", 0.1),
+        (33, some, (3e-3,), "decay", 0.1),
+        (33, some, (1e-3,), "constant", 0.1),
+        (33, some, (1e-3,), "decay", 1.0),
+        (133, rows, (1e-3,), "decay", 0.1),
+    ]
+    assert {(v.grid.seeds, v.grid.learned, v.config.warmup) for v in varied} == {
+        ((0,), (False, True), 500)
+    }
+    kept = found["variations"]
+    assert kept.num_steps.values.tolist() == [epoch * e for e in (100, 33, 33, 33, 33, 33, 133)]
+    assert kept.sigma2_init.values.tolist() == list(rows)
+    assert experiments.load(tmp_path).keys() == found.keys()
+
+
+def test_colour_images_take_convolutions_and_no_more_than_the_table_needs(asked, tmp_path):
+    shape = (64, 64, 3)
+    found = experiments.train(
+        experiments.CELEBA, data(1000, 12_288), None, tmp_path, image_shape=shape
+    )
+    conv = networks.Conv(shape, 500, (32, 64, 128, 256), data_scale=3.0)
+    epoch = 1000 // 64
+    task, config, grid = asked["table"]
+    assert task == network_task.NetworkTask(conv, 64)
+    assert config == training.TrainConfig(40 * epoch, epoch, schedule="decay", warmup=500)
+    assert grid.seeds == (0, 1, 2, 3, 4)
+    assert {"curvature", "variations"}.isdisjoint(found)
+    # channels are no widths
+    model = asked["mlp-encoder"].task.model
+    assert model == networks.Mlp(12_288, 50, (1024, 512), (), data_scale=3.0)
+
+
+def test_encoders_of_the_quick_run_are_as_small_as_its_networks(asked, tmp_path):
+    settings = replace(experiments.QUICK, curvature_data=0)
+    experiments.train(settings, data(1000, 784), None, tmp_path)
+    model = asked["mlp-encoder"].task.model
+    assert model == networks.Mlp(784, 50, (256, 128), (), data_scale=3.0)
+
+
+@pytest.mark.slow
+def test_curvature_is_computed_again_for_another_sweep_and_not_for_more_seeds(
+    asked, tmp_path, monkeypatch
+):
+    calls = []
+
+    def escape(task: Any, data: Any, sweep: Any, *args: Any, count: int) -> xr.Dataset:
+        calls.append(count)
+        return tables.dataset({"index": ((), 0, "1", "")}, {}, tables.provenance())
+
+    monkeypatch.setattr(network_study, "escape_of_sweep", escape)
+    settings = replace(experiments.MNIST, variations=(), curvature_data=100)
+    values = data(1000, 784)
+    for changed in ({}, {}, {"seeds": 5}, {"epochs": 7}, {"epochs": 7, "curvature_data": 50}):
+        for runs in tmp_path.glob("sweeps/*/runs"):  # the recorder makes them anew
+            (runs / "0000.npz").unlink()
+            runs.rmdir()
+        experiments.train(replace(settings, **changed), values, None, tmp_path)
+    assert calls == [100, 100, 50]
