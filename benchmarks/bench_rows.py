@@ -15,8 +15,9 @@ import xarray as xr
 from benchmarks import records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
-from landscape.paper import experiments
+from landscape.paper import network_experiments
 from landscape.paper import table as paper_table
+from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, streams, sweeps, tables, training
 from linvae_jax._engine import parallel
 from linvae_jax._engine.trainer import Result, started
@@ -46,9 +47,9 @@ class Plan:
     """
 
     model: networks.Mlp
-    sigma2: tuple[float, ...] = experiments.MNIST.sigma2
+    sigma2: tuple[float, ...] = MNIST.sigma2
     seeds: int = 4
-    curves: tuple[float, ...] = experiments.MNIST.curve_sigma2
+    curves: tuple[float, ...] = MNIST.curve_sigma2
     batch_size: int = 128
     learning_rate: float = 3e-4
     warmup: int = 500
@@ -111,7 +112,7 @@ class Side:
         return self.history["elbo"][-1]
 
     def table(self, seconds: float) -> xr.Dataset:
-        """Of the runs as they are, measured on all data: as `experiments.train` keeps it."""
+        """Measure the runs as they are on all data, as `network_experiments.train` does."""
         final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
         history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
         parts = history | self.begun, final
@@ -123,7 +124,7 @@ class Side:
         made = {"task": self.task, "config": config, "grid": self.grid}
         facts = tables.provenance(made) | self.facts
         whole = sweeps.table_of(self.task, config, self.data, self.grid, results, facts)
-        small = experiments.summary(whole, np.asarray(self.data.eigenvalues))
+        small = network_experiments.summary(whole, np.asarray(self.data.eigenvalues))
         return small.assign_attrs(seconds=str(round(seconds)))
 
 

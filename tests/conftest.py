@@ -105,9 +105,9 @@ SLOW = {
     "test_divergence.py": 10,
     "test_evaluation.py": 5,
     "test_ppca.py": 5,
-    "test_claims.py": 5,
+    "test_linear_claims.py": 5,
     "test_report.py": 5,
-    "test_experiments.py": 5,
+    "test_network_experiments.py": 5,
 }
 
 
@@ -123,7 +123,7 @@ def no_annotation_checks() -> Iterator[None]:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of the exact part without their figures, which take a second each."""
     # by path: imported here, `landscape` would be there before its annotations are checked
-    monkeypatch.setattr("landscape.figures.linear.save", lambda figure, place: [])
+    monkeypatch.setattr("landscape.figures.style.save", lambda figure, place: [])
     for name in ("stationary_surface", "escape_and_conditioning", "hessian_spectra",
                  "census_scatter"):  # fmt: skip
         monkeypatch.setattr(f"landscape.figures.linear.{name}", lambda *tables: None)

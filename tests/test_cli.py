@@ -16,7 +16,8 @@ from agreement import stop_after
 
 from landscape import cli
 from landscape.cli import options, paper, pixels, programs, sweep, text
-from landscape.paper import experiments, ledger, report, reproduce
+from landscape.paper import ledger, network_experiments, report, reproduce
+from landscape.paper.settings import CELEBA, MNIST, QUICK
 from linvae_jax import tables
 from linvae_jax._engine import sweep_folder
 from linvae_jax.data import preprocessing, windows
@@ -280,7 +281,7 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
         (folder / "search.nc").write_text("")
 
     monkeypatch.setattr(reproduce, "run", exact)
-    monkeypatch.setattr(experiments, "train", lambda *_, **__: done.append("networks"))
+    monkeypatch.setattr(network_experiments, "train", lambda *_, **__: done.append("networks"))
     monkeypatch.setattr(paper, "_report", lambda *_: 0)
     out = tmp_path / "r"
     command = ("reproduce", "--smoke", "--k", 4, "--data", tmp_path / "x.npy", "--out", out)
@@ -422,14 +423,12 @@ def test_report_fails_with_a_claim(tmp_path, capsys):
 
 def test_presets_and_what_replaces_their_numbers():
     full = options.Reproduce(full=True, epochs=3, network_batch=16, network_seeds=2)
-    assert paper.networks(full) == replace(
-        experiments.MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2
-    )
+    assert paper.networks(full) == replace(MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2)
     colour = options.Reproduce(full=True, data=options.Data(data="celeba"))
-    assert paper.networks(colour) == experiments.CELEBA
-    assert paper.networks(options.Reproduce()) == experiments.QUICK
+    assert paper.networks(colour) == CELEBA
+    assert paper.networks(options.Reproduce()) == QUICK
     less = options.Reproduce(full=True, curvature=False, variations=False)
-    assert paper.networks(less) == replace(experiments.MNIST, curvature_data=0, variations=())
+    assert paper.networks(less) == replace(MNIST, curvature_data=0, variations=())
     with pytest.raises(ValueError, match="network_seeds: got 0"):
         paper.networks(options.Reproduce(network_seeds=0))
     with pytest.raises(ValueError, match="smoke: got with --full"):

@@ -16,7 +16,7 @@ import pytest
 
 from landscape import cli
 from landscape.cli import paper
-from landscape.paper import experiments, reproduce
+from landscape.paper import network_experiments, reproduce
 from linvae_jax import moments, tables
 
 pytestmark = pytest.mark.usefixtures("no_annotation_checks")
@@ -363,7 +363,7 @@ def test_reproduce_gets_what_is_in_every_file(name, folder, linvae, monkeypatch)
     given: dict[str, Any] = {}
     monkeypatch.setattr(reproduce, "run", lambda settings, x, *_, **__: given.update(x=x))
     monkeypatch.setattr(
-        experiments, "train", lambda settings, data, *_, **__: given.update(net=data)
+        network_experiments, "train", lambda settings, data, *_, **__: given.update(net=data)
     )
     monkeypatch.setattr(paper, "_report", lambda *_: 0)
     ran = linvae("reproduce", "--smoke", "--data", data, *plain(name), "--k", K, "--out", "r")

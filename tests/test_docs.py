@@ -15,7 +15,7 @@ import xarray as xr
 
 import landscape
 import linvae_jax
-from landscape.paper import experiments, network_claims
+from landscape.paper import network_claims, network_experiments, settings
 from landscape.paper import table as paper_table
 from linvae_jax import tables
 
@@ -33,7 +33,7 @@ MODULES = sorted(
 @pytest.fixture(scope="module")
 def found() -> dict[str, xr.Dataset]:
     """The saved tables of MNIST; nobody changes them."""
-    return experiments.load(MNIST)
+    return network_experiments.load(MNIST)
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_other_numbers_of_the_readme_are_those_of_the_saved_tables(found):
     assert f"Row 5 then has {rows[5].sigma2:.2f} and −{-rows[5].elbo:,.1f} nats" in text
     assert f"{rows[4].sigma2:.2f} and −{-rows[4].elbo:,.1f} instead of 0.877" in text
     # runs of the full preset, in images: 105 of its table's runs
-    full = experiments.MNIST
+    full = settings.MNIST
     others = full.other_seeds * (len(full.curve_sigma2) + 2 * len(full.annealed_sigma2))
     varied = sum(
         2 * v.epochs * len(full.sigma2 if v.all_rows else full.varied_sigma2)
@@ -125,8 +125,8 @@ def test_variations_in_the_readme_are_those_of_the_saved_table(found):
     kl = table.final_kl.sum("latent")
     own, short, third, three, constant, start, long = table.variation.values
     assert [own, short, long] == [
-        experiments.AS_IN_THE_TABLE.name,
-        *(experiments.VARIATIONS[i].name for i in (0, -1)),
+        settings.AS_IN_THE_TABLE.name,
+        *(settings.VARIATIONS[i].name for i in (0, -1)),
     ]  # fmt: skip
     assert table.num_steps.values.tolist() == [28_080, *[9360] * 5, 37_440]
     text = " ".join(README.split())

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from landscape.autodiff import lanczos, lobpcg
-from landscape.paper import claims
+from landscape.paper import linear_claims
 from landscape.points import search
 from landscape.studies import linear as linear_study
+from landscape.studies import network_spectra
 from landscape.studies import networks as network_study
 from linvae_jax import (
     evaluation,
@@ -455,7 +456,7 @@ def networks_and_their_curvature() -> None:
     key_escape, key_spectra, key_eval = jax.random.split(jax.random.key(3), 3)
     args = (task, data, sweep)
     network_study.escape_of_sweep(*args, key_escape, (0.5, 1.0), draws=2, quiet=True)
-    network_study.spectra_of_sweep(*args, key_spectra, (0.5, 1.0), probes=2, steps=3, quiet=True)
+    network_spectra.spectra_of_sweep(*args, key_spectra, (0.5, 1.0), probes=2, steps=3, quiet=True)
     params = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
     evaluation.evaluate(
         task.model, params, PIXELS, data.mean, key_eval, transform=task.transform, batch_size=16
@@ -491,7 +492,7 @@ def searches_and_claims() -> None:
     key_search, key_random, key_sample = jax.random.split(jax.random.key(1), 3)
     lam = jnp.array([4.0, 2.0])
     search.search(lam, 1, 0.5, key_search, 3)
-    claims.random_assignment(key_random, lam, 1, 0.5)
+    linear_claims.random_assignment(key_random, lam, 1, 0.5)
     model = ppca.PPCA(jnp.ones((2, 1)), jnp.asarray(1.0), jnp.zeros(2))
     ppca.sample(model, key_sample, 3)
 
@@ -524,7 +525,7 @@ def test_jax_would_have_seen_it():
 def test_random_points_are_stationary_points_of_every_kind(sigma2):
     lam, k = np.array([6.0, 4.0, 1.5, 0.5, 0.3]), 3
     some = [
-        claims.random_assignment(key, jnp.asarray(lam), k, sigma2)
+        linear_claims.random_assignment(key, jnp.asarray(lam), k, sigma2)
         for key in jax.random.split(jax.random.key(0), 60)
     ]
     for a in some:

@@ -8,7 +8,8 @@ from strategies import orthogonal
 
 from landscape.curvature import conditioning, escape
 from landscape.figures import linear as linear_figures
-from landscape.paper import claims
+from landscape.figures import style
+from landscape.paper import linear_claims
 from landscape.points import stationary
 from landscape.studies import linear as linear_study
 from linvae_jax import linear, linear_task, sweeps, training
@@ -119,7 +120,7 @@ def test_figures_draw_from_tables(tmp_path):
     path = linear_study.conditioning_path(LAM, 3, sigma2)
     escapes = linear_study.escapes(LAM, (0, 1, 2), sigma2, simulate_at=(0.1, 0.5))
     drawn = linear_figures.escape_and_conditioning(path, escapes)
-    written = linear_figures.save(drawn, tmp_path / "figure")
+    written = style.save(drawn, tmp_path / "figure")
     assert [p.suffix for p in written] == [".png", ".pdf"]
     assert all(p.stat().st_size > 5000 for p in written)
     for figure in (
@@ -141,10 +142,12 @@ def test_an_escape_that_would_take_too_long_is_not_held_against_the_claim():
     path = linear_study.conditioning_path(lam, 3, sigma2)
     escapes = linear_study.escapes(lam, (0, 1), sigma2, simulate_at=(1e-9, 0.5))
     assert np.isfinite(escapes.simulated_steps.values).tolist() == [[True, False]] * 2
-    claim = claims.conditioning_improves(path, escapes)
+    claim = linear_claims.conditioning_improves(path, escapes)
     assert claim.holds
     assert "2 of 4 cases" in claim.checks[-1].quantity
-    assert not claims.conditioning_improves(path, escapes.isel(fraction=[1])).holds  # none made
+    assert not linear_claims.conditioning_improves(
+        path, escapes.isel(fraction=[1])
+    ).holds  # none made
 
 
 @pytest.mark.slow
@@ -153,17 +156,17 @@ def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     sigma2 = jnp.geomspace(0.2, 15, 20)
     path = linear_study.conditioning_path(LAM, 3, sigma2)
     escapes = linear_study.escapes(LAM, (0, 1), sigma2, simulate_at=(0.1, 0.5))
-    assert claims.conditioning_improves(path, escapes).holds
+    assert linear_claims.conditioning_improves(path, escapes).holds
     escapes = escapes.copy(deep=True)
     escapes.simulated_steps[0, 0] = np.nan
-    assert not claims.conditioning_improves(path, escapes).holds
+    assert not linear_claims.conditioning_improves(path, escapes).holds
 
     problem = linear_task.problem(mom.from_covariance(LAM))
     task = linear_task.LinearTask(k=2)
     config = training.TrainConfig(num_steps=20_000, record_every=20_000)
     grid = sweeps.Grid(seeds=(0, 1), learning_rate=(0.03,))
     table = sweeps.run(task, config, problem, grid, quiet=True).table
-    assert claims.recovers_ppca(LAM, 2, table, table, table).holds
+    assert linear_claims.recovers_ppca(LAM, 2, table, table, table).holds
     table = table.copy(deep=True)  # JAX's arrays are read-only
     table.gap[0, 0, 0, -1] = np.nan
-    assert not claims.recovers_ppca(LAM, 2, table, table, table).holds
+    assert not linear_claims.recovers_ppca(LAM, 2, table, table, table).holds

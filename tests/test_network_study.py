@@ -13,6 +13,7 @@ from strategies import orthogonal
 from landscape.autodiff import hessian
 from landscape.curvature import collapsed_latent, conditioning
 from landscape.points import stationary
+from landscape.studies import network_spectra
 from landscape.studies import networks as network_study
 from linvae_jax import linear, network_task, networks, sweeps, training
 from linvae_jax import moments as mom
@@ -101,12 +102,12 @@ def test_threshold_by_steps_where_there_is_none():
 
 def test_objective_is_the_elbo_and_compiles_once(x):
     model, params = at_component(x, 1.0)
-    of = network_study.objective(model, params, x, KEY, draws=300)
+    of = network_spectra.objective(model, params, x, KEY, draws=300)
     exact = linear.elbo(params, mom.from_data(x - x.mean(0)))
     # 240,000 draws of a reconstruction whose spread is about 1
     assert abs(of.function(of.variables) - exact) < 0.02
     assert sum(leaf.size for leaf in of.variables.values()) == 2 * 4 * 2 + 2
-    lower = network_study.objective(model, params, x, KEY, draws=300, sigma2=4.0, beta=2.0)
+    lower = network_spectra.objective(model, params, x, KEY, draws=300, sigma2=4.0, beta=2.0)
     changed = linear.LinearVAEParams(params.W, params.V, params.log_d, jnp.log(4.0))
     exact = linear.elbo(changed, mom.from_data(x - x.mean(0)), 2.0)
     assert abs(lower.function(lower.variables) - exact) < 0.02
@@ -118,13 +119,15 @@ def test_objective_is_the_elbo_and_compiles_once(x):
 def test_spectra_of_a_network_agree_with_the_dense_hessian(x):
     model = networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64")
     params = model.init(KEY, 1.0)
-    table = network_study.spectra(model, params, x[:50], KEY, [4.0], steps=20, probes=8, largest=1)
+    table = network_spectra.spectra(
+        model, params, x[:50], KEY, [4.0], steps=20, probes=8, largest=1
+    )
     assert table.index_lower.dims == ("point", "sigma2")
     assert table.largest.dims == ("point", "sigma2", "rank")
     key_noise, _ = jax.random.split(KEY)
     points = {"trained": params, "all collapsed": collapsed_latent.collapsed(model, params, (0, 1))}
     for name, at in points.items():
-        of = network_study.objective(model, at, x[:50], key_noise, sigma2=4.0)
+        of = network_spectra.objective(model, at, x[:50], key_noise, sigma2=4.0)
         values = jnp.linalg.eigvalsh(hessian.dense(of.function, of.variables))
         found = table.sel(point=name, sigma2=4.0)
         # ends of Lanczos lie inside the spectrum, and 20 steps come close
@@ -193,7 +196,7 @@ class Opaque(NamedTuple):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "function", [network_study.escape_of_sweep, network_study.spectra_of_sweep]
+    "function", [network_study.escape_of_sweep, network_spectra.spectra_of_sweep]
 )
 def test_model_that_does_not_know_its_latents_is_refused(x, function):
     data = network_task.prepare(np.asarray(x, np.float32))

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from landscape.figures import networks as network_figures
-from landscape.paper import experiments, ledger, network_claims, report
+from landscape.paper import ledger, network_claims, network_experiments, report
 from landscape.paper import table as paper_table
 from landscape.paper.ledger import Check, Claim
 from linvae_jax import collapse, predictions, tables
@@ -138,7 +138,7 @@ def predict(k: int, sigma2: float) -> predictions.Prediction:
 def linear_sweep(
     starts: list[float], annealing: list[str] | None = None, seeds: int = 2
 ) -> xr.Dataset:
-    """What `experiments.summary` would keep if the networks were linear VAEs at their optimum."""
+    """What `summary` would keep if the networks were linear VAEs at their optimum."""
     k, steps = 8, 10
     one = jax.tree.map(lambda *of: jnp.stack(of), *(predict(k, s) for s in starts))
     share = np.asarray(collapse.is_collapsed(one.below)).mean(axis=-1)
@@ -194,7 +194,9 @@ def linear_sweep(
 @pytest.fixture(scope="module")
 def found() -> dict[str, xr.Dataset]:
     starts = [200.0, 30.0, 1.0]
-    encoders = {name: linear_sweep([1.0])[{"learned": [1]}] for name in experiments.ENCODERS}
+    encoders = {
+        name: linear_sweep([1.0])[{"learned": [1]}] for name in network_experiments.ENCODERS
+    }
     return {
         "table": linear_sweep(starts),
         "curves": linear_sweep([100.0, 10.0], seeds=1)[{"learned": [0]}],
@@ -240,7 +242,7 @@ def test_thresholds_stand_in_the_report(found, tmp_path):
 
 
 def varied(starts: list[float]) -> xr.Dataset:
-    """What `experiments.train` would keep of two settings, the second with twice the KL."""
+    """What `network_experiments.train` would keep of two settings, the second with twice the KL."""
     base = linear_sweep(starts)
     names = [name for name in base.data_vars if str(name).startswith("final_")]
     one = base[names].isel(seed=[0]).drop_vars(["final_collapse", "final_linear_collapsed"])
@@ -337,7 +339,7 @@ def test_claims_fail_when_they_should(found):
 @pytest.mark.slow
 def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_path, monkeypatch):
     for name, table in found.items():
-        tables.save(table, experiments.path(tmp_path, name))
+        tables.save(table, network_experiments.path(tmp_path, name))
     linear = Claim("C1", "A claim.", (Check("|x| measured", 1.0, "<=", 2.0, "a | b"),), "A note.")
     ledger.save([linear], tmp_path)
     claims = report.write(tmp_path)

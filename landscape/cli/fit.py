@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from landscape.cli import places, text
+from landscape.cli import text
 from landscape.cli.data import learnable, load, seed
 from landscape.cli.options import Fit
+from landscape.studies import identity
 from linvae_jax import linear, ppca, tables
 from linvae_jax import moments as mom
 
@@ -23,7 +24,7 @@ def fit(options: Fit) -> int:
     x, constant, source, of_data = load(options.data)
     settings = of_data | _settings(options)
     out = _default_out(options) if options.out is None else options.out
-    places.check_file(out, settings)
+    identity.check_file(out, settings)
     moments = mom.from_data(x)
     spectrum = mom.spectrum(moments)
     if options.sigma2 is None:
@@ -47,7 +48,7 @@ def fit(options: Fit) -> int:
               file=sys.stderr)  # fmt: skip
         return 1
     facts = tables.provenance(options) | attrs
-    table = places.signed(tables.from_linear(params, moments, facts), settings)
+    table = identity.signed(tables.from_linear(params, moments, facts), settings)
     print(f"model             {tables.save(table, out)}")
     print(f"σ²                {float(jnp.exp(params.log_sigma2)):.6g}")
     print(f"ELBO              {best - gap:.6f} nats/datum")

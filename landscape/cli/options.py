@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from landscape.paper.settings import Settings
+from landscape.paper.settings import LinearSettings
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ class Reproduce:
     """
 
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=lambda: Data(data="auto"))
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    settings: Annotated[LinearSettings, tyro.conf.arg(name="")] = field(
+        default_factory=LinearSettings
+    )
     full: bool = False
     """The paper's table: large networks on all of MNIST, or convolutional ones on colour images
     with `--data celeba` or `photographs`. For a GPU. "auto" data are then MNIST, else digits."""

@@ -1,31 +1,39 @@
 """`linvae reproduce` and `report`: the paper's claims, measured, and what was measured, told."""
 
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from landscape.cli import places, text
+from landscape.cli import text
 from landscape.cli.data import distinct, learnable, load, seed
 from landscape.cli.options import Report, Reproduce
 from landscape.cli.pixels import load_for_networks
-from landscape.paper import experiments, ledger
+from landscape.paper import ledger, network_experiments
 from landscape.paper import report as reports
 from landscape.paper import reproduce as exact_part
-from landscape.paper.settings import Settings
-from landscape.paper.settings import smoke as quick
+from landscape.paper.settings import (
+    CELEBA,
+    MNIST,
+    QUICK,
+    SMOKE,
+    LinearSettings,
+    NetworkSettings,
+    Settings,
+)  # fmt: skip
+from landscape.studies import identity
 from linvae_jax import moments as mom
 from linvae_jax._internal import checks
 
 
-def networks(options: Reproduce) -> experiments.Settings:
+def networks(options: Reproduce) -> NetworkSettings:
     """Which networks are trained, and for how long."""
     if options.full and options.smoke:
         checks.fail("smoke", "with --full", "one of them")
-    preset = experiments.SMOKE if options.smoke else experiments.QUICK
+    preset = SMOKE if options.smoke else QUICK
     if options.full:
         colour = options.data.data in ("celeba", "photographs")
-        preset = experiments.CELEBA if colour else experiments.MNIST
+        preset = CELEBA if colour else MNIST
     chosen = {
         "epochs": options.epochs, "batch_size": options.network_batch,
         "seeds": options.network_seeds, "other_seeds": options.other_seeds,
@@ -53,7 +61,7 @@ def reproduce(options: Reproduce) -> int:
     if chosen.data == "auto":
         chosen = replace(chosen, data="mnist" if options.full else "digits")
     exact = settings.network == "mlp"  # colour images are too large for the exact part
-    linear = quick(options.settings) if options.smoke else options.settings
+    linear = options.settings.smoke() if options.smoke else options.settings
     if exact:
         x, constant, source, of_data = load(replace(chosen, window=None))
         latents = f"more than the networks' {max(settings.k, settings.linear_k)} latents"
@@ -73,7 +81,7 @@ def reproduce(options: Reproduce) -> int:
     images = load_for_networks(chosen)
     if not exact:
         _claim(options, images.identity, settings)
-    experiments.train(
+    network_experiments.train(
         settings, images.data, images.transform, options.out, image_shape=images.image_shape,
         constant=images.constant, attrs=text.attrs(options, images.source),
     )  # fmt: skip
@@ -83,25 +91,14 @@ def reproduce(options: Reproduce) -> int:
 def _claim(
     options: Reproduce,
     of_data: dict[str, Any],
-    networks: experiments.Settings,
-    linear: Settings | None = None,
+    networks: NetworkSettings,
+    linear: LinearSettings | None = None,
 ) -> None:
     """The whole folder has one identity, looked at before anything is written into it."""
     preset = "full" if options.full else "smoke" if options.smoke else "quick"
-    settings: dict[str, Any] = of_data | {"preset": preset}
-    if linear is not None:
-        settings |= {text.flag(f.name): getattr(linear, f.name) for f in fields(linear)}
-    flags = {
-        "batch_size": "--network-batch", "seeds": "--network-seeds", "epochs": "--epochs",
-        "other_seeds": "--other-seeds", "curvature_data": "--curvature",
-        "variations": "--variations",
-    }  # fmt: skip
-    of_networks = {
-        flags.get(f.name, f"networks' {f.name}"): getattr(networks, f.name) or None
-        for f in fields(networks)
-    }
-    places.claim_folder(
-        options.out, "reproduce", settings | of_networks,
+    named = Settings(linear, networks, preset).named()
+    identity.claim_folder(
+        options.out, "reproduce", of_data | named,
         ("figure?_*", "convergence_*", "landscape_*", "search.nc", "nonlinear_*", "sweeps",
          "ledger.*", "report.*"),
         longer=("--network-seeds", "--other-seeds"), optional=("--curvature", "--variations"),

@@ -26,10 +26,12 @@ def points(options: Points) -> int:
         sigma2 = learnable(lam, moments.count, options.k)
     settings = of_data | {text.flag(n): getattr(options, n) for n in ("k", "sigma2", "limit")}
     if options.out:
-        from landscape.cli import places  # and with it xarray, which no list on a terminal needs
+        from landscape.studies import (
+            identity,
+        )  # and with it xarray, which no list on a terminal needs
         from linvae_jax import tables
 
-        places.check_file(options.out, settings)
+        identity.check_file(options.out, settings)
     total = stationary.count(lam, options.k, sigma2)
     assignments = np.array(list(islice(stationary.points(lam, options.k, sigma2), options.limit)))
     per_point = jax.vmap(stationary.value, (None, 0, None))(lam, assignments, sigma2)
@@ -43,7 +45,7 @@ def points(options: Points) -> int:
         rows.append((name, f"{best - float(value):.6g}", f"{int(i):,}", f"{rate:.6g}"))
     print("\n".join(text.columns(rows, left=1)))
     if options.out:
-        from landscape.cli import places
+        from landscape.studies import identity
         from linvae_jax import tables
 
         table = tables.dataset(
@@ -61,5 +63,5 @@ def points(options: Points) -> int:
             attrs=tables.provenance(options, sigma2=sigma2, optimum=best)
             | text.attrs(options, source),
         )
-        print(f"saved {tables.save(places.signed(table, settings), options.out)}")
+        print(f"saved {tables.save(identity.signed(table, settings), options.out)}")
     return 0

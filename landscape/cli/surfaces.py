@@ -5,11 +5,13 @@ import json
 import numpy as np
 import xarray as xr
 
-from landscape.cli import places, text
+from landscape.cli import text
 from landscape.cli.data import distinct, learnable, load
 from landscape.cli.options import Landscape, Surface
 from landscape.figures import linear as linear_figures
+from landscape.figures import style
 from landscape.paper import reproduce
+from landscape.studies import identity
 from landscape.studies import surface as plane
 from linvae_jax import moments as mom
 from linvae_jax import tables
@@ -35,11 +37,11 @@ def surface(options: Surface) -> int:
         )  # fmt: skip
     settings = of_data | {text.flag(n): getattr(options, n) for n in ("components", "sigma2")}
     written = options.out.with_name(options.out.name + ".nc")
-    places.check_file(written, settings)
+    identity.check_file(written, settings)
     sigma2 = options.sigma2 or plane.default_sigma2(lam, pair)
     table = plane.zero_column(lam, sigma2, pair).assign_attrs(text.attrs(options, source))
-    saved = [tables.save(places.signed(table, settings), written)]
-    saved += linear_figures.save(linear_figures.stationary_surface(table), options.out)
+    saved = [tables.save(identity.signed(table, settings), written)]
+    saved += style.save(linear_figures.stationary_surface(table), options.out)
     print("\n".join(f"saved {path}" for path in saved))
     return 0
 
@@ -56,7 +58,7 @@ def landscape(options: Landscape) -> int:
     sigma2 = best if options.sigma2 is None else options.sigma2
     checks.in_range("k", options.k, 3, len(lam) - 1, "three components to follow")
     settings = of_data | {"--k": options.k, "--sigma2": options.sigma2}
-    places.claim_folder(options.out, "landscape", settings, ("landscape_*",))
+    identity.claim_folder(options.out, "landscape", settings, ("landscape_*",))
 
     def keep(name: str, table: xr.Dataset) -> xr.Dataset:
         tables.save(table.assign_attrs(text.attrs(options, source)), options.out / f"{name}.nc")

@@ -7,9 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import xarray as xr
 
-from landscape.cli import places, text
+from landscape.cli import text
 from landscape.cli.data import distinct, learnable, load, seed
 from landscape.cli.options import Sweep
+from landscape.studies import identity
 from linvae_jax import linear_task, network_task, streams, sweeps, tables, training
 from linvae_jax import moments as mom
 from linvae_jax._internal import checks
@@ -93,7 +94,7 @@ def _claim(options: Sweep, of_data: dict[str, Any]) -> None:
         unused |= {"gradients"}
     settings = {text.flag(f.name): getattr(options, f.name) for f in fields(options)
                 if f.name not in unused}  # fmt: skip
-    places.claim_folder(options.out, "sweep", of_data | settings, made, longer=("--seeds",))
+    identity.claim_folder(options.out, "sweep", of_data | settings, made, longer=("--seeds",))
 
 
 def _look_at_curvature(
@@ -104,11 +105,12 @@ def _look_at_curvature(
     attrs: dict[str, str],
 ) -> None:
     """Compute, save, draw what is asked for."""
-    from landscape.figures import linear as linear_figures
     from landscape.figures import networks as network_figures
+    from landscape.figures import style
+    from landscape.studies import network_spectra
     from landscape.studies import networks as network_study
 
-    sigma2 = options.curvature_sigma2 or network_study.default_sigma2(options.sigma2)
+    sigma2 = options.curvature_sigma2 or network_study.sigma2_around(options.sigma2)
     made = {
         "curvature": network_study.escape_of_sweep(
             task, data, sweep, streams.key(options.seed, "curvature"), sigma2,
@@ -117,14 +119,14 @@ def _look_at_curvature(
     }  # fmt: skip
     print(made["curvature"].critical_sigma2.to_dataframe().to_string())
     if options.curvature == "all":
-        made["spectra"] = network_study.spectra_of_sweep(
+        made["spectra"] = network_spectra.spectra_of_sweep(
             task, data, sweep, streams.key(options.seed, "spectra"), options.sigma2,
             count=max(options.curvature_data // 10, 1),
         )  # fmt: skip
     for name, found in made.items():
         drawn = getattr(network_figures, name)(found)
         print(f"saved {tables.save(found.assign_attrs(attrs), options.out / f'{name}.nc')}")
-        print("\n".join(f"saved {path}" for path in linear_figures.save(drawn, options.out / name)))
+        print("\n".join(f"saved {path}" for path in style.save(drawn, options.out / name)))
 
 
 def summary(table: xr.Dataset) -> list[str]:

@@ -1,21 +1,14 @@
 """Figures of nonlinear VAEs from the tables of `nonlinear`; in the style of `figures`."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from landscape.figures.linear import BLACK, BLUE, GREEN, ORANGE, RED, curve, styled
-from landscape.paper.experiments import ENCODERS
+from landscape.figures.style import BLACK, BLUE, GREEN, ORANGE, RED, curve, shades, styled
 from landscape.paper.network_claims import Held
-
-
-def _shades(count: int) -> list[Any]:
-    """Of σ², from small (dark) to large (light)."""
-    return [mpl.colormaps["viridis"](x) for x in np.linspace(0, 0.92, count)]
+from landscape.paper.network_experiments import ENCODERS
 
 
 @styled
@@ -48,7 +41,7 @@ def collapse_curves(runs: Held) -> Figure:
     figure = Figure(figsize=(7.2, 3.4))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     for color, s, ours, linear in zip(
-        _shades(len(runs.sigma2)), runs.sigma2, runs.curves, runs.predicted_curves, strict=True
+        shades(len(runs.sigma2)), runs.sigma2, runs.curves, runs.predicted_curves, strict=True
     ):
         left.plot(runs.epsilon, ours, color=color, label=f"σ² = {s:g}")
         middle.plot(runs.epsilon, linear, color=color)
@@ -77,7 +70,7 @@ def training(table: xr.Dataset) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     constant = float(table.attrs["pixel_constant"])
     for axis, learned in zip(panels, (False, True), strict=True):
-        colors = _shades(table.sizes["sigma2_init"])
+        colors = shades(table.sizes["sigma2_init"])
         for color, s in zip(colors, np.sort(table.sigma2_init.values), strict=True):
             at = table.sel(learned=learned, sigma2_init=s)
             curve(axis, -(at.elbo + constant), color, f"σ² = {s:g}")
@@ -133,7 +126,7 @@ def curvature(table: xr.Dataset) -> Figure:
     left, right = figure.subplots(1, 2)
     held = runs.isel(run=~runs.learned.values) if (~runs.learned).any() else runs
     rate = held.escape_rate.transpose("run", "sigma2")
-    for color, one, values in zip(_shades(rate.sizes["run"]), held.run, rate, strict=True):
+    for color, one, values in zip(shades(rate.sizes["run"]), held.run, rate, strict=True):
         own, at = held.own_sigma2.sel(run=one), held.own_escape_rate.sel(run=one)
         left.plot(values.sigma2, values.where(values > 0), color=color, label=f"{float(own):.3g}")
         left.plot(own, at.where(at > 0), "o", color=color)
@@ -176,7 +169,7 @@ def spectra(table: xr.Dataset) -> Figure:
     runs = runs.sortby("own_sigma2")
     figure = Figure(figsize=(7.2, 3.4))
     left, right = figure.subplots(1, 2)
-    for color, i in zip(_shades(runs.sizes["run"]), range(runs.sizes["run"]), strict=True):
+    for color, i in zip(shades(runs.sizes["run"]), range(runs.sizes["run"]), strict=True):
         one = runs.isel(run=i)
         for name, style in (("trained", "-"), ("all collapsed", "--")):
             at = one.sel(point=name)

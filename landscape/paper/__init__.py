@@ -4,8 +4,8 @@
 | --- | --- |
 | `settings` | says how much is computed |
 | `reproduce` | computes everything about the linear VAE on one data set |
-| `experiments` | trains the paper's networks |
-| `claims` | measures C1 to C7, of the linear VAE |
+| `network_experiments` | trains the paper's networks |
+| `linear_claims` | measures C1 to C7, of the linear VAE |
 | `network_claims` | measures C8 to C10, of nonlinear VAEs |
 | `ledger` | holds claims with their checks, and writes them down |
 | `table` | has the paper's table of 20 rows, and puts ours beside it |

@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 from markdown_it import MarkdownIt
 
-from landscape.figures import linear as linear_figures
 from landscape.figures import networks as network_figures
-from landscape.paper import experiments, ledger, network_claims
+from landscape.figures import style
+from landscape.paper import ledger, network_claims, network_experiments
 from landscape.paper import table as paper_table
 from linvae_jax import tables
 from linvae_jax._internal import checks
@@ -61,9 +61,9 @@ code { font-size: 0.85em; overflow-wrap: anywhere }
 
 
 def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """Figures 4 to 6, annealing and curvature, from the tables of `experiments.train` there are."""
+    """Draw figures 4 to 6, annealing and curvature from the tables that there are."""
     made = {}
-    if set(experiments.ENCODERS) <= set(found):
+    if set(network_experiments.ENCODERS) <= set(found):
         made["figure4_encoders"] = network_figures.encoders(found)
     if "table" in found:
         made["figure5_collapse"] = network_figures.collapse_curves(network_claims.held(found))
@@ -73,7 +73,7 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
     if "curvature" in found:
         made["curvature"] = network_figures.curvature(found["curvature"])
     for name, figure in made.items():
-        linear_figures.save(figure, folder / name)
+        style.save(figure, folder / name)
 
 
 def write(folder: Path) -> list[ledger.Claim]:
@@ -88,7 +88,7 @@ def write(folder: Path) -> list[ledger.Claim]:
     Raises:
         ValueError: no results there, or some that cannot be read.
     """
-    found = experiments.load(folder)
+    found = network_experiments.load(folder)
     linear = []
     if (folder / "ledger.json").exists():
         linear = [c for c in ledger.load(folder) if c.id not in {"C8", "C9", "C10"}]

@@ -15,8 +15,9 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from landscape.figures import linear as linear_figures
-from landscape.paper import claims, ledger
-from landscape.paper.settings import Settings
+from landscape.figures import style
+from landscape.paper import ledger, linear_claims
+from landscape.paper.settings import LinearSettings
 from landscape.studies import linear as linear_study
 from landscape.studies import surface
 from linvae_jax import linear_task, ppca, progress, streams, sweeps, tables, training
@@ -43,7 +44,9 @@ def _separated(seeds: range) -> tuple[Float[Array, "s"], xr.Dataset]:
     return lam, sweeps.run(task, config, problem, grid, title="well-separated problem").table
 
 
-def _by_latents(settings: Settings, problem: linear_task.Problem, constant: float) -> xr.Dataset:
+def _by_latents(
+    settings: LinearSettings, problem: linear_task.Problem, constant: float
+) -> xr.Dataset:
     lam = problem.spectrum.eigenvalues
     n = len(lam)
     k_max = min(settings.max_latents, n - 1)
@@ -110,23 +113,23 @@ def study_landscape(
     followed = (0, max(k // 5, 1), k - 1)
     escapes = keep("landscape_escapes", linear_study.escapes(eigenvalues, followed, grid))
     drawn = linear_figures.escape_and_conditioning(path, escapes)
-    linear_figures.save(drawn, folder / "landscape_conditioning")
+    style.save(drawn, folder / "landscape_conditioning")
     points = {"optimum": np.arange(k), **linear_study.patterns(k)}
     # at a σ² of the user's, latents on components below it are collapsed
     alive = np.asarray(eigenvalues) > sigma2
     points = {name: np.where((a >= 0) & alive[a], a, -1) for name, a in points.items()}
     table = keep("landscape_spectra", linear_study.spectrum_histogram(eigenvalues, points, sigma2))
-    linear_figures.save(linear_figures.hessian_spectra(table), folder / "landscape_spectra")
+    style.save(linear_figures.hessian_spectra(table), folder / "landscape_spectra")
     # a component without variance has no σ² below it
     leading = eigenvalues[: min(6, int(mom.rank(eigenvalues)))]
     census = keep(
         "landscape_census", linear_study.census_table(leading, 3, 0.6 * float(leading[-1]))
     )
-    linear_figures.save(linear_figures.census_scatter(census), folder / "landscape_census")
+    style.save(linear_figures.census_scatter(census), folder / "landscape_census")
     return path, escapes, census
 
 
-def check(settings: Settings, x: Any) -> None:
+def check(settings: LinearSettings, x: Any) -> None:
     """Raise `ValueError` for data that `run` cannot look at, before it computes anything."""
     checks.data_matrix("x", x)
     if x.shape[1] < 8:
@@ -141,7 +144,7 @@ def check(settings: Settings, x: Any) -> None:
 
 
 def run(
-    settings: Settings,
+    settings: LinearSettings,
     x: Any,
     folder: Path,
     *,
@@ -179,14 +182,14 @@ def run(
         lam = spectrum.eigenvalues
 
         table = keep("figure1_surface", _surfaces(spectrum))
-        linear_figures.save(linear_figures.stationary_surface(table), folder / "figure1_surface")
+        style.save(linear_figures.stationary_surface(table), folder / "figure1_surface")
         stage("surfaces drawn")
 
         separated_lam, separated = _separated(
             range(settings.seed, settings.seed + settings.separated_seeds)
         )
         keep("convergence_separated", separated)
-        linear_figures.save(linear_figures.convergence(separated), folder / "convergence_separated")
+        style.save(linear_figures.convergence(separated), folder / "convergence_separated")
         stage("well-separated problem trained")
 
         # everything from here on is in the eigenbasis of S: see `moments.in_eigenbasis`
@@ -205,10 +208,10 @@ def run(
             stage(f"data trained, {gradients} gradients")
         optimum = float(ppca.optimal_elbo(lam, settings.k))
         drawn = linear_figures.training_curves(digits["exact"], digits["sampled"], optimum)
-        linear_figures.save(drawn, folder / "figure2_training")
+        style.save(drawn, folder / "figure2_training")
 
         table = keep("figure3_latents", _by_latents(settings, problem, constant))
-        linear_figures.save(linear_figures.likelihood_by_latents(table), folder / "figure3_latents")
+        style.save(linear_figures.likelihood_by_latents(table), folder / "figure3_latents")
         stage("likelihood by number of latents")
 
         sigma2 = float(ppca.optimal_sigma2(lam, settings.k))
@@ -220,16 +223,16 @@ def run(
 
         runs = (separated, digits["exact"], digits["sampled"])
         result = [
-            claims.closed_form(moments, x, settings.k, keys[0]),
-            claims.global_maximum(moments, spectrum, settings.k, runs[1], runs[2]),
-            claims.identifiable(
+            linear_claims.closed_form(moments, x, settings.k, keys[0]),
+            linear_claims.global_maximum(moments, spectrum, settings.k, runs[1], runs[2]),
+            linear_claims.identifiable(
                 moments, spectrum, settings.k, separated_lam[:5], separated, digits["exact"],
                 keys[1],
             ),
-            claims.only_saddles(spectrum, settings.k, sigma2, searches, census, keys[2]),
-            claims.collapsed_points(spectrum, settings.k, sigma2, keys[3]),
-            claims.conditioning_improves(path, escapes),
-            claims.recovers_ppca(lam, settings.k, *runs),
+            linear_claims.only_saddles(spectrum, settings.k, sigma2, searches, census, keys[2]),
+            linear_claims.collapsed_points(spectrum, settings.k, sigma2, keys[3]),
+            linear_claims.conditioning_improves(path, escapes),
+            linear_claims.recovers_ppca(lam, settings.k, *runs),
         ]  # fmt: skip
         ledger.save(result, folder)
         stage("claims judged")

@@ -1,11 +1,12 @@
 """How much `reproduce` computes: numbers alone, which a command line can show before JAX starts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much to compute.
+class LinearSettings:
+    """How much is computed of the linear VAE.
 
     Attributes:
         k: latents of the linear VAE trained on the data.
@@ -15,7 +16,7 @@ class Settings:
         sampled_learning_rate: of Adam with sampled gradients, smaller because of their noise.
         batch_size: of the sampled gradients.
         seeds: number of seeds of each training.
-        separated_seeds: of those on a well-separated spectrum.
+        separated_seeds: number of seeds on a well-separated spectrum.
         latents: k of the models trained for figure 3.
         max_latents: right end of figure 3.
         fixed_latents: figure 3 holds σ² at its MLE for this many latents.
@@ -38,10 +39,148 @@ class Settings:
     num_starts: int = 100
     seed: int = 0
 
+    def smoke(self) -> "LinearSettings":
+        """Return settings for a minute: every stage, little training."""
+        return replace(
+            self, num_steps=200, seeds=1, separated_seeds=2, latents=(5,), max_latents=10,
+            searches=((3, 2),),
+        )  # fmt: skip
 
-def smoke(settings: Settings) -> Settings:
-    """The same in a minute: every stage, little training."""
-    return replace(
-        settings, num_steps=200, seeds=1, separated_seeds=2, latents=(5,), max_latents=10,
-        searches=((3, 2),),
-    )  # fmt: skip
+
+@dataclass(frozen=True)
+class Variation:
+    """A change to the table's settings, made to see what its numbers owe to them.
+
+    Attributes:
+        name: the change in words.
+        epochs: factor.
+        learning_rate: factor.
+        schedule: of the learning rate.
+        mean_scale: of initial posterior means, as in `networks.Mlp`.
+        all_rows: at all σ² of the table, not at `NetworkSettings.varied_sigma2` alone.
+    """
+
+    name: str
+    epochs: float = 1.0
+    learning_rate: float = 1.0
+    schedule: Literal["constant", "decay"] = "decay"
+    mean_scale: float = 0.1
+    all_rows: bool = False
+
+
+AS_IN_THE_TABLE = Variation("as in the table")
+# training length by itself; what else is varied, is in short runs: the first of these is their peer
+VARIATIONS = (
+    Variation("a third of the epochs", 1 / 3, all_rows=True),
+    Variation("a third of the epochs, and of the learning rate", 1 / 3, learning_rate=1 / 3),
+    Variation("a third of the epochs, three times the learning rate", 1 / 3, learning_rate=3.0),
+    Variation("a third of the epochs, learning rate constant to the end", 1 / 3,
+              schedule="constant"),
+    Variation("a third of the epochs, posterior means from LeCun's scale", 1 / 3, mean_scale=1.0),
+    Variation("four thirds of the epochs", 4 / 3, all_rows=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Which nonlinear VAEs are trained, and for how long.
+
+    Attributes:
+        network: "mlp" or "conv", for colour images.
+        k: latents.
+        widths: of the hidden layers of an MLP's encoder, figure 4's too, or channels of the
+            convolutions; the decoder mirrors them.
+        sigma2: initial σ² of the table's rows, each held and learned.
+        seeds: of each row.
+        curve_sigma2: further σ², held, for the curves of collapse.
+        annealed_sigma2: held σ² at which KL annealing is compared, among `sigma2`.
+        other_seeds: of curves, annealing and figure 4, at most `seeds`.
+        epochs: of each run.
+        batch_size: data per step.
+        learning_rate: of Adam; constant, then linearly to zero in the last fifth of the steps.
+        warmup: steps in which it rises at first.
+        linear_k: latents of the models with a linear decoder, figure 4.
+        curvature_data: looked at for the curvature at a collapsed latent of the table's networks;
+            0: none, because it takes a Hessian-vector product for each unit of the decoder's first
+            layer, 4,096 for the convolutions.
+        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained that are not
+            for all rows.
+        variations: of the table's settings; held and learned, one seed.
+    """
+
+    network: Literal["mlp", "conv"]
+    k: int
+    widths: tuple[int, ...]
+    sigma2: tuple[float, ...]
+    seeds: int
+    curve_sigma2: tuple[float, ...]
+    annealed_sigma2: tuple[float, ...]
+    other_seeds: int
+    epochs: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    linear_k: int = 50
+    curvature_data: int = 10_000
+    varied_sigma2: tuple[float, ...] = ()
+    variations: tuple[Variation, ...] = ()
+
+
+# rows 1 to 10 of the paper's table; its epochs, batch size and rates are not known
+MNIST = NetworkSettings(
+    network="mlp", k=200, widths=(1024, 512), sigma2=(10.0, 1.0, 0.1, 0.01, 0.001), seeds=4,
+    curve_sigma2=(30.0, 3.0, 0.3, 0.03, 0.003, 1e-4), annealed_sigma2=(10.0, 1.0), other_seeds=4,
+    epochs=100, batch_size=128, varied_sigma2=(10.0, 1.0, 0.001), variations=VARIATIONS,
+)  # fmt: skip
+# rows 11 to 20
+CELEBA = replace(
+    MNIST, network="conv", k=500, widths=(32, 64, 128, 256), seeds=5, other_seeds=1, epochs=40,
+    batch_size=64, curvature_data=0, variations=(),
+)  # fmt: skip
+# A few minutes on two cores. σ² = 30 is among the curves alone: there all runs start collapsed and
+# when one leaves is a matter of its seed, so that little can be said of annealing beside it.
+QUICK = replace(
+    MNIST, k=100, widths=(256, 128), sigma2=(10.0, 1.0, 0.1), seeds=2,
+    curve_sigma2=(100.0, 30.0, 3.0, 0.3), annealed_sigma2=(10.0,), other_seeds=1, epochs=25,
+    batch_size=32, warmup=200, linear_k=50, curvature_data=2500, variations=(),
+)  # fmt: skip
+# every sweep, hardly any training
+SMOKE = replace(
+    QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
+    annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, varied_sigma2=(1.0,),
+    # of the table's length, as its programs then do
+    variations=(Variation("a third of the learning rate", learning_rate=1 / 3),),
+)  # fmt: skip
+
+# settings of networks that a user can give → the flag; the linear VAE's are flags by their names
+_FLAGS = {
+    "batch_size": "--network-batch", "seeds": "--network-seeds", "epochs": "--epochs",
+    "other_seeds": "--other-seeds", "curvature_data": "--curvature", "variations": "--variations",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one folder of results is made with.
+
+    Attributes:
+        linear: how much of the linear VAE; None: nothing, because colour images are too large for
+            what is exact.
+        networks: which networks.
+        preset: how the choice is called: "quick", "smoke" or "full".
+    """
+
+    linear: LinearSettings | None = LinearSettings()
+    networks: NetworkSettings = QUICK
+    preset: Literal["quick", "smoke", "full"] = "quick"
+
+    def named(self) -> dict[str, Any]:
+        """Return every setting by the name that a user of `linvae reproduce` knows."""
+        named: dict[str, Any] = {"preset": self.preset}
+        if self.linear is not None:
+            for f in fields(self.linear):
+                named["--" + f.name.replace("_", "-")] = getattr(self.linear, f.name)
+        for f in fields(self.networks):
+            name = _FLAGS.get(f.name, f"networks' {f.name}")
+            named[name] = getattr(self.networks, f.name) or None
+        return named

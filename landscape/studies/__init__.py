@@ -4,5 +4,7 @@
 | --- | --- |
 | `linear` | how do points and their curvature change over σ² and patterns of collapse? |
 | `surface` | what does the objective look like along two principal directions? |
-| `networks` | how does the ELBO bend at trained VAEs, could collapsed latents come back? |
+| `networks` | could a collapsed latent of a trained VAE come back? |
+| `network_spectra` | how does the ELBO bend at trained VAEs, in all weights? |
+| `identity` | of which settings and data are the results in this place? |
 """

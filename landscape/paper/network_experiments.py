@@ -10,14 +10,14 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from landscape.paper.settings import AS_IN_THE_TABLE, NetworkSettings, Variation
 from landscape.studies import networks as network_study
 from linvae_jax import collapse, network_task, networks, streams, sweeps, tables, training
 from linvae_jax.evaluation import Transform
@@ -25,114 +25,8 @@ from linvae_jax.evaluation import Transform
 ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
 
 
-@dataclass(frozen=True)
-class Variation:
-    """What is done otherwise than in the table, to see what its numbers owe to that.
-
-    Attributes:
-        name: in words.
-        epochs: factor.
-        learning_rate: factor.
-        schedule: of the learning rate.
-        mean_scale: of initial posterior means, as in `networks.Mlp`.
-        all_rows: at all σ² of the table, not at `Settings.varied_sigma2` alone.
-    """
-
-    name: str
-    epochs: float = 1.0
-    learning_rate: float = 1.0
-    schedule: Literal["constant", "decay"] = "decay"
-    mean_scale: float = networks.Mlp.mean_scale
-    all_rows: bool = False
-
-
-AS_IN_THE_TABLE = Variation("as in the table")
-# training length by itself; what else is varied, is in short runs: the first of these is their peer
-VARIATIONS = (
-    Variation("a third of the epochs", 1 / 3, all_rows=True),
-    Variation("a third of the epochs, and of the learning rate", 1 / 3, learning_rate=1 / 3),
-    Variation("a third of the epochs, three times the learning rate", 1 / 3, learning_rate=3.0),
-    Variation("a third of the epochs, learning rate constant to the end", 1 / 3,
-              schedule="constant"),
-    Variation("a third of the epochs, posterior means from LeCun's scale", 1 / 3, mean_scale=1.0),
-    Variation("four thirds of the epochs", 4 / 3, all_rows=True),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Which VAEs are trained, and for how long.
-
-    Attributes:
-        network: "mlp" or "conv", for colour images.
-        k: latents.
-        widths: of the hidden layers of an MLP's encoder, figure 4's too, or channels of the
-            convolutions; the decoder mirrors them.
-        sigma2: initial σ² of the table's rows, each held and learned.
-        seeds: of each row.
-        curve_sigma2: further σ², held, for the curves of collapse.
-        annealed_sigma2: held σ² at which KL annealing is compared, among `sigma2`.
-        other_seeds: of curves, annealing and figure 4, at most `seeds`.
-        epochs: of each run.
-        batch_size: data per step.
-        learning_rate: of Adam; constant, then linearly to zero in the last fifth of the steps.
-        warmup: steps in which it rises at first.
-        linear_k: latents of the models with a linear decoder, figure 4.
-        curvature_data: looked at for the curvature at a collapsed latent of the table's networks;
-            0: none, for it takes a Hessian-vector product for each unit of the decoder's first
-            layer, 4,096 for the convolutions.
-        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained that are not
-            for all rows.
-        variations: of the table's settings; held and learned, one seed.
-    """
-
-    network: Literal["mlp", "conv"]
-    k: int
-    widths: tuple[int, ...]
-    sigma2: tuple[float, ...]
-    seeds: int
-    curve_sigma2: tuple[float, ...]
-    annealed_sigma2: tuple[float, ...]
-    other_seeds: int
-    epochs: int
-    batch_size: int
-    learning_rate: float = 1e-3
-    warmup: int = 500
-    linear_k: int = 50
-    curvature_data: int = 10_000
-    varied_sigma2: tuple[float, ...] = ()
-    variations: tuple[Variation, ...] = ()
-
-
-# rows 1 to 10 of the paper's table; its epochs, batch size and rates are not known
-MNIST = Settings(
-    network="mlp", k=200, widths=(1024, 512), sigma2=(10.0, 1.0, 0.1, 0.01, 0.001), seeds=4,
-    curve_sigma2=(30.0, 3.0, 0.3, 0.03, 0.003, 1e-4), annealed_sigma2=(10.0, 1.0), other_seeds=4,
-    epochs=100, batch_size=128, varied_sigma2=(10.0, 1.0, 0.001), variations=VARIATIONS,
-)  # fmt: skip
-# rows 11 to 20
-CELEBA = replace(
-    MNIST, network="conv", k=500, widths=(32, 64, 128, 256), seeds=5, other_seeds=1, epochs=40,
-    batch_size=64, curvature_data=0, variations=(),
-)  # fmt: skip
-# A few minutes on two cores. σ² = 30 is among the curves alone: there all runs start collapsed and
-# when one leaves is a matter of its seed, so that little can be said of annealing beside it.
-QUICK = replace(
-    MNIST, k=100, widths=(256, 128), sigma2=(10.0, 1.0, 0.1), seeds=2,
-    curve_sigma2=(100.0, 30.0, 3.0, 0.3), annealed_sigma2=(10.0,), other_seeds=1, epochs=25,
-    batch_size=32, warmup=200, linear_k=50, curvature_data=2500, variations=(),
-)  # fmt: skip
-# every sweep, hardly any training
-SMOKE = replace(
-    QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
-    annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, varied_sigma2=(1.0,),
-    # of the table's length, as its programs then do
-    variations=(Variation("a third of the learning rate", learning_rate=1 / 3),),
-)  # fmt: skip
-
-
 def _config(
-    settings: Settings, count: int, changed: Variation = AS_IN_THE_TABLE
+    settings: NetworkSettings, count: int, changed: Variation = AS_IN_THE_TABLE
 ) -> training.TrainConfig:
     """One record for each epoch."""
     steps = max(count // settings.batch_size, 1)
@@ -149,7 +43,7 @@ def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
 
 
 def train(
-    settings: Settings,
+    settings: NetworkSettings,
     data: network_task.Data,
     transform: Transform | None,
     folder: Path,
@@ -254,7 +148,7 @@ def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
 
 
 def _curvature(
-    settings: Settings, task: network_task.NetworkTask, data: network_task.Data,
+    settings: NetworkSettings, task: network_task.NetworkTask, data: network_task.Data,
     sweep: sweeps.Sweep, place: Path,
 ) -> xr.Dataset:  # fmt: skip
     """At a collapsed latent of each network of the table's first seed, over σ²; once."""
@@ -269,7 +163,7 @@ def _curvature(
     start = time.monotonic()
     table = network_study.escape_of_sweep(
         task, data, sweep, streams.key(0, "curvature"),
-        network_study.default_sigma2(settings.sigma2), count=settings.curvature_data,
+        network_study.sigma2_around(settings.sigma2), count=settings.curvature_data,
     )  # fmt: skip
     return table.assign_attrs(of, seconds=str(round(time.monotonic() - start)))
 

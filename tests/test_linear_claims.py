@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape.paper import claims
+from landscape.paper import linear_claims
 from landscape.points import stationary
 from linvae_jax import moments as mom
 
@@ -43,19 +43,21 @@ def census(*index: int) -> xr.Dataset:
 
 @pytest.mark.slow
 def test_closed_form_against_other_data(moments, x):
-    assert claims.closed_form(moments, x, K, KEY).holds
-    failed = claims.closed_form(moments, 1.5 * x, K, KEY)
+    assert linear_claims.closed_form(moments, x, K, KEY).holds
+    failed = linear_claims.closed_form(moments, 1.5 * x, K, KEY)
     assert [check.holds for check in failed.checks] == [False, False, True]
 
 
 def test_global_maximum_that_a_run_passes_or_of_another_spectrum(moments):
     spectrum = mom.spectrum(moments)
-    assert claims.global_maximum(moments, spectrum, K, history(gap=0.0)).holds
+    assert linear_claims.global_maximum(moments, spectrum, K, history(gap=0.0)).holds
     for gap in (-1e-3, float("nan")):
-        failed = claims.global_maximum(moments, spectrum, K, history(gap=0.0), history(gap=gap))
+        failed = linear_claims.global_maximum(
+            moments, spectrum, K, history(gap=0.0), history(gap=gap)
+        )
         assert [check.holds for check in failed.checks] == [True, True, True, False]
     wrong = replace(spectrum, eigenvalues=1.01 * spectrum.eigenvalues)
-    failed = claims.global_maximum(moments, wrong, K, history(gap=0.0))
+    failed = linear_claims.global_maximum(moments, wrong, K, history(gap=0.0))
     # with orthogonal columns bound and likelihood meet even where there is no optimum
     assert [check.holds for check in failed.checks] == [True, False, False, True]
 
@@ -67,7 +69,9 @@ def test_columns_that_are_not_the_principal_directions(moments, seed):
 
     def judged(angle: float) -> list[bool]:
         runs = history(angle=angle)
-        claim = claims.identifiable(moments, spectrum, K, LAM, runs, runs, jax.random.key(seed))
+        claim = linear_claims.identifiable(
+            moments, spectrum, K, LAM, runs, runs, jax.random.key(seed)
+        )
         return [check.holds for check in claim.checks]
 
     assert judged(1e-3) == [True] * 4
@@ -77,7 +81,7 @@ def test_columns_that_are_not_the_principal_directions(moments, seed):
 def test_a_tie_leaves_rotations_that_cost_nothing():
     tied = mom.from_covariance(jnp.array([4.0, 4.0, 2.0, 0.5, 0.3]))
     runs = history(angle=1e-3)
-    claim = claims.identifiable(tied, mom.spectrum(tied), K, LAM, runs, runs, KEY)
+    claim = linear_claims.identifiable(tied, mom.spectrum(tied), K, LAM, runs, runs, KEY)
     assert [check.holds for check in claim.checks[:3]] == [True, False, True]
 
 
@@ -94,7 +98,7 @@ def test_a_tie_leaves_rotations_that_cost_nothing():
 )
 def test_saddles_that_are_maxima_or_off_the_list(search, listed, failing):
     spectrum = mom.Spectrum(LAM, jnp.eye(5))
-    claim = claims.only_saddles(spectrum, K, SIGMA2, search, listed, KEY)
+    claim = linear_claims.only_saddles(spectrum, K, SIGMA2, search, listed, KEY)
     assert [i for i, check in enumerate(claim.checks) if not check.holds] == (
         [] if failing is None else [failing]
     )
@@ -102,7 +106,7 @@ def test_saddles_that_are_maxima_or_off_the_list(search, listed, failing):
 
 def test_points_that_are_not_stationary(monkeypatch):
     spectrum = mom.Spectrum(LAM, jnp.eye(5))
-    assert claims.collapsed_points(spectrum, K, SIGMA2, KEY).holds
+    assert linear_claims.collapsed_points(spectrum, K, SIGMA2, KEY).holds
     exact = stationary.point
 
     def shifted(*args):
@@ -110,6 +114,6 @@ def test_points_that_are_not_stationary(monkeypatch):
         return replace(point, W=point.W + 0.01)
 
     monkeypatch.setattr(stationary, "point", shifted)
-    failed = claims.collapsed_points(spectrum, K, SIGMA2, KEY)
+    failed = linear_claims.collapsed_points(spectrum, K, SIGMA2, KEY)
     assert not any(check.holds for check in failed.checks)
     assert np.isfinite([check.value for check in failed.checks]).all()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape.paper import experiments
+from landscape.paper import network_experiments
+from landscape.paper.settings import CELEBA, MNIST, QUICK
 from landscape.studies import networks as network_study
 from linvae_jax import network_task, networks, sweeps, tables, training
 
@@ -24,7 +25,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture
 def asked(monkeypatch) -> dict[str, Asked]:
-    """Filled by `experiments.train` with its sweeps by name; their tables are zeros."""
+    """Filled by `network_experiments.train` with its sweeps by name; their tables are zeros."""
     found: dict[str, Asked] = {}
 
     def run(
@@ -46,7 +47,7 @@ def asked(monkeypatch) -> dict[str, Asked]:
         return sweeps.Sweep(None, table)
 
     monkeypatch.setattr(sweeps, "run", run)
-    monkeypatch.setattr(experiments, "summary", lambda table, eigenvalues: table)
+    monkeypatch.setattr(network_experiments, "summary", lambda table, eigenvalues: table)
     return found
 
 
@@ -56,8 +57,8 @@ def data(count: int, n: int) -> network_task.Data:
 
 
 def test_full_mnist_trains_the_papers_rows_and_what_explains_them(asked, tmp_path):
-    settings = replace(experiments.MNIST, curvature_data=0)
-    found = experiments.train(settings, data(60_000, 784), None, tmp_path)
+    settings = replace(MNIST, curvature_data=0)
+    found = network_experiments.train(settings, data(60_000, 784), None, tmp_path)
     epoch = 468  # of 128
     own = networks.Mlp(784, 200, (1024, 512), (512, 1024), data_scale=3.0)
     rows = (10.0, 1.0, 0.1, 0.01, 0.001)
@@ -71,7 +72,7 @@ def test_full_mnist_trains_the_papers_rows_and_what_explains_them(asked, tmp_pat
     annealing = (training.Annealing(half), training.Annealing(half, 4, 0.5))
     grid = replace(table, sigma2=(10.0, 1.0), learned=(False,), annealing=annealing)
     assert asked["annealing"] == (task, plain, grid)
-    for name in experiments.ENCODERS:
+    for name in network_experiments.ENCODERS:
         linear = networks.named(name, 784, 50, data_scale=3.0)
         grid = sweeps.Grid((0, 1, 2, 3), learning_rate=(1e-3,))
         assert asked[name] == (network_task.NetworkTask(linear, 128), plain, grid)
@@ -97,14 +98,12 @@ def test_full_mnist_trains_the_papers_rows_and_what_explains_them(asked, tmp_pat
     kept = found["variations"]
     assert kept.num_steps.values.tolist() == [epoch * e for e in (100, 33, 33, 33, 33, 33, 133)]
     assert kept.sigma2_init.values.tolist() == list(rows)
-    assert experiments.load(tmp_path).keys() == found.keys()
+    assert network_experiments.load(tmp_path).keys() == found.keys()
 
 
 def test_colour_images_take_convolutions_and_no_more_than_the_table_needs(asked, tmp_path):
     shape = (64, 64, 3)
-    found = experiments.train(
-        experiments.CELEBA, data(1000, 12_288), None, tmp_path, image_shape=shape
-    )
+    found = network_experiments.train(CELEBA, data(1000, 12_288), None, tmp_path, image_shape=shape)
     conv = networks.Conv(shape, 500, (32, 64, 128, 256), data_scale=3.0)
     epoch = 1000 // 64
     task, config, grid = asked["table"]
@@ -118,8 +117,8 @@ def test_colour_images_take_convolutions_and_no_more_than_the_table_needs(asked,
 
 
 def test_encoders_of_the_quick_run_are_as_small_as_its_networks(asked, tmp_path):
-    settings = replace(experiments.QUICK, curvature_data=0)
-    experiments.train(settings, data(1000, 784), None, tmp_path)
+    settings = replace(QUICK, curvature_data=0)
+    network_experiments.train(settings, data(1000, 784), None, tmp_path)
     model = asked["mlp-encoder"].task.model
     assert model == networks.Mlp(784, 50, (256, 128), (), data_scale=3.0)
 
@@ -135,11 +134,11 @@ def test_curvature_is_computed_again_for_another_sweep_and_not_for_more_seeds(
         return tables.dataset({"index": ((), 0, "1", "")}, {}, tables.provenance())
 
     monkeypatch.setattr(network_study, "escape_of_sweep", escape)
-    settings = replace(experiments.MNIST, variations=(), curvature_data=100)
+    settings = replace(MNIST, variations=(), curvature_data=100)
     values = data(1000, 784)
     for changed in ({}, {}, {"seeds": 5}, {"epochs": 7}, {"epochs": 7, "curvature_data": 50}):
         for runs in tmp_path.glob("sweeps/*/runs"):  # the recorder makes them anew
             (runs / "0000.npz").unlink()
             runs.rmdir()
-        experiments.train(replace(settings, **changed), values, None, tmp_path)
+        network_experiments.train(replace(settings, **changed), values, None, tmp_path)
     assert calls == [100, 100, 50]
