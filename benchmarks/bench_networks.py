@@ -148,7 +148,7 @@ def _weights(model: networks.Mlp | networks.Conv, params: dict[str, np.ndarray])
 
 
 def _kernel(w: np.ndarray) -> np.ndarray:
-    """Weights of 4 × 4 patches (16 in, out), see `networks.patches`, as (4, 4, in, out)."""
+    """Weights of 4 × 4 patches (16 in, out), see `networks.im2col`, as (4, 4, in, out)."""
     corners = w.reshape(2, 2, 2, 2, -1, w.shape[1])  # block down, across; pixel down, across
     return corners.transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, -1, w.shape[1])
 

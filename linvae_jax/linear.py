@@ -4,7 +4,8 @@ Lucas, Tucker, Grosse, Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective 
 Collapse*, NeurIPS 2019. With D the same diagonal matrix for every x, the ELBO has a closed form
 in the moments of the data, and so has its gradient; neither needs a pass over the data.
 
-All values are nats per datum. μ is held at the data mean, its maximum-likelihood value.
+All values are nats per datum. μ is held at the data mean, its maximum-likelihood value. Every
+function raises `ValueError` where shapes disagree, and for NaN and Inf.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import linear, moments
@@ -14,9 +15,10 @@ All values are nats per datum. μ is held at the data mean, its maximum-likeliho
 True
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from linvae_jax import gaussian, vae
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 from linvae_jax._internal.linalg import matmul
 from linvae_jax.vae import ElboTerms, Posterior
 
@@ -34,9 +37,9 @@ from linvae_jax.vae import ElboTerms, Posterior
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class LinearVAEParams:
-    """Parameters of a linear VAE, a pytree; gradients and Hessian directions have this type too.
+    """A linear VAE's parameters are a pytree; gradients and Hessian directions have this type too.
 
-    Many models side by side, as from a sweep, have leading axes *runs, for `vmap`.
+    Many models, as from a sweep, have leading axes *runs, for `vmap`.
 
     Attributes:
         W: (n, k), decoder weights.
@@ -51,56 +54,28 @@ class LinearVAEParams:
     log_sigma2: Float[Array, "*runs"]
 
 
-class Encoder(NamedTuple):
-    """Encoder weights V (k, n) and log posterior variances log_d (k,)."""
-
-    V: Float[Array, "k n"]
-    log_d: Float[Array, "k"]
+NAMES = ("W", "V", "log_d", "log_sigma2")  # of the parameters
 
 
-_NAMES = ("W", "V", "log_d", "log_sigma2")
-
-
-def _floats(params: LinearVAEParams) -> LinearVAEParams:
-    return LinearVAEParams(
-        *(arrays.as_float(f"params.{name}", getattr(params, name)) for name in _NAMES)
-    )
-
-
-def check(params: LinearVAEParams, moments: mom.Moments) -> LinearVAEParams:
-    """Raise `ValueError` unless parameters and moments have agreeing shapes and finite values.
-
-    Returns:
-        The parameters in JAX's floats, whatever numbers they came as.
-    """
-    mom.check(moments)
-    return _check_params(params, moments.mean.shape[0])
-
-
-def _check_params(params: LinearVAEParams, n: int | str = "n") -> LinearVAEParams:
-    """The part of `check` that looks at the parameters alone."""
+def check(params: LinearVAEParams, moments: mom.Moments | None = None) -> LinearVAEParams:
+    """Return parameters in JAX's floats, or raise `ValueError` if they do not fit the moments."""
+    if moments is not None:
+        mom.check(moments)
     checks.kind("params", params, LinearVAEParams)
-    params = _floats(params)
-    checks.shape("params.W", params.W, (n, "k"))
+    params = LinearVAEParams(
+        *(arrays.as_float(f"params.{name}", getattr(params, name)) for name in NAMES)
+    )
+    checks.shape("params.W", params.W, ("n" if moments is None else moments.mean.shape[0], "k"))
     n, k = params.W.shape
-    checks.shape("params.V", params.V, (k, n))
-    checks.shape("params.log_d", params.log_d, (k,))
-    checks.shape("params.log_sigma2", params.log_sigma2, ())
-    for name in _NAMES:
+    for name, shape in {"V": (k, n), "log_d": (k,), "log_sigma2": ()}.items():
+        checks.shape(f"params.{name}", getattr(params, name), shape)
+    for name in NAMES:
         checks.finite(f"params.{name}", getattr(params, name))
     return params
 
 
-def init(
-    key: PRNGKeyArray, n: int, k: int, sigma2: float | Float[Array, ""] = 1.0
-) -> LinearVAEParams:
-    """Random start: W_ij ~ N(0, 1/k), V_ij ~ N(0, 1/n), D = I.
-
-    Never all zeros, which is exactly the collapsed stationary point. Default float type.
-
-    Raises:
-        ValueError: not 1 ≤ k ≤ n, σ² ≤ 0.
-    """
+def init(key: PRNGKeyArray, n: int, k: int, sigma2: Scalar = 1.0) -> LinearVAEParams:
+    """Draw W_ij ~ N(0, 1/k), V_ij ~ N(0, 1/n), D = I: never the collapsed point. 1 ≤ k ≤ n."""
     checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
     sigma2 = checks.positive_scalar("sigma2", sigma2, jnp.result_type(float))
     checks.key("key", key)
@@ -108,7 +83,7 @@ def init(
 
 
 @partial(jax.jit, static_argnames=("n", "k"))
-def _init(key: PRNGKeyArray, n: int, k: int, sigma2: Array | float) -> LinearVAEParams:
+def _init(key: PRNGKeyArray, n: int, k: int, sigma2: Scalar) -> LinearVAEParams:
     key_W, key_V = jax.random.split(key)
     W = jax.random.normal(key_W, (n, k)) / jnp.sqrt(k)
     V = jax.random.normal(key_V, (k, n)) / jnp.sqrt(n)
@@ -116,66 +91,42 @@ def _init(key: PRNGKeyArray, n: int, k: int, sigma2: Array | float) -> LinearVAE
 
 
 @dataclass(frozen=True)
-class Model:
-    """The linear VAE as a `vae.Model`, for what treats all VAEs alike.
-
-    Attributes:
-        n: data dimension.
-        k: latent dimension.
-    """
+class Model(vae.LatentParts):
+    """The linear VAE of n dimensions and k latents is a `vae.Model` too."""
 
     n: int
     k: int
     decoder_name: ClassVar[str] = "W"
 
     def init(self, key: PRNGKeyArray, sigma2: Any) -> LinearVAEParams:
-        """As `init`."""
+        """Draw a random start, as the function `init`."""
         return init(key, self.n, self.k, sigma2)
 
     def encode(self, params: LinearVAEParams, x: Float[Array, "N n"]) -> Posterior:
-        """Mean Vx of centred data, and the one log D of all."""
+        """Return the means Vx of centred data, and the one log D of all."""
         return Posterior(matmul(x, params.V.T), params.log_d)
 
     def decode(self, params: LinearVAEParams, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
-        """Wz."""
+        """Return Wz."""
         return matmul(z, params.W.T)
 
-    def latent_weights(self, params: LinearVAEParams, latents: tuple[int, ...]) -> dict[str, Array]:
-        """All that belongs to some latents: columns of W, rows of V, entries of log D."""
-        for j in latents:
-            checks.in_range("latents", j, 0, self.k - 1, "k latents, from 0")
-        rows = np.array(latents)
+    def parts(self, latents: np.ndarray) -> dict[str, vae.Part]:
+        """Say where latents' own weights lie: columns of W, rows of V, entries of log D."""
         return {
-            "W": jnp.take(params.W, rows, axis=1),
-            "V": jnp.take(params.V, rows, axis=0),
-            "log_d": jnp.take(params.log_d, rows),
+            "W": vae.Part(("W",), latents, axis=1),
+            "V": vae.Part(("V",), latents),
+            "log_d": vae.Part(("log_d",), latents),
         }
-
-    def with_latent_weights(
-        self, params: LinearVAEParams, latents: tuple[int, ...], weights: dict[str, Array]
-    ) -> LinearVAEParams:
-        """The same with these in their place."""
-        rows = np.array(latents)
-        return replace(
-            params,
-            W=arrays.put(params.W, rows, weights["W"], axis=1),
-            V=arrays.put(params.V, rows, weights["V"]),
-            log_d=arrays.put(params.log_d, rows, weights["log_d"]),
-        )
 
 
 def rotate(params: LinearVAEParams, rotation: Float[Array, "n n"] | Any) -> LinearVAEParams:
-    """Parameters in coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
-    params = _floats(params)
+    """Turn parameters to coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
+    params = check(params)
     n = params.W.shape[0]
     rotation = arrays.as_float("rotation", rotation)
     checks.shape("rotation", rotation, (n, n))
-    return LinearVAEParams(
-        matmul(rotation.T, params.W),
-        matmul(params.V, rotation),
-        params.log_d,
-        params.log_sigma2,
-    )
+    W, V = matmul(rotation.T, params.W), matmul(params.V, rotation)
+    return LinearVAEParams(W, V, params.log_d, params.log_sigma2)
 
 
 def _square_error(params: LinearVAEParams, moments: mom.Moments, SVt: Array) -> Float[Array, ""]:
@@ -201,7 +152,7 @@ def _elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
 
 
 def elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
-    """Reconstruction () and KL per latent (k,), means over the data, in closed form.
+    """Compute the reconstruction () and the KL of each latent (k,), means over the data.
 
     Args:
         params: (n, k) linear VAE.
@@ -211,50 +162,40 @@ def elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
         `ElboTerms`, nats per datum. Exact in float64; in float32 the square error cancels, which
         costs about 1e-7 tr S/σ² nats.
 
-    Raises:
-        ValueError: shapes disagree, NaN or Inf.
-
     Source: Lucas et al. 2019, section 4 (claim C1).
     """
     params = check(params, moments)
     return _elbo_terms(params, moments)
 
 
-def elbo(
-    params: LinearVAEParams, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
-) -> Float[Array, ""]:
-    """Exact ELBO, mean per datum, nats: reconstruction − β KL, of the data that made the moments.
+def elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar = 1.0) -> Float[Array, ""]:
+    """Compute the exact ELBO of the data that made the moments: reconstruction − β KL.
 
-    Moments of other data have another mean, which this takes for the model's: to score held-out
-    data, use `score`, which is given the model's own.
+    Moments of other data have another mean, which this takes for the model's. Score held-out data
+    by `score`, which is given the model's own.
 
     Args:
         params: (n, k) linear VAE, float32 or float64.
         moments: of the data.
         beta: weight of the KL, >= 0.
-
-    Raises:
-        ValueError: shapes disagree, NaN or Inf.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     return _elbo(check(params, moments), moments, beta)
 
 
 @jax.jit
-def _elbo(params: LinearVAEParams, moments: mom.Moments, beta: Array | float) -> Array:
+def _elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar) -> Array:
     return _weighted(_elbo_terms(params, moments), beta)
 
 
 @jax.jit
-def _weighted(terms: ElboTerms, beta: Array | float) -> Array:
-    """The β-ELBO from its terms, for each datum or for all."""
+def _weighted(terms: ElboTerms, beta: Scalar) -> Array:
+    """Weigh the two halves of the β-ELBO, for each datum or for all."""
     return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=-1)
 
 
 @jax.jit
-def _gradient(
-    params: LinearVAEParams, moments: mom.Moments, beta: Array | float
-) -> LinearVAEParams:
+def _gradient(params: LinearVAEParams, moments: mom.Moments, beta: Scalar) -> LinearVAEParams:
     W, V, D = params.W, params.V, jnp.exp(params.log_d)
     beta = jnp.asarray(beta, W.dtype)
     precision = jnp.exp(-params.log_sigma2)
@@ -269,30 +210,17 @@ def _gradient(
     return LinearVAEParams(dW, dV.T, dlog_d, 0.5 * (precision * error - W.shape[0]))
 
 
-def gradient(
-    params: LinearVAEParams, moments: mom.Moments, beta: Float[Array, ""] | float = 1.0
-) -> LinearVAEParams:
-    """Analytic gradient of `elbo`, a `LinearVAEParams` of partial derivatives.
+def gradient(params: LinearVAEParams, moments: mom.Moments, beta: Scalar = 1.0) -> LinearVAEParams:
+    """Compute the analytic gradient of `elbo`, a `LinearVAEParams` of partial derivatives.
 
     ∂W = (1/σ²) [ SVᵀ − WVSVᵀ − WD ],  ∂V = (1/σ²) [ WᵀS − WᵀWVS ] − βVS,
     ∂log D = ½ [ β − D ⊙ (β + diag(WᵀW)/σ²) ],  ∂log σ² = −n/2 + E‖x − Wz − μ‖²/(2σ²)
 
-    Exact. The suite holds it to 1e-12 of autodiff.
-
-    Raises:
-        ValueError: shapes disagree, NaN or Inf.
+    Exact: the suite holds it to 1e-12 of autodiff. The arguments are those of `elbo`.
     """
     params = check(params, moments)
     beta = checks.nonnegative_scalar("beta", beta)
     return _gradient(params, moments, beta)
-
-
-def _centred(
-    params: LinearVAEParams, moments: mom.Moments, x: Any
-) -> tuple[LinearVAEParams, Float[Array, "N n"]]:
-    params = check(params, moments)
-    x = checks.data_matrix("x", x, moments.mean.shape[0])
-    return params, arrays.less("x", x, moments.mean)
 
 
 @jax.jit
@@ -307,72 +235,59 @@ def _elbo_terms_per_datum(params: LinearVAEParams, centred: Float[Array, "N n"])
     )
 
 
+def _centred(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, "N n"]:
+    return arrays.less("x", checks.data_matrix("x", x, params.W.shape[0]), mean)
+
+
 def elbo_terms_per_datum(params: LinearVAEParams, moments: mom.Moments, x: Any) -> ElboTerms:
-    """Reconstruction (N,) and KL per latent (N, k) of each datum, exact in z.
+    """Compute the reconstruction (N,) and the KL per latent (N, k) of each datum, exact in z.
+
+    Their mean over the data that made the moments is `elbo_terms`.
 
     Args:
         params: (n, k) linear VAE.
-        moments: supplies μ, and nothing else: x may be held-out data (see `score`).
+        moments: supplies μ, and nothing else: x may be held-out data.
         x: (N, n), real numbers, in the coordinates of `moments`.
-
-    Returns:
-        `ElboTerms`, nats. Their mean over the data that made `moments` is `elbo_terms`.
-
-    Raises:
-        ValueError: shapes disagree, NaN or Inf.
     """
-    return _elbo_terms_per_datum(*_centred(params, moments, x))
+    params = check(params, moments)
+    return _elbo_terms_per_datum(params, _centred(params, moments.mean, x))
 
 
-def elbo_per_datum(
-    params: LinearVAEParams,
-    moments: mom.Moments,
-    x: Any,
-    beta: Float[Array, ""] | float = 1.0,
+def score_per_datum(
+    params: LinearVAEParams, mean: Any, x: Any, beta: Scalar = 1.0
 ) -> Float[Array, "N"]:
-    """Exact ELBO of each datum (N,), nats. Arguments and errors as `elbo_terms_per_datum`."""
-    beta = checks.nonnegative_scalar("beta", beta)
-    return _weighted(elbo_terms_per_datum(params, moments, x), beta)
+    """Score each datum, held-out ones above all: its exact ELBO with the model's own mean μ.
 
-
-def score_per_datum(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, "N"]:
-    """Exact ELBO of each datum, nats, with the model's own mean μ: the score of held-out data.
-
-    `elbo` is for the data that a model is trained on, whose mean is μ: of moments of other data it
-    takes *their* mean. The likelihood of the same decoder, which this bounds, has
+    The likelihood of the same decoder, which this bounds at β = 1, has
     `ppca.score_per_datum(ppca.PPCA(W, σ², μ), x)`.
 
     Args:
         params: (n, k) linear VAE.
         mean: (n,), μ, as `moments.from_data(x).mean` of the training data.
         x: (N, n), real numbers, as for `moments.from_data`.
+        beta: weight of the KL, >= 0.
 
     Returns:
-        (N,), exact in z; at β = 1.
-
-    Raises:
-        ValueError: shapes disagree, NaN or Inf, no real numbers.
+        (N,), exact in z.
     """
-    params = _check_params(params)
-    n = params.W.shape[0]
-    x = checks.data_matrix("x", x, n)
+    beta = checks.nonnegative_scalar("beta", beta)
+    params = check(params)
     mean = checks.numbers("mean", mean)
-    checks.shape("mean", mean, (n,))
+    checks.shape("mean", mean, (params.W.shape[0],))
     checks.finite("mean", mean)
-    return _weighted(_elbo_terms_per_datum(params, arrays.less("x", x, mean)), 1.0)
+    return _weighted(_elbo_terms_per_datum(params, _centred(params, mean, x)), beta)
 
 
 def score(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, ""]:
-    """Mean of `score_per_datum`, nats per datum."""
+    """Average `score_per_datum` over the data, at β = 1."""
     return score_per_datum(params, mean, x).mean()
 
 
 @jax.jit
 def _elbo_stochastic(
-    params: LinearVAEParams, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Array | float
+    params: LinearVAEParams, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Scalar
 ) -> Float[Array, "N"]:
-    terms = vae.elbo_terms(Model(*params.W.shape), params, centred, key)
-    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=1)
+    return _weighted(vae.elbo_terms(Model(*params.W.shape), params, centred, key), beta)
 
 
 def elbo_stochastic(
@@ -380,85 +295,105 @@ def elbo_stochastic(
     moments: mom.Moments,
     x: Any,
     key: PRNGKeyArray,
-    beta: Float[Array, ""] | float = 1.0,
+    beta: Scalar = 1.0,
 ) -> Float[Array, "N"]:
-    """One-sample estimate of each datum's ELBO (N,), nats: z = V(x−μ) + D^½ ε, KL exact.
+    """Estimate each datum's ELBO (N,) from one sample: z = V(x−μ) + D^½ ε, KL exact.
 
-    An unbiased estimate, reparameterised, so its gradient is unbiased too. For more samples,
-    `vmap` over keys.
-
-    Args:
-        params: (n, k) linear VAE.
-        moments: supplies μ.
-        x: (N, n), real numbers.
-        key: PRNG key; each datum gets its own noise.
-        beta: weight of the KL, >= 0.
-
-    Raises:
-        ValueError: shapes disagree, NaN or Inf.
+    The estimate is unbiased and reparameterised, so its gradient is unbiased too. Each datum gets
+    its own noise; for more samples, `vmap` over keys. The other arguments are as above.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     checks.key("key", key)
-    return _elbo_stochastic(*_centred(params, moments, x), key, beta)
+    params = check(params, moments)
+    return _elbo_stochastic(params, _centred(params, moments.mean, x), key, beta)
 
 
-@jax.jit
-def _optimal_encoder(W: Float[Array, "n k"], sigma2: Array | float, beta: Array | float) -> Encoder:
-    noise = jnp.asarray(beta, W.dtype) * jnp.asarray(sigma2, W.dtype)
-    M = matmul(W.T, W) + noise * jnp.eye(W.shape[1], dtype=W.dtype)
-    V = cho_solve((jnp.linalg.cholesky(M), True), W.T)
-    return Encoder(V, -jnp.log1p(jnp.sum(W**2, axis=0) / noise))
-
-
-def optimal_encoder(
-    W: Float[Array, "n k"] | Any,
-    sigma2: Float[Array, ""] | float,
-    beta: Float[Array, ""] | float = 1.0,
-) -> Encoder:
-    """The one maximiser of the β-ELBO in the encoder: V = M⁻¹Wᵀ, D_j = βσ²/(βσ² + ‖w_j‖²).
-
-    M = WᵀW + βσ²I; it does not depend on the data.
-
-    Args:
-        W: (n, k).
-        sigma2: > 0.
-        beta: weight of the KL, > 0.
-
-    Returns:
-        `Encoder`; `LinearVAEParams(W, *optimal_encoder(W, sigma2), jnp.log(sigma2))` is the model.
-
-    Raises:
-        ValueError: W not a matrix, NaN or Inf, σ² or β ≤ 0.
-    """
+def _decoder(W: Any, sigma2: Any) -> tuple[Float[Array, "n k"], Scalar]:
     W = arrays.as_float("W", W)
     checks.shape("W", W, ("n", "k"))
     checks.finite("W", W)
-    sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
-    beta = checks.positive_scalar("beta", beta)
-    return _optimal_encoder(W, sigma2, beta)
+    return W, checks.positive_scalar("sigma2", sigma2, W.dtype)
+
+
+@jax.jit
+def _optimal_encoder(W: Float[Array, "n k"], sigma2: Scalar, beta: Scalar) -> tuple[Array, Array]:
+    tau = jnp.asarray(beta, W.dtype) * jnp.asarray(sigma2, W.dtype)
+    M = matmul(W.T, W) + tau * jnp.eye(W.shape[1], dtype=W.dtype)
+    V = cho_solve((jnp.linalg.cholesky(M), True), W.T)
+    return V, -jnp.log1p(jnp.sum(W**2, axis=0) / tau)
 
 
 def with_optimal_encoder(
-    W: Float[Array, "n k"] | Any,
-    sigma2: Float[Array, ""] | float,
-    beta: Float[Array, ""] | float = 1.0,
+    W: Float[Array, "n k"] | Any, sigma2: Scalar, beta: Scalar = 1.0
 ) -> LinearVAEParams:
-    """The linear VAE with decoder W, noise σ² and its `optimal_encoder`."""
-    W = arrays.as_float("W", W)
-    encoder = optimal_encoder(W, sigma2, beta)
-    sigma2 = checks.scalar("sigma2", sigma2)
+    """Give a decoder W the one encoder that maximises the β-ELBO, whatever the data.
+
+    V = M⁻¹Wᵀ and D_j = τ/(τ + ‖w_j‖²), where M = WᵀW + τI and τ = βσ².
+
+    Args:
+        W: (n, k).
+        sigma2: σ², > 0.
+        beta: weight of the KL, > 0.
+    """
+    W, sigma2 = _decoder(W, sigma2)
+    encoder = _optimal_encoder(W, sigma2, checks.positive_scalar("beta", beta))
     return LinearVAEParams(W, *encoder, jnp.log(jnp.asarray(sigma2, W.dtype)))
 
 
 def profile_elbo(
-    W: Float[Array, "n k"] | Any,
-    sigma2: Float[Array, ""] | float,
-    moments: mom.Moments,
-    beta: Float[Array, ""] | float = 1.0,
+    W: Float[Array, "n k"] | Any, sigma2: Scalar, moments: mom.Moments, beta: Scalar = 1.0
 ) -> Float[Array, ""]:
-    """β-ELBO maximised over the encoder, nats per datum: a function of the decoder alone.
+    """Maximise the β-ELBO over the encoder: what is left is a function of the decoder alone.
 
-    For β = 1 it is log-likelihood − ½ [ Σ_j log M_jj − log det M ], so it falls short of the
-    likelihood by a Hadamard gap, zero exactly when W has orthogonal columns (Lemma 2).
+    For β = 1 it is `ppca.log_likelihood` − `hadamard_gap`. The moments are those of the data.
     """
     return elbo(with_optimal_encoder(W, sigma2, beta), moments, beta)
+
+
+@jax.jit
+def _hadamard_gap(W: Float[Array, "n k"], sigma2: Scalar) -> Float[Array, ""]:
+    # M = AᵀA = RᵀR: no products, so that the condition number is not squared
+    A = jnp.concatenate([W, jnp.sqrt(sigma2) * jnp.eye(W.shape[1], dtype=W.dtype)])
+    R = jnp.linalg.qr(A, mode="r")
+    return jnp.log(jnp.linalg.norm(A, axis=0) / jnp.abs(jnp.diag(R))).sum()
+
+
+def hadamard_gap(W: Float[Array, "n k"] | Any, sigma2: Scalar) -> Float[Array, ""]:
+    """Say how far `profile_elbo` lies below the likelihood: ½ [ Σ_j log M_jj − log det M ].
+
+    M = WᵀW + σ²I. By Hadamard's inequality the gap is >= 0, and zero exactly when W has orthogonal
+    columns (Lemma 2). A KL weight β puts βσ² in the place of σ², and costs β times the gap.
+
+    Args:
+        W: (n, k).
+        sigma2: σ², > 0.
+
+    Returns:
+        (), nats per datum, whatever the data. Exact up to rounding.
+
+    Source: landscape/README.md, 1.
+    """
+    W, sigma2 = _decoder(W, sigma2)
+    return _hadamard_gap(W, jnp.asarray(sigma2, W.dtype))
+
+
+def rotation_cost(eigenvalues: Any, angle: Scalar = math.pi / 4) -> Float[Array, "pairs"]:
+    """Say what the ELBO loses at its optimum when neighbouring latents are turned into each other.
+
+    The likelihood stays, so this is the `hadamard_gap` of a turned pair, ½ log(1 + c sin²(2θ)/4)
+    with c = (λ_j − λ_l)²/(λ_jλ_l) its rotation stiffness, whatever σ² is. It is largest at 45°.
+
+    Args:
+        eigenvalues: (k,), λ of the components in use, from large to small.
+        angle: θ, radians.
+
+    Returns:
+        (k − 1,), for the pairs (1, 2), (2, 3), …; nats per datum. Exact.
+    """
+    checks.positive("eigenvalues", eigenvalues)
+    checks.shape("eigenvalues", eigenvalues, ("k",))
+    lam = arrays.as_float("eigenvalues", eigenvalues)
+    gap = lam[:-1] - lam[1:]
+    turned = jnp.sin(2 * jnp.asarray(checks.scalar("angle", angle), lam.dtype)) ** 2
+    # two ratios: a product of two λ leaves float32 in units of 1e-10
+    return 0.5 * jnp.log1p(gap / lam[:-1] * (gap / lam[1:]) * turned / 4)

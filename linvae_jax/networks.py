@@ -3,9 +3,9 @@
 Each class describes an architecture and is a `vae.Model`; its parameters are `vae.VAEParams`, with
 plain nested dictionaries as weights. Nothing else here imports Flax.
 
-Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in; biases at
-zero; and log D at zero whatever the data, as in the linear VAE, for a random log D of unscaled
-data would give variances of e^10. Posterior means start at a tenth of LeCun's scale
+Weights start as LeCun, Bottou, Orr and Müller (1998) have it, with variance 1/fan-in, and biases at
+zero. log D starts at zero whatever the data, as in the linear VAE, because a random log D of
+unscaled data would give variances of e^10. Posterior means start at a tenth of LeCun's scale
 (`mean_scale`): from a larger KL Adam's first steps flee so fast that where σ² is large all latents
 collapse, which is none of the ELBO's doing.
 
@@ -30,8 +30,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from linvae_jax._internal import arrays, checks
-from linvae_jax.vae import Posterior, VAEParams
+from linvae_jax._internal import checks
+from linvae_jax.vae import LatentParts, Part, Posterior, VAEParams
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -49,7 +49,7 @@ _KNOWN = {
 
 
 def _head_init(scale: float) -> Any:
-    """Means near zero; log variances at zero, where the encoder has them."""
+    """Start means near zero, and log variances at zero where the encoder has them."""
     lecun = nnx.initializers.lecun_normal()
 
     def init(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Array:
@@ -61,7 +61,7 @@ def _head_init(scale: float) -> Any:
 
 
 class _Mlp(nnx.Module):
-    """Layers by name, in order: encoder0, …, head, decoder0, …, output."""
+    """The layers have names, in order: encoder0, …, head, decoder0, …, output."""
 
     def __init__(self, config: "Mlp", rngs: nnx.Rngs) -> None:
         layer = partial(nnx.Linear, param_dtype=config.dtype, precision=config.precision, rngs=rngs)
@@ -82,7 +82,7 @@ class _Mlp(nnx.Module):
 
 
 class _Conv(nnx.Module):
-    """The same for images: encoder0, …, head, start, decoder0, …, the last to pixels."""
+    """The layers for images are encoder0, …, head, start, decoder0, …, the last to pixels."""
 
     def __init__(self, config: "Conv", rngs: nnx.Rngs) -> None:
         layer = partial(nnx.Linear, param_dtype=config.dtype, precision=config.precision, rngs=rngs)
@@ -105,29 +105,15 @@ def _shapes(weights: Any) -> dict[str, tuple[int, ...]]:
 
 
 @lru_cache(maxsize=64)
-def _structure(kind: type, config: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """What Flax needs besides the weights, and their shapes; no array is made."""
-    graph, weights = nnx.split(nnx.eval_shape(lambda: kind(config, nnx.Rngs(0))), nnx.Param)
+def _structure(config: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Say what Flax needs besides the weights, and their shapes; no array is made."""
+    made = nnx.eval_shape(lambda: config.module(config, nnx.Rngs(0)))
+    graph, weights = nnx.split(made, nnx.Param)
     return graph, _shapes(nnx.to_pure_dict(weights))
 
 
-def _network(kind: type, config: Any, params: VAEParams) -> Any:
-    """The module with these weights. Flax itself would take weights of other shapes."""
-    graph, expected = _structure(kind, config)
-    got = _shapes(params.weights)
-    for name in sorted(got.keys() | expected.keys()):
-        if got.get(name) != expected.get(name):
-            checks.fail(
-                f"params.weights{name}",
-                f"shape {got[name]}" if name in got else "nothing",
-                f"shape {expected[name]}" if name in expected else "nothing",
-                "They are of another architecture, or of several models, which is for vmap.",
-            )
-    return nnx.merge(graph, params.weights)
-
-
 def _pixelwise(layer: nnx.Linear, x: Float[Array, "N h w a"]) -> Float[Array, "N h w b"]:
-    """The layer at each pixel, as a product of two matrices.
+    """Apply the layer at each pixel, as a product of two matrices.
 
     The same product of four dimensions takes a training step a quarter longer on CPU: for the
     gradient of the weights XLA then copies its operands into another order.
@@ -135,16 +121,9 @@ def _pixelwise(layer: nnx.Linear, x: Float[Array, "N h w a"]) -> Float[Array, "N
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def _init(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
-    checks.positive_scalar("sigma2", sigma2)
-    if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
-        checks.fail("dtype", config.dtype, "float32", "float64 needs jax_enable_x64.")
-    return _made(kind, config, key, sigma2)
-
-
-@partial(jax.jit, static_argnames=("kind", "config"))
-def _made(kind: type, config: Any, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
-    _, weights = nnx.split(kind(config, nnx.Rngs(key)), nnx.Param)
+@partial(jax.jit, static_argnames="config")
+def _init(config: Any, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
+    _, weights = nnx.split(config.module(config, nnx.Rngs(key)), nnx.Param)
     return VAEParams(nnx.to_pure_dict(weights), jnp.log(jnp.asarray(sigma2, config.dtype)))
 
 
@@ -162,54 +141,46 @@ def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
             checks.fail(name, repr(getattr(config, name)), f"one of {known}")
 
 
-def _chosen(latents: tuple[int, ...], k: int, log_d: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of some latents: of the decoder, and of the head, its log D included."""
-    for j in latents:
-        # beyond the end JAX would take the last one, silently
-        checks.in_range("latents", j, 0, k - 1, "k latents, from 0")
-    rows = np.array(latents, int)
-    return rows, np.concatenate([rows, k + rows]) if log_d else rows
-
-
-class _LatentWeights:
-    """What belongs to one latent: a row of the decoder's first layer, columns of the head."""
+class _Network(LatentParts):
+    """Both architectures start, and know their latents' weights, in the same way."""
 
     decoder_name: ClassVar[str] = "decoder"
+    module: ClassVar[type]
+    dtype: Literal["float32", "float64"]
 
-    def latent_weights(self, params: VAEParams, latents: tuple[int, ...]) -> dict[str, Array]:
-        """Weights of some latents: with all of them zero, they are collapsed."""
-        w, (first, k, amortised) = params.weights, self._layout()
-        rows, columns = _chosen(latents, k, amortised)
-        found = {
-            "decoder": jnp.take(w[first]["kernel"], rows, axis=0),
-            "encoder": jnp.take(w["head"]["kernel"], columns, axis=1),
-            "bias": jnp.take(w["head"]["bias"], columns),
+    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
+        """Draw random weights; the noise is σ²."""
+        checks.positive_scalar("sigma2", sigma2)
+        if jax.dtypes.canonicalize_dtype(self.dtype) != self.dtype:
+            checks.fail("dtype", self.dtype, "float32", "float64 needs jax_enable_x64.")
+        return _init(self, key, sigma2)
+
+    def _with_weights(self, params: VAEParams) -> Any:
+        """Make the module with these weights. Flax itself would take weights of other shapes."""
+        graph, expected = _structure(self)
+        got = _shapes(params.weights)
+        for name in sorted(got.keys() | expected.keys()):
+            if got.get(name) != expected.get(name):
+                checks.fail(
+                    f"params.weights{name}",
+                    f"shape {got[name]}" if name in got else "nothing",
+                    f"shape {expected[name]}" if name in expected else "nothing",
+                    "They are of another architecture, or of several models, which is for vmap.",
+                )
+        return nnx.merge(graph, params.weights)
+
+    def _parts(self, first: str, rows: np.ndarray, columns: np.ndarray) -> dict[str, Part]:
+        """The decoder has rows of its first layer, the encoder columns of its head."""
+        return {
+            "decoder": Part(("weights", first, "kernel"), rows),
+            "encoder": Part(("weights", "head", "kernel"), columns, axis=1),
+            "bias": Part(("weights", "head", "bias"), columns),
         }
-        return found if amortised else found | {"log_d": jnp.take(w["log_d"], rows)}
-
-    def with_latent_weights(
-        self, params: VAEParams, latents: tuple[int, ...], weights: dict[str, Array]
-    ) -> VAEParams:
-        """The same with these in their place."""
-        w, (first, k, amortised) = dict(params.weights), self._layout()
-        rows, columns = _chosen(latents, k, amortised)
-        kernel = arrays.put(w[first]["kernel"], rows, weights["decoder"])
-        w[first] = w[first] | {"kernel": kernel}
-        w["head"] = {
-            "kernel": arrays.put(w["head"]["kernel"], columns, weights["encoder"], axis=1),
-            "bias": arrays.put(w["head"]["bias"], columns, weights["bias"]),
-        }
-        if not amortised:
-            w["log_d"] = arrays.put(w["log_d"], rows, weights["log_d"])
-        return VAEParams(w, params.log_sigma2)
-
-    def _layout(self) -> tuple[str, int, bool]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Mlp(_LatentWeights):
-    """Multilayer perceptrons; without hidden layers a linear VAE.
+class Mlp(_Network):
+    """A VAE of multilayer perceptrons; without hidden layers it is a linear VAE.
 
     Attributes:
         n: data dimension.
@@ -238,19 +209,16 @@ class Mlp(_LatentWeights):
     shared_variance: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["highest", "high", "default"] = "highest"
+    module: ClassVar[type] = _Mlp
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what cannot be built."""
         _check_sizes(self, {"encoder": self.encoder, "decoder": self.decoder})
 
-    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
-        """Random weights and noise σ²."""
-        return _init(_Mlp, self, key, sigma2)
-
     def encode(self, params: VAEParams, x: Float[Array, "N n"]) -> Posterior:
-        """q(z | x) of centred data."""
+        """Return q(z | x) of centred data."""
         checks.shape("x", x, ("N", self.n))
-        net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
+        net, act = self._with_weights(params), ACTIVATIONS[self.activation]
         x = x.astype(params.log_sigma2.dtype) / self.data_scale
         for i in range(len(self.encoder)):
             x = act(getattr(net, f"encoder{i}")(x))
@@ -260,22 +228,27 @@ class Mlp(_LatentWeights):
         return Posterior(out[:, : self.k], out[:, self.k :])
 
     def decode(self, params: VAEParams, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
-        """E[x | z] − μ."""
+        """Return E[x | z] − μ."""
         checks.shape("z", z, ("N", self.k))
-        net, act = _network(_Mlp, self, params), ACTIVATIONS[self.activation]
+        net, act = self._with_weights(params), ACTIVATIONS[self.activation]
         for i in range(len(self.decoder)):
             z = act(getattr(net, f"decoder{i}")(z))
         return net.output(z)
 
-    def _layout(self) -> tuple[str, int, bool]:
-        return ("decoder0" if self.decoder else "output"), self.k, not self.shared_variance
+    def parts(self, latents: np.ndarray) -> dict[str, Part]:
+        """Say where the weights of some latents lie, for `latent_weights`."""
+        first = "decoder0" if self.decoder else "output"
+        if self.shared_variance:
+            log_d = {"log_d": Part(("weights", "log_d"), latents)}
+            return self._parts(first, latents, latents) | log_d
+        return self._parts(first, latents, np.concatenate([latents, self.k + latents]))
 
 
-def patches(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
-    """The 4 × 4 surroundings of each 2 × 2 block of pixels, zeros beyond the edge.
+def im2col(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
+    """Lay out the 4 × 4 surroundings of each 2 × 2 block of pixels, with zeros beyond the edge.
 
-    A convolution with kernel 4, stride 2, padding 1 is a product of these with its weights: one
-    large matrix product, fast inside loops and under `vmap`, where XLA's convolutions are not.
+    A convolution with kernel 4, stride 2, padding 1 is a product of these with its weights. That is
+    one large matrix product, fast inside loops and under `vmap`, where XLA's convolutions are not.
 
     Args:
         x: (N, H, W, C), H and W even.
@@ -291,8 +264,15 @@ def patches(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
     return jnp.concatenate(list(corners), axis=-1)
 
 
-def from_patches(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
-    """The transpose of `patches`: where they overlap they add up. For transposed convolutions."""
+def col2im(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
+    """Add up what `im2col` lays out: its transpose, not its inverse. For transposed convolutions.
+
+    Args:
+        p: (N, h, w, 16 C).
+
+    Returns:
+        (N, 2h, 2w, C).
+    """
     N, h, w, _ = p.shape
     C = p.shape[-1] // 16
     corners = jnp.split(p, 4, axis=-1)
@@ -305,8 +285,8 @@ def from_patches(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
 
 
 @dataclass(frozen=True)
-class Conv(_LatentWeights):
-    """Convolutions of kernel 4 and stride 2 down to a linear code, and back.
+class Conv(_Network):
+    """A VAE of convolutions, of kernel 4 and stride 2, down to a linear code and back.
 
     In the manner of Higgins et al., *β-VAE*, ICLR 2017.
 
@@ -332,6 +312,7 @@ class Conv(_LatentWeights):
     mean_scale: float = 0.1
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["highest", "high", "default"] = "highest"
+    module: ClassVar[type] = _Conv
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what cannot be built."""
@@ -347,36 +328,33 @@ class Conv(_LatentWeights):
 
     @property
     def code(self) -> tuple[int, int, int]:
-        """Shape of the last convolution."""
+        """Shape (h, w, channels) of the last convolution."""
         factor = 2 ** len(self.channels)
         return self.shape[0] // factor, self.shape[1] // factor, self.channels[-1]
 
-    def init(self, key: PRNGKeyArray, sigma2: Any) -> VAEParams:
-        """Random weights and noise σ²."""
-        return _init(_Conv, self, key, sigma2)
-
     def encode(self, params: VAEParams, x: Float[Array, "N n"]) -> Posterior:
-        """q(z | x) of centred data."""
+        """Return q(z | x) of centred data."""
         checks.shape("x", x, ("N", self.n))
-        net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
+        net, act = self._with_weights(params), ACTIVATIONS[self.activation]
         image = x.reshape(-1, *self.shape).astype(params.log_sigma2.dtype) / self.data_scale
         for i in range(len(self.channels)):
-            image = act(_pixelwise(getattr(net, f"encoder{i}"), patches(image)))
+            image = act(_pixelwise(getattr(net, f"encoder{i}"), im2col(image)))
         out = net.head(image.reshape(x.shape[0], -1))
         return Posterior(out[:, : self.k], out[:, self.k :])
 
     def decode(self, params: VAEParams, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
-        """E[x | z] − μ."""
+        """Return E[x | z] − μ."""
         checks.shape("z", z, ("N", self.k))
-        net, act = _network(_Conv, self, params), ACTIVATIONS[self.activation]
+        net, act = self._with_weights(params), ACTIVATIONS[self.activation]
         image = net.start(z).reshape(-1, *self.code)
         for i in range(len(self.channels)):
-            image = from_patches(_pixelwise(getattr(net, f"decoder{i}"), act(image)))
+            image = col2im(_pixelwise(getattr(net, f"decoder{i}"), act(image)))
             image = image + getattr(net, f"bias{i}")[...]
         return image.reshape(z.shape[0], -1)
 
-    def _layout(self) -> tuple[str, int, bool]:
-        return "start", self.k, True
+    def parts(self, latents: np.ndarray) -> dict[str, Part]:
+        """Say where the weights of some latents lie, for `latent_weights`."""
+        return self._parts("start", latents, np.concatenate([latents, self.k + latents]))
 
 
 def named(
@@ -388,7 +366,7 @@ def named(
     widths: tuple[int, ...] | None = None,
     data_scale: float = 1.0,
 ) -> Mlp | Conv:
-    """The architecture of a name.
+    """Make the architecture that has a name.
 
     Args:
         name: "mlp"; "conv"; or, with a linear decoder to compare with pPCA, "linear-encoder" (the

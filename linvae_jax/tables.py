@@ -223,8 +223,6 @@ def to_linear(data: xr.Dataset) -> linear.LinearVAEParams:
     Raises:
         ValueError: a variable is missing.
     """
-    names = ("W", "V", "log_d", "log_sigma2")
-    missing = [name for name in names if name not in data]
-    if missing:
-        checks.fail("data", f"a data set without {missing}", f"the variables {list(names)}")
-    return linear.LinearVAEParams(*(jax.numpy.asarray(data[name].values) for name in names))
+    if missing := [name for name in linear.NAMES if name not in data]:
+        checks.fail("data", f"a data set without {missing}", f"the variables {list(linear.NAMES)}")
+    return linear.LinearVAEParams(*(jax.numpy.asarray(data[name].values) for name in linear.NAMES))

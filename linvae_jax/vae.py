@@ -1,8 +1,8 @@
 """Any VAE with a Gaussian likelihood: what a model is, and its ELBO by sampling.
 
 z ~ N(0, I), x | z ~ N(μ + f(z), σ²I), q(z | x) = N(m(x − μ), diag D(x − μ)). A model is the pair of
-functions (m, D) and f; it sees data with their mean μ taken off, so that μ never is a parameter
-and the linear VAE (`linear.Model`) and the networks (`networks`) are the same kind of thing.
+functions (m, D) and f. It sees data with their mean μ taken off, so that μ never is a parameter and
+the linear VAE (`linear.Model`) and the networks (`networks`) are the same kind of thing.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import linear, vae
@@ -12,26 +12,28 @@ and the linear VAE (`linear.Model`) and the networks (`networks`) are the same k
 (5, 2)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from linvae_jax import gaussian
+from linvae_jax._internal import arrays, checks
 
 
 class ElboTerms(NamedTuple):
-    """The two halves of the ELBO: E log p(x | z), nats, and the KL of each latent (k,), nats."""
+    """The ELBO has two halves: E log p(x | z), and the KL of each latent (k,), both in nats."""
 
     reconstruction: Float[Array, "*batch"]
     kl: Float[Array, "*batch k"]
 
 
 class Posterior(NamedTuple):
-    """q(z | x) of each datum: means (N, k), and log variances (N, k), or (k,) if all share them."""
+    """q(z | x) of each datum has means (N, k) and log variances (N, k), or (k,) if all agree."""
 
     mean: Float[Array, "N k"]
     log_d: Float[Array, "N k"] | Float[Array, "k"]
@@ -40,7 +42,7 @@ class Posterior(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class VAEParams:
-    """Parameters of a VAE made of networks; `linear.LinearVAEParams` are those of a linear one.
+    """These are the parameters of a VAE of networks; `linear.LinearVAEParams` of a linear one.
 
     Attributes:
         weights: nested dictionary of arrays.
@@ -53,9 +55,9 @@ class VAEParams:
 
 @runtime_checkable
 class Model(Protocol):
-    """What a model must be: a frozen, hashable description with three pure functions.
+    """A model is a frozen, hashable description with three pure functions.
 
-    Being hashable it is a static argument of `jit`; all that is learned is in `params`, a pytree
+    Being hashable it is a static argument of `jit`. All that is learned is in `params`, a pytree
     with an attribute `log_sigma2`.
     """
 
@@ -70,21 +72,21 @@ class Model(Protocol):
         ...
 
     def init(self, key: PRNGKeyArray, sigma2: Any) -> Any:
-        """Random parameters, never the collapsed point, with noise σ²."""
+        """Draw random parameters with noise σ², never the collapsed point."""
         ...
 
     def encode(self, params: Any, x: Float[Array, "N n"]) -> Posterior:
-        """q(z | x) of centred data."""
+        """Return q(z | x) of centred data."""
         ...
 
     def decode(self, params: Any, z: Float[Array, "N k"]) -> Float[Array, "N n"]:
-        """E[x | z] − μ."""
+        """Return E[x | z] − μ."""
         ...
 
 
 @runtime_checkable
 class LatentModel(Model, Protocol):
-    """A model that knows which weights are one latent's own: all of them zero, it is collapsed.
+    """Such a model knows which weights are one latent's own: all of them zero, it is collapsed.
 
     Attributes:
         decoder_name: which of `latent_weights` the decoder has; the others are the encoder's.
@@ -93,18 +95,69 @@ class LatentModel(Model, Protocol):
     decoder_name: ClassVar[str]
 
     def latent_weights(self, params: Any, latents: tuple[int, ...]) -> dict[str, Array]:
-        """Weights of some latents, by name."""
+        """Take the weights of some latents, by name."""
         ...
 
     def with_latent_weights(
         self, params: Any, latents: tuple[int, ...], weights: dict[str, Array]
     ) -> Any:
-        """The same parameters with these in their place."""
+        """Put weights in the place of those that `latent_weights` takes."""
         ...
 
 
+class Part(NamedTuple):
+    """Weights of some latents are entries `places` along `axis` of the array at `path`."""
+
+    path: tuple[str, ...]
+    places: np.ndarray
+    axis: int = 0
+
+
+class LatentParts:
+    """A model that says where its latents' own weights lie gets the rest of `LatentModel` here."""
+
+    def parts(self, latents: np.ndarray) -> dict[str, Part]:
+        """Say where the weights of some latents lie in the parameters, by name."""
+        raise NotImplementedError
+
+    def latent_weights(self, params: Any, latents: tuple[int, ...]) -> dict[str, Array]:
+        """Take the weights of some latents, by name: with all of them zero, they are collapsed."""
+        return {
+            name: jnp.take(_leaf(params, part.path), part.places, axis=part.axis)
+            for name, part in self._checked(latents).items()
+        }
+
+    def with_latent_weights(
+        self, params: Any, latents: tuple[int, ...], weights: dict[str, Array]
+    ) -> Any:
+        """Put weights in the place of those that `latent_weights` takes."""
+        for name, (path, places, axis) in self._checked(latents).items():
+            leaf = arrays.put(_leaf(params, path), places, weights[name], axis=axis)
+            params = _with_leaf(params, path, leaf)
+        return params
+
+    def _checked(self: Any, latents: tuple[int, ...]) -> dict[str, Part]:
+        for j in latents:
+            # beyond the end JAX would take the last one, silently
+            checks.in_range("latents", j, 0, self.k - 1, "k latents, from 0")
+        return self.parts(np.array(latents, int))
+
+
+def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name] if isinstance(tree, dict) else getattr(tree, name)
+    return tree
+
+
+def _with_leaf(tree: Any, path: tuple[str, ...], leaf: Array) -> Any:
+    if not path:
+        return leaf
+    new = {path[0]: _with_leaf(_leaf(tree, path[:1]), path[1:], leaf)}
+    return tree | new if isinstance(tree, dict) else replace(tree, **new)
+
+
 class Sampled(NamedTuple):
-    """One pass through a VAE with one z per datum, all that objectives and metrics need.
+    """One pass through a VAE, with one z per datum, has all that objectives and metrics need.
 
     Attributes:
         square_error: (N,), ‖x − μ − f(z)‖² of the z drawn.
@@ -122,7 +175,7 @@ class Sampled(NamedTuple):
 def with_noise(
     model: Model, params: Any, x: Float[Array, "N n"], noise: Float[Array, "N k"]
 ) -> Sampled:
-    """Encode, z = m + D^½ ε, decode: reparameterised, with the noise ε given.
+    """Encode, take z = m + D^½ ε with the noise ε given, and decode.
 
     Args:
         model: the architecture.
@@ -137,16 +190,16 @@ def with_noise(
 
 
 def forward(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> Sampled:
-    """As `with_noise`, with noise drawn; each datum gets its own."""
+    """Do as `with_noise`, with noise that is drawn anew for each datum."""
     noise = jax.random.normal(key, (x.shape[0], model.k), params.log_sigma2.dtype)
     return with_noise(model, params, x, noise)
 
 
 def elbo_terms(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> ElboTerms:
-    """Reconstruction (N,) of one z per datum and KL (N, k) of each datum, nats.
+    """Estimate the reconstruction (N,) from one z per datum; the KL (N, k) is exact. Nats.
 
-    Estimate, unbiased; reparameterised, so that its gradient is unbiased too. The KL is exact.
-    Arguments as `forward`.
+    The estimate is unbiased and reparameterised, so that its gradient is unbiased too. The
+    arguments are those of `forward`.
     """
     passed = forward(model, params, x, key)
     return ElboTerms(

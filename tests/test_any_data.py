@@ -355,14 +355,6 @@ def elbo_terms_per_datum(d: Drawn) -> None:
         assert_near(found.kl[:, 0], kl, model.error(model.size))
 
 
-def elbo_per_datum(d: Drawn) -> None:
-    model = Model(d)
-    call = lambda: linear.elbo_per_datum(model.linear, model.moments, d.given(), 2)  # noqa: E731
-    if (found := attempt(d, "x:", False, call)) is not None:
-        reconstruction, kl = _elbo(model)
-        assert_near(found, reconstruction - 2 * kl, model.error(model.size))
-
-
 def elbo_stochastic(d: Drawn) -> None:
     model = Model(d)
     call = lambda: linear.elbo_stochastic(model.linear, model.moments, d.given(), KEY)  # noqa: E731
@@ -375,10 +367,10 @@ def elbo_stochastic(d: Drawn) -> None:
 
 def linear_score_per_datum(d: Drawn) -> None:
     model = Model(d)
-    call = lambda: linear.score_per_datum(model.linear, model.mean, d.given())  # noqa: E731
+    call = lambda: linear.score_per_datum(model.linear, model.mean, d.given(), 2)  # noqa: E731
     if (found := attempt(d, "x:", False, call)) is not None:
         reconstruction, kl = _elbo(model)
-        assert_near(found, reconstruction - kl, model.error(model.size))
+        assert_near(found, reconstruction - 2 * kl, model.error(model.size))
 
 
 def linear_score(d: Drawn) -> None:
@@ -530,7 +522,6 @@ NET: dict[str, Callable[[Drawn], None]] = {
     "ppca.score_per_datum": score_per_datum,
     "ppca.score": score,
     "linear.elbo_terms_per_datum": elbo_terms_per_datum,
-    "linear.elbo_per_datum": elbo_per_datum,
     "linear.elbo_stochastic": elbo_stochastic,
     "linear.score_per_datum": linear_score_per_datum,
     "linear.score": linear_score,

@@ -225,7 +225,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         r"k: got 3, expected 1 <= k <= 2",
     ),
     "β = 0": (
-        lambda: linear.optimal_encoder(PARAMS.W, 1.0, 0.0),
+        lambda: linear.with_optimal_encoder(PARAMS.W, 1.0, 0.0),
         r"beta: got 0.0, expected a number > 0",
     ),
     # stationary points

@@ -17,6 +17,7 @@ from strategies import (
     problems,
     seeds,
     separated_spectra,
+    spectra,
     weights,
 )
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
@@ -49,7 +50,7 @@ def test_moments_form_is_the_mean_over_data(problem, beta):
     np.testing.assert_allclose(
         each.kl.mean(0), terms.kl, rtol=EXACT * 10, atol=EXACT * float(terms.kl.max())
     )
-    total = linear.elbo_per_datum(params, moments, jnp.asarray(x), beta).mean()
+    total = linear.score_per_datum(params, moments.mean, jnp.asarray(x), beta).mean()
     expected = terms.reconstruction - beta * terms.kl.sum()
     np.testing.assert_allclose(total, expected, rtol=EXACT * 100)
     np.testing.assert_allclose(linear.elbo(params, moments, beta), expected, rtol=EXACT * 100)
@@ -133,7 +134,44 @@ def test_profile_elbo_is_the_likelihood_less_the_hadamard_gap(problem):
     exact = ppca.log_likelihood(params.W, sigma2, moments) - hadamard
     ours = linear.profile_elbo(params.W, sigma2, moments)
     np.testing.assert_allclose(ours, exact, rtol=FACTORED)
-    assert hadamard >= -EXACT
+    gap = linear.hadamard_gap(params.W, sigma2)
+    np.testing.assert_allclose(gap, hadamard, rtol=FACTORED, atol=FACTORED)
+    assert gap >= -EXACT
+    straight = jnp.linalg.qr(params.W)[0] * jnp.arange(1, params.W.shape[1] + 1)
+    assert abs(linear.hadamard_gap(straight, sigma2)) <= EXACT
+
+
+@given(spectra(4), st.floats(0.01, 0.9), st.floats(-3.2, 3.2))
+def test_rotation_cost_is_what_the_elbo_loses_and_half_the_stiffness(lam, share, angle):
+    moments, sigma2 = mom.from_covariance(lam), share * lam[2]
+    W = ppca.mle(moments, 3, sigma2).W
+    best = linear.profile_elbo(W, sigma2, moments)
+    cost = linear.rotation_cost(lam[:3], angle)
+    for j in range(2):
+        turn = np.eye(3)
+        turn[j : j + 2, j : j + 2] = [
+            [np.cos(angle), -np.sin(angle)],
+            [np.sin(angle), np.cos(angle)],
+        ]
+        loss = best - linear.profile_elbo(W @ turn, sigma2, moments)
+        np.testing.assert_allclose(cost[j], loss, atol=FACTORED * float(1 + abs(best)))
+        np.testing.assert_allclose(linear.hadamard_gap(W @ turn, sigma2), cost[j], atol=FACTORED)
+    bend = jax.jacfwd(jax.jacfwd(lambda t: linear.rotation_cost(lam[:3], t)))(0.0)
+    np.testing.assert_allclose(bend, (lam[:2] - lam[1:3]) ** 2 / (lam[:2] * lam[1:3]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_gap_and_cost_keep_float32s_digits_in_any_unit(unit):
+    W = np.random.default_rng(0).normal(size=(6, 3))
+    exact = linear.hadamard_gap(W, 0.5)
+    single = linear.hadamard_gap((W * unit).astype(np.float32), 0.5 * unit**2)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, exact, rtol=1e-5)
+    # one column twice, all but without noise: M is singular in float32, the gap is not
+    twice = linear.hadamard_gap(np.ones((4, 2), np.float32) * unit, 1e-9 * unit**2)
+    np.testing.assert_allclose(twice, 0.5 * np.log(4e9 / 2), rtol=1e-3)
+    cost = linear.rotation_cost(np.array([3, 1], np.float32) * np.float32(unit**2))
+    np.testing.assert_allclose(cost, [0.5 * np.log(16 / 12)], rtol=1e-5)
 
 
 @given(problems(), weights)
@@ -248,7 +286,9 @@ def test_score_of_new_data_has_the_models_mean(problem):
     params, moments, x = problem
     new = x[:7] + 3.0
     ours = linear.score_per_datum(params, moments.mean, new)
-    np.testing.assert_allclose(ours, linear.elbo_per_datum(params, moments, new), rtol=EXACT)
+    terms = linear.elbo_terms_per_datum(params, moments, new)
+    expected = terms.reconstruction - terms.kl.sum(axis=1)
+    np.testing.assert_allclose(ours, expected, rtol=EXACT)
     np.testing.assert_allclose(linear.score(params, moments.mean, new), ours.mean(), rtol=EXACT)
     # of the training data it is the ELBO, and it never exceeds the likelihood
     np.testing.assert_allclose(

@@ -39,7 +39,7 @@ def stirred(model: vae.Model, seed: int = 3) -> vae.VAEParams:
 
 
 def kernel(weights: jax.Array, outputs: int) -> jax.Array:
-    """Weights (16 C, D) of `patches` as a convolution kernel (4, 4, C, D).
+    """Weights (16 C, D) of `im2col` as a convolution kernel (4, 4, C, D).
 
     Rows are corner (i, j), place in the block (a, b), channel; the pixel is (2i + a, 2j + b).
     """
@@ -54,7 +54,7 @@ def test_patches_make_the_convolution_and_its_derivatives(shape):
     x, w = normal(0, *shape), normal(1, 16 * shape[-1], 5)
 
     def ours(x, w):
-        return networks.patches(x) @ w
+        return networks.im2col(x) @ w
 
     def xla(x, w):
         dims = ("NHWC", "HWIO", "NHWC")
@@ -71,10 +71,10 @@ def test_patches_make_the_convolution_and_its_derivatives(shape):
 def test_from_patches_is_the_transpose_and_the_transposed_convolution():
     x, p = normal(0, 2, 8, 6, 3), normal(1, 2, 4, 3, 48)
     np.testing.assert_allclose(
-        jnp.vdot(networks.patches(x), p), jnp.vdot(x, networks.from_patches(p)), rtol=1e-12
+        jnp.vdot(networks.im2col(x), p), jnp.vdot(x, networks.col2im(p)), rtol=1e-12
     )
-    (transposed,) = jax.vjp(networks.patches, x)[1](p)
-    np.testing.assert_allclose(networks.from_patches(p), transposed, atol=EXACT)
+    (transposed,) = jax.vjp(networks.im2col, x)[1](p)
+    np.testing.assert_allclose(networks.col2im(p), transposed, atol=EXACT)
 
 
 def xla_network(w, x, z):

@@ -775,7 +775,7 @@ def test_weights_in_any_container_are_the_same_weights(x64):
             convert = (lambda a, d=dtype: a.astype(d)) if dtype else lambda a: a.tolist()
             W = convert(_W)
             model = unchecked(ppca.PPCA, W=W, sigma2=1.5, mean=_X.mean(axis=0))
-            encoder = linear.optimal_encoder(W, 1.5)
+            encoder = linear.with_optimal_encoder(W, 1.5)
             near = {"rtol": 1e-5, "atol": 1e-6, "err_msg": str(dtype)}
             np.testing.assert_allclose(ppca.log_likelihood(W, 1.5, m), expected, **near)
             np.testing.assert_allclose(ppca.score(model, _X), expected, **near)

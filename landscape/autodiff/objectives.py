@@ -108,7 +108,7 @@ def elbo(
         ValueError: an unknown name, or parameters that do not fit the moments.
     """
     params = linear.check(params, moments)
-    available = {name: getattr(params, name) for name in ("W", "V", "log_d", "log_sigma2")}
+    available = {name: getattr(params, name) for name in linear.NAMES}
 
     def function(variables: Variables) -> Float[Array, ""]:
         variables = dict(variables)

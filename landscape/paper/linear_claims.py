@@ -38,7 +38,7 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
     key_init, key_z = jax.random.split(key)
     params = linear.init(key_init, moments.mean.shape[0], k)
     exact = float(linear.elbo(params, moments))
-    per_datum = float(linear.elbo_per_datum(params, moments, x).mean())
+    per_datum = float(linear.score_per_datum(params, moments.mean, x).mean())
 
     # the data are an argument: a constant of 30 MB would be folded at compile time
     estimate = jax.jit(lambda x, key: linear.elbo_stochastic(params, moments, x, key).mean())
@@ -141,18 +141,16 @@ def identifiable(
     def rotated(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         R = jnp.linalg.qr(jax.random.normal(key, (k, k)))[0]
         W = mle.W @ R
-        M = W.T @ W + mle.sigma2 * jnp.eye(k)
-        hadamard = 0.5 * (jnp.log(jnp.diag(M)).sum() - jnp.linalg.slogdet(M)[1])
         elbo = linear.profile_elbo(W, mle.sigma2, moments)
-        return elbo, ppca.log_likelihood(W, mle.sigma2, moments), hadamard
+        likelihood = ppca.log_likelihood(W, mle.sigma2, moments)
+        return elbo, likelihood, linear.hadamard_gap(W, mle.sigma2)
 
     elbo, likelihood, hadamard = jax.lax.map(rotated, jax.random.split(key, 20))
     final = separated.isel(step=-1)
     lam = spectrum.eigenvalues[:k]
     neighbours = stiffness(lam)
     angles = digits.angle.isel(step=-1).values
-    # two latents turned by 45° into each other: the whole Hadamard gap of a pair
-    cost = 0.5 * jnp.log((lam[:-1] + lam[1:]) ** 2 / (4 * lam[:-1] * lam[1:]))
+    cost = linear.rotation_cost(lam)
     return Claim(
         "C3",
         "Lemma 2: at the optimum the decoder's columns are the scaled principal directions.",

@@ -22,6 +22,8 @@ from jaxtyping import Array, Float
 
 from linvae_jax._internal import checks
 
+Scalar = Float[Array, ""] | float  # one number; many at once are for `vmap`
+
 # rows that are converted in one go: few enough to stay in the cache, and no copy of all data
 _BLOCK = 2048
 
