@@ -336,8 +336,8 @@ def with_optimal_encoder(
         beta: weight of the KL, > 0.
     """
     W, sigma2 = _decoder(W, sigma2)
-    encoder = _optimal_encoder(W, sigma2, checks.positive_scalar("beta", beta))
-    return LinearVAEParams(W, *encoder, jnp.log(jnp.asarray(sigma2, W.dtype)))
+    V, log_d = _optimal_encoder(W, sigma2, checks.positive_scalar("beta", beta))
+    return LinearVAEParams(W, V, log_d, jnp.log(jnp.asarray(sigma2, W.dtype)))
 
 
 def profile_elbo(
