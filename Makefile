@@ -16,7 +16,7 @@ TESTING := $(READY)-testing
 
 .PHONY: help reproduce reproduce-full check test lint wheel smoke bench device clean
 
-help:            ## this list
+help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # one environment for everything: made once, remade when what it is made from changes
@@ -36,19 +36,19 @@ $(TESTING): $(READY)
 	$(INSTALL) '.[test,lint]'
 	touch $@
 
-reproduce: $(READY)    ## measure the paper's claims on real digits; writes results/report.html
+reproduce: $(READY)    ## measure the paper's claims on real digits, in 10 minutes; writes results/report.html
 	$(BIN)/linvae reproduce
 
-reproduce-full: $(READY)  ## the paper's table on all of MNIST, for a GPU; ARGS="--manual-dir DIR"
+reproduce-full: $(READY)  ## train the paper's table on all of MNIST, on a GPU; ARGS="--manual-dir DIR"
 	$(BIN)/linvae reproduce --full --out results/full $(ARGS)
 
-check: lint            ## before each commit, in 2 minutes: lint and all tests that are not slow
+check: lint            ## run before each commit, in 2 minutes: lint, and all tests that are not slow
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
-test: $(TESTING)       ## the whole test suite
+test: $(TESTING)       ## run the whole test suite, in 6 minutes
 	$(BIN)/python -m pytest --numprocesses 2
 
-lint: $(TESTING)       ## style, types, and which module may import which
+lint: $(TESTING)       ## check style, types, and which module imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -57,13 +57,13 @@ lint: $(TESTING)       ## style, types, and which module may import which
 wheel: $(READY)        ## build the wheel; install it into an empty environment and try it there
 	.ci/wheel $(BIN)/python $(PINS)
 
-smoke: $(READY)        ## the main job in a minute, on the embedded digits
+smoke: $(READY)        ## run every stage of reproduce in a minute, with little training
 	$(BIN)/linvae reproduce --smoke --out results/smoke
 
-bench: $(READY)        ## time everything against its peers; minutes, on an idle machine
+bench: $(READY)        ## time everything against its peers, in minutes; wants an idle machine
 	$(BIN)/python -m benchmarks.run
 
-device: $(READY)       ## what an accelerator does, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
+device: $(READY)       ## measure an accelerator, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
 	$(BIN)/python -m benchmarks.device $(ARGS)
 
 clean:                 ## remove environments and results
