@@ -9,6 +9,7 @@
 | `linear` | the linear VAE: exact ELBO, analytic gradient, optimal encoder |
 | `networks` | VAEs of Flax networks: perceptrons, convolutions, linear decoders |
 | `collapse` | which latents carry no information? |
+| `information` | how much does the whole code, or one latent, tell of the data? |
 | `evaluation` | what does a trained VAE do with a data set? |
 | `predictions` | what would the linear VAE do with it? |
 | `training` | one training run of anything, as a pure function |

@@ -24,7 +24,16 @@ from hypothesis import strategies as st
 from jax.experimental import sparse as jsparse
 
 import linvae_jax
-from linvae_jax import collapse, evaluation, linear, linear_task, network_task, ppca, training
+from linvae_jax import (
+    collapse,
+    evaluation,
+    information,
+    linear,
+    linear_task,
+    network_task,
+    ppca,
+    training,
+)
 from linvae_jax import moments as mom
 from linvae_jax.data import preprocessing, synthetic
 from linvae_jax.data.windows import Windows
@@ -651,7 +660,7 @@ TAKES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "network_task.prepare": ("values", network_task.prepare),
     "collapse.count_below": ("kl", lambda x: collapse.count_below(x, 0.1)),
     "epsilon": ("epsilon", lambda x: collapse.fraction_below(jnp.ones((2, n)), x)),
-    "mutual information": ("mean", lambda x: collapse.mutual_information(x, jnp.ones(3), x)),
+    "mutual information": ("mean", lambda x: information.mutual_information(x, jnp.ones(3), x)),
     "preprocessing.dequantise": ("pixels", lambda x: preprocessing.dequantise(x, KEY)),
     "preprocessing.sigmoid": ("y", lambda x: preprocessing.sigmoid(x, 0.1)),
     "preprocessing.logit": ("x", lambda x: preprocessing.logit(x, 0.1)),
