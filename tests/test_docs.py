@@ -185,6 +185,14 @@ def test_names_that_are_mentioned_exist(document):
             assert name in files or _exists(name), name
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_mentioned_exist(document):
+    bases = [ROOT, ROOT / "linvae_jax", ROOT / "landscape", (ROOT / document).parent]
+    for name in re.findall(r"`([\w.]+(?:/[\w.]+)*\.py)`", DOCUMENTS[document]):
+        found = [path for base in bases for path in (base / name, *base.glob(f"*/{name}"))]
+        assert any(path.exists() for path in found), name
+
+
 def test_the_readme_stays_short():
     assert 900 <= len(README.split()) <= 1100
 
