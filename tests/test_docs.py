@@ -93,7 +93,7 @@ def test_python_of_the_readme_runs_and_prints_what_it_says():
 
 @pytest.mark.slow
 def test_sweep_of_networks_runs_at_a_small_size(tmp_path, monkeypatch, capsys):
-    example, _ = blocks("linvae_jax/README.md", "python")
+    _, example, _ = blocks("linvae_jax/README.md", "python")
     for large, small in (
         ("Mlp(k=50,", "Mlp(k=5, encoder=(8,), decoder=(8,),"),
         ("num_steps=1000", "num_steps=50"),
@@ -110,8 +110,18 @@ def test_sweep_of_networks_runs_at_a_small_size(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_latents_that_should_be_in_use_are_counted_as_shown(capsys):
+    example, *_ = blocks("linvae_jax/README.md", "python")
+    names = {}
+    exec(example, names)
+    assert f"# {capsys.readouterr().out.split()[-1]}\n" in example
+    assert int((names["best"].kl == 0).sum()) == names["best"].collapsed
+    assert int((names["lam"][:10] <= names["tau"]).sum()) == names["best"].collapsed
+
+
+@pytest.mark.slow
 def test_windows_are_prepared_as_shown():
-    _, example = blocks("linvae_jax/README.md", "python")
+    *_, example = blocks("linvae_jax/README.md", "python")
     names = {}
     exec(example, names)
     assert names["data"].values.size < len(names["images"])
@@ -120,7 +130,7 @@ def test_windows_are_prepared_as_shown():
 def test_no_other_python_is_shown():
     shown = {name: len(blocks(name, "python")) for name in DOCUMENTS}
     assert {name: count for name, count in shown.items() if count} == {
-        "README.md": 1, "linvae_jax/README.md": 2,
+        "README.md": 1, "linvae_jax/README.md": 3,
     }  # fmt: skip
 
 
