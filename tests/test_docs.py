@@ -17,6 +17,7 @@ import xarray as xr
 
 import landscape
 import linvae_jax
+from benchmarks import device, run
 from landscape.cli import options
 from landscape.paper import network_claims, network_experiments, settings
 from landscape.paper import table as paper_table
@@ -214,6 +215,12 @@ def test_claims_of_the_readme_are_those_that_are_judged(found):
     assert {name for name, verdict in verdicts.items() if "not on MNIST" in verdict} == {
         name for name, holds in judged.items() if not holds
     }
+
+
+def test_benchmarks_and_stages_are_listed():
+    text = DOCUMENTS["benchmarks/README.md"].split("## What one H100 did")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert set(listed) == {*run.NAMES, *device.STAGES}
 
 
 @pytest.mark.parametrize("name", FOLDERS)
