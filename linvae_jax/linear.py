@@ -309,9 +309,7 @@ def elbo_stochastic(
 
 
 def _decoder(W: Any, sigma2: Any) -> tuple[Float[Array, "n k"], Scalar]:
-    W = arrays.as_float("W", W)
-    checks.shape("W", W, ("n", "k"))
-    checks.finite("W", W)
+    W = arrays.finite("W", W, ("n", "k"))
     return W, checks.positive_scalar("sigma2", sigma2, W.dtype)
 
 

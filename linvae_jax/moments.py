@@ -1,4 +1,4 @@
-"""Mean and covariance: all that linear VAEs and pPCA need to know of the data.
+"""Mean and covariance are all that linear VAEs and pPCA need to know of the data.
 
 The ELBO of a linear VAE depends on the data only through μ and S (see `linear.elbo_terms`), so one
 pass over any number of points is enough. That pass can be streamed, in any order, and merged.
@@ -20,19 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from linvae_jax._internal import arrays, checks
+from linvae_jax._internal import arrays, checks, covariance
+from linvae_jax._internal.arrays import Scalar
 from linvae_jax._internal.linalg import matmul
 
 
-@partial(jax.tree_util.register_dataclass)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Moments:
-    """Sufficient statistics of a data set.
+    """The sufficient statistics of a data set.
 
     Attributes:
         mean: (n,), μ, the data mean.
-        cov: (n, n), S = (1/N) Σ (x−μ)(x−μ)ᵀ, divided by N; or (n,), its diagonal, when S is
-            diagonal (see `in_eigenbasis`). Everything in this package takes both.
+        cov: (n, n), S = (1/N) Σ (x−μ)(x−μ)ᵀ; or (n,), its diagonal, when S is diagonal (see
+            `in_eigenbasis`). Everything in this package takes both.
         count: (), the number of data points N, in the data's float type.
     """
 
@@ -41,10 +42,10 @@ class Moments:
     count: Float[Array, "*batch"]
 
 
-@partial(jax.tree_util.register_dataclass)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigendecomposition S = U diag(λ) Uᵀ.
+    """The eigendecomposition S = U diag(λ) Uᵀ.
 
     Attributes:
         eigenvalues: (m,), λ₁ ≥ … ≥ λₘ; m = n, or m = min(N, n) from `thin_spectrum`, the
@@ -64,10 +65,10 @@ def _of_chunk(x: Float[Array, "N n"]) -> Moments:
 
 
 def _standardised(x: Float[Array, "N n"]) -> tuple[Array, Array, Array]:
-    """Mean (n,), and rows less the mean over a scale (), which comes last.
+    """Return the mean (n,), rows less the mean over a scale, and that scale ().
 
     Any shift and any scale give the same moments, so neither has a derivative. Twice centred, a
-    sum's rounding is that of numbers as small as their spread; kept between least and largest, the
+    sum's rounding is that of numbers as small as their spread. Kept between least and largest, the
     first mean of equal numbers is that number. The scale is a power of two, which rounds nothing;
     without it squares would underflow whose covariance does not.
     """
@@ -81,88 +82,17 @@ def _standardised(x: Float[Array, "N n"]) -> tuple[Array, Array, Array]:
     return shift + rest, (near - rest) / scale, scale
 
 
-# rows that BLAS multiplies in one go: few enough to be reused, enough to keep it busy
-_ROWS = 8192
-
-
 def _on_host(name: str, x: Any, shift: Any = 0.0) -> Moments:
-    """Moments of known rows less a shift, by BLAS, which knows that the product is symmetric.
-
-    XLA's product doesn't know, and takes twice as long, after a copy.
-
-    Raises:
-        ValueError: NaN or Inf among x.
-    """
+    """Compute the moments of known rows less a shift, by BLAS."""
     x, dtype = np.asarray(x), arrays.float_dtype(x.dtype)
-    # beyond these squares may underflow or overflow whose covariance does not
-    low, high = (1e-10, 1e10) if dtype == np.float32 else (1e-100, 1e100)
-    found = _of_second_moments(x, low, high) if x.dtype == dtype else None
-    if found is None:
-        mean = arrays.centre(x)
-        if not np.isfinite(mean).all():
-            checks.finite(name, x)
-        cov = _centred_product(name, x, mean, dtype, 1.0)
-        if not low <= cov.diagonal().max() <= high:
-            spread = max(
-                float(np.abs(arrays.host_less(name, x[i : i + _ROWS], mean, np.float64)).max())
-                for i in range(0, len(x), _ROWS)
-            )
-            if 0 < spread < np.inf:
-                # a power of two rounds nothing
-                scale = 2.0 ** np.floor(np.log2(spread))
-                cov = _centred_product(name, x, mean, dtype, scale)
-    else:
-        mean, cov = found
+    mean, cov = covariance.of_rows(name, x, dtype)
     # unlike `asarray`, compiles nothing; nobody else has these arrays
     mean, cov = jax.device_put(((mean - shift).astype(dtype), cov.astype(dtype)))
     return Moments(mean, cov, jnp.asarray(len(x), dtype))
 
 
-def _of_second_moments(
-    x: np.ndarray, low: float, high: float
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and covariance E xxᵀ − μμᵀ, without a copy of the data; None if that loses digits.
-
-    Where each variance is at least a fifth of the mean square, the difference has at most five
-    times the rounding of the product: two bits.
-    """
-    mean = arrays.mean(x)
-    if not np.isfinite(mean).all():
-        return None
-    with np.errstate(all="ignore"):
-        # some rows tell most data that are far from zero
-        some = np.square(x[:: max(len(x) // 1000, 1)]).mean(axis=0, dtype=np.float64)
-        if ((0.8 * some < mean * mean) & (some > 0)).any():
-            return None
-        step = len(x) if x.dtype == np.float64 else _ROWS  # sums of float32 are made in float64
-        total = np.zeros((x.shape[1], x.shape[1]))
-        for i in range(0, len(x), step):
-            total += x[i : i + step].T @ x[i : i + step]
-        total /= len(x)
-        squares = total.diagonal().copy()
-        total -= np.outer(mean, mean)
-        kept = (total.diagonal() >= 0.2 * squares).all()
-        return (mean, total) if kept and low <= total.diagonal().max() <= high else None
-
-
-def _centred_product(
-    name: str, x: np.ndarray, mean: np.ndarray, dtype: Any, scale: float
-) -> np.ndarray:
-    """(n, n), float64: (1/N) Σ (x−mean)(x−mean)ᵀ, computed from rows over a scale."""
-    total = np.zeros((x.shape[1], x.shape[1]))
-    buffer = np.empty((min(_ROWS, len(x)), x.shape[1]), dtype)
-    with np.errstate(all="ignore"):
-        for i in range(0, len(x), _ROWS):
-            rows = x[i : i + _ROWS]
-            centred = arrays.host_less(name, rows, mean, dtype, buffer[: len(rows)])
-            if scale != 1:
-                centred /= dtype.type(scale)
-            total += centred.T @ centred
-        return total / len(x) * scale * scale
-
-
 def _shifted(moments: Moments, shift: Any) -> Moments:
-    """Moments of data from which `shift` was taken: the mean is put together on the host."""
+    """Add a shift to the mean again, on the host where its value is known."""
     if not checks.concrete(moments.mean, shift):
         return Moments(shift + moments.mean, moments.cov, moments.count)
     mean = np.asarray(shift) + np.asarray(moments.mean)
@@ -170,11 +100,11 @@ def _shifted(moments: Moments, shift: Any) -> Moments:
 
 
 def from_data(x: Any) -> Moments:
-    """Mean and covariance of a data set that fits in memory.
+    """Compute mean and covariance of a data set that fits in memory.
 
     The data are centred in the precision that they come in: also without `jax_enable_x64` the
     covariance of float64 data has all the digits of float32, however far they are from zero. The
-    mean itself is rounded to float32 there; where that matters, take a constant off the data.
+    mean itself is rounded to float32 there. Where that matters, take a constant off the data.
 
     Args:
         x: (N, n), real; N ≥ 2, not constant. An array, or what NumPy makes one of: lists, tables.
@@ -205,7 +135,7 @@ def from_data(x: Any) -> Moments:
 
 
 def _several(name: str, x: Any) -> Any:
-    """Data of two rows or more, as they come, NaN and Inf too."""
+    """Refuse data of less than two rows; NaN and Inf pass."""
     x = checks.numbers(name, x)
     checks.shape(name, x, ("N", "n"))
     if x.shape[0] < 2:
@@ -218,11 +148,13 @@ def _check_varies(name: str, varies: bool) -> None:
         checks.fail(name, "constant data (every row the same)", "data that vary")
 
 
-def from_chunks(chunks: Iterable[Any]) -> Moments:
-    """Mean and covariance of data that come in pieces, in any order, larger than memory.
+def from_chunks(chunks: Iterable[Any], name: str = "chunks", piece: str = "chunks[{}]") -> Moments:
+    """Compute mean and covariance of data that come in pieces, in any order, larger than memory.
 
     Args:
         chunks: arrays (N_i, n); a piece may hold a single row. Consumed once.
+        name: what the user calls the data, for messages.
+        piece: what the user calls a piece, with {} for its number.
 
     Returns:
         The `Moments` of all rows together, equal to `from_data` up to rounding.
@@ -230,21 +162,10 @@ def from_chunks(chunks: Iterable[Any]) -> Moments:
     Raises:
         ValueError: no piece, pieces of different n, and as `from_data` for all rows together.
     """
-    return of_chunks(chunks, "chunks", "chunks[{}]")
-
-
-def of_chunks(chunks: Iterable[Any], name: str, piece: str | None = None) -> Moments:
-    """Moments as `from_chunks` makes them, for callers whose users know the data by another name.
-
-    Args:
-        chunks: as for `from_chunks`.
-        name: of the data, for messages.
-        piece: of a piece, with {} for its number; by default the same as of all data.
-    """
     total, rows, varies, shift, first = None, 0, False, None, None
     for i, chunk in enumerate(chunks):
         n = "n" if total is None else total.mean.shape[0]
-        each = name if piece is None else piece.format(i)
+        each = piece.format(i)
         x = checks.data_matrix(each, chunk, n)
         known = checks.concrete(x)
         if shift is None:  # all pieces are seen from one place, or their means would be rounded
@@ -291,9 +212,7 @@ def _merge(a: Moments, b: Moments) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of two data sets together (Chan, Golub and LeVeque 1979).
-
-    Exact and independent of order, up to rounding.
+    """Combine the moments of two data sets, exactly and in any order up to rounding.
 
     Args:
         a: moments with full (n, n) covariance.
@@ -302,25 +221,25 @@ def merge(a: Moments, b: Moments) -> Moments:
     Raises:
         ValueError: different n, a diagonal `cov` (two eigenbases are not one), or a population:
             its weight would be infinite.
+
+    Source: Chan, Golub and LeVeque 1979.
     """
-    check(a, "a")
-    check(b, "b")
-    for name, m in (("a.cov", a), ("b.cov", b)):
-        checks.shape(name, m.cov, (a.mean.shape[0], a.mean.shape[0]))
-    for name, m in (("a.count", a), ("b.count", b)):
-        checks.finite(name, m.count)
+    for name, m in (("a", a), ("b", b)):
+        check(m, name)
+        checks.shape(f"{name}.cov", m.cov, (a.mean.shape[0], a.mean.shape[0]))
+        checks.finite(f"{name}.count", m.count)
     return _merge(jax.tree.map(jnp.array, a), b)  # a copy, since `_merge` donates its first
 
 
 @jax.jit
 def _variances(cov: Array) -> Array:
-    """Eigenvalues of a covariance or of its diagonal, from large to small."""
+    """Return the eigenvalues of a covariance or of its diagonal, from large to small."""
     return (jnp.sort(cov) if cov.ndim == 1 else jnp.linalg.eigvalsh(cov))[::-1]
 
 
 @jax.jit
 def _decomposed(cov: Array) -> tuple[Array, Array]:
-    """The same with the eigenvectors."""
+    """Return these eigenvalues and their eigenvectors."""
     if cov.ndim == 1:
         order = jnp.argsort(-cov)
         return cov[order], jnp.eye(len(order), dtype=cov.dtype)[:, order]
@@ -329,7 +248,7 @@ def _decomposed(cov: Array) -> tuple[Array, Array]:
 
 
 def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> Moments:
-    """Moments of a distribution, or of data of which only the covariance is known.
+    """Make the moments of a distribution, or of data of which only the covariance is known.
 
     Args:
         cov: (n, n), symmetric positive semi-definite; or (n,), its diagonal.
@@ -340,11 +259,9 @@ def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> 
         ValueError: not symmetric, indefinite, zero, NaN or Inf, or a mean of another length.
     """
     cov = arrays.as_float("cov", cov)
-    n = cov.shape[0] if cov.ndim else 0
-    mean = jnp.zeros(n, cov.dtype) if mean is None else arrays.as_float("mean", mean)
-    mean = mean.astype(cov.dtype)
+    mean = jnp.zeros(cov.shape[:1], cov.dtype) if mean is None else arrays.as_float("mean", mean)
     checks.numbers("count", count)
-    result = Moments(mean, cov, jnp.asarray(count, cov.dtype))
+    result = Moments(mean.astype(cov.dtype), cov, jnp.asarray(count, cov.dtype))
     _check(result, "mean", "cov")
     values = _variances(cov)
     checks.eigenvalues("cov", values)
@@ -360,18 +277,14 @@ def check(moments: Moments, name: str = "moments") -> None:
 
 
 def _check(moments: Moments, mean: str, cov: str) -> None:
-    """The part of `check` that looks at the arrays, under the names that the user gave them."""
+    """Look at the arrays of `check`, under the names that the user gave them."""
     checks.floating(mean, moments.mean)
     checks.shape(mean, moments.mean, ("n",))
     checks.finite(mean, moments.mean)
-    n = moments.mean.shape[0]
     checks.floating(cov, moments.cov)
-    if jnp.ndim(moments.cov) == 1:
-        checks.shape(cov, moments.cov, (n,))
-        checks.finite(cov, moments.cov)
-    else:
-        checks.shape(cov, moments.cov, (n, n))
-        checks.symmetric(cov, moments.cov)
+    diagonal = jnp.ndim(moments.cov) == 1
+    checks.shape(cov, moments.cov, moments.mean.shape * (1 if diagonal else 2))
+    (checks.finite if diagonal else checks.symmetric)(cov, moments.cov)
     if checks.concrete(moments.cov):
         # whether S is semi-definite takes an eigendecomposition: `from_covariance`, `spectrum`
         values = np.asarray(moments.cov)  # NumPy, since JAX would trace known values too
@@ -381,19 +294,18 @@ def _check(moments: Moments, mean: str, cov: str) -> None:
 
 
 def trace(moments: Moments) -> Float[Array, ""]:
-    """Total variance tr S."""
+    """Return the total variance tr S."""
     return moments.cov.sum() if moments.cov.ndim == 1 else jnp.trace(moments.cov)
 
 
 def cov_matmul(moments: Moments, right: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """S @ right, for a full or a diagonal covariance."""
-    if moments.cov.ndim == 1:
-        return moments.cov[:, None] * right
-    return matmul(moments.cov, right)
+    """Multiply S @ right, for a full or a diagonal covariance."""
+    cov = moments.cov
+    return cov[:, None] * right if cov.ndim == 1 else matmul(cov, right)
 
 
 def spectrum(moments: Moments) -> Spectrum:
-    """Eigenvalues and eigenvectors of S, from large to small.
+    """Return eigenvalues and eigenvectors of S, from large to small.
 
     Rounding leaves eigenvalues of a rank-deficient S slightly negative; they are set to zero.
 
@@ -413,24 +325,21 @@ def spectrum(moments: Moments) -> Spectrum:
 
 
 def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
-    """Below this an eigenvalue of S may be what rounding left of zero: 10 n ε λ₁.
+    """Say below what an eigenvalue of S may be what rounding left of zero: 10 n ε λ₁.
 
     Forming S from data, and its eigenvalues from S, each move an eigenvalue by some ε λ₁, n ε λ₁ at
-    worst; ε is that of the dtype, 1.2e-7 or 2.2e-16. NumPy's `matrix_rank` decides likewise.
+    worst. ε is that of the dtype, 1.2e-7 or 2.2e-16. NumPy's `matrix_rank` decides likewise.
 
     Args:
         eigenvalues: (n,), all of S, from large to small.
     """
     eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", eigenvalues, ("n",))
-    n, eps = eigenvalues.shape[0], float(jnp.finfo(eigenvalues.dtype).eps)
-    return 10 * n * eps * eigenvalues[0]
+    return 10 * eigenvalues.shape[0] * float(jnp.finfo(eigenvalues.dtype).eps) * eigenvalues[0]
 
 
-def rank(
-    eigenvalues: Float[Array, "n"] | Any, count: Float[Array, ""] | float = float("inf")
-) -> Int[Array, ""]:
-    """How many eigenvalues of S are certainly not zero; the one place where that is decided.
+def rank(eigenvalues: Float[Array, "n"] | Any, count: Scalar = float("inf")) -> Int[Array, ""]:
+    """Count the eigenvalues of S that are certainly not zero: this is decided nowhere else.
 
     Args:
         eigenvalues: (n,), all of S, from large to small.
@@ -446,7 +355,7 @@ def rank(
 
 
 def thin_spectrum(x: Any, name: str = "x") -> Spectrum:
-    """The min(N, n) leading eigenpairs of S by a thin SVD of the data: no n × n object.
+    """Compute the min(N, n) leading eigenpairs of S by a thin SVD: there is no n × n object.
 
     Args:
         x: (N, n), as for `from_data`.
@@ -478,7 +387,7 @@ def _thin(x: Float[Array, "N n"]) -> Spectrum:
 
 
 def in_eigenbasis(moments: Moments) -> tuple[Moments, Spectrum]:
-    """Moments rotated so that S is diagonal, and the spectrum that rotates them.
+    """Rotate moments so that S is diagonal.
 
     Whatever is not per-coordinate is unchanged by this rotation: ELBO, likelihood, gradient
     descent, Hessian spectra. Adam is per-coordinate: in the eigenbasis it is another optimiser.

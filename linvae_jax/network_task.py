@@ -90,7 +90,9 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     pieces = range(0, N, 4096)
     mean = None if transform is not None else _mean(values)
     if n <= _LARGE:
-        moments = mom.of_chunks((real(values[i : i + 4096], i) for i in pieces), "values")
+        moments = mom.from_chunks(
+            (real(values[i : i + 4096], i) for i in pieces), "values", "values"
+        )
         lam = mom.spectrum(moments).eigenvalues
         mean = moments.mean if mean is None else mean
     else:

@@ -1,7 +1,9 @@
 """Probabilistic PCA: z ~ N(0, I), x | z ~ N(Wz + μ, σ²I).
 
 Tipping and Bishop, *Probabilistic principal component analysis*, JRSS-B 1999. Nothing here
-forms an n × n inverse: with M = WᵀW + σ²I (k × k) all costs are O(n k²) beyond S W.
+forms an n × n inverse: with M = WᵀW + σ²I (k × k) all costs are O(n k²) beyond S W. All values are
+nats per datum. Every function raises `ValueError` where shapes disagree, for NaN and Inf, and for
+σ² or β ≤ 0; eigenvalues are those of S, from large to small.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import moments, ppca
@@ -18,18 +20,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from linvae_jax import gaussian
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 from linvae_jax._internal.linalg import matmul
 
 
-@partial(jax.tree_util.register_dataclass)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PPCA:
-    """A pPCA model.
+    """A pPCA model has three parameters.
 
     Attributes:
         W: (n, k), weights.
@@ -43,7 +46,7 @@ class PPCA:
 
 
 class Posterior(NamedTuple):
-    """Exact posterior z | x ~ N(mean, cov); `mean` is (N, k), `cov` (k, k) the same for all x."""
+    """The exact posterior z | x ~ N(mean, cov) has means (N, k), and one `cov` (k, k) for all x."""
 
     mean: Float[Array, "N k"]
     cov: Float[Array, "k k"]
@@ -55,7 +58,7 @@ def _cholesky_M(W: Float[Array, "n k"], sigma2: Float[Array, ""]) -> Float[Array
 
 
 @jax.jit
-def _log_likelihood(W: Array, sigma2: Array | float, moments: mom.Moments) -> Float[Array, ""]:
+def _log_likelihood(W: Array, sigma2: Scalar, moments: mom.Moments) -> Float[Array, ""]:
     n = W.shape[0]
     sigma2 = jnp.asarray(sigma2, W.dtype)
     # in units of σ: squares of covariances in the data's own unit leave float32's range
@@ -69,12 +72,12 @@ def _log_likelihood(W: Array, sigma2: Array | float, moments: mom.Moments) -> Fl
 
 
 def log_likelihood(
-    W: Float[Array, "n k"] | Any, sigma2: Float[Array, ""] | float, moments: mom.Moments
+    W: Float[Array, "n k"] | Any, sigma2: Scalar, moments: mom.Moments
 ) -> Float[Array, ""]:
-    """Mean marginal log-likelihood of the data that made the moments, at μ = their own mean.
+    """Compute the mean marginal log-likelihood of the data that made the moments, at their mean.
 
-    This is the objective of a fit. Moments of other data have another mean, which this takes for
-    the model's: to score held-out data, use `score`, which has the model's own.
+    This is the objective of a fit, exact up to rounding, which grows as tr S/σ². Moments of other
+    data have another mean, which this takes for the model's: score held-out data by `score`.
 
     −½ [ n log 2π + log det C + tr(C⁻¹S) ], C = WWᵀ + σ²I, by M = WᵀW + σ²I:
     log det C = (n−k) log σ² + log det M, tr(C⁻¹S) = (tr S − tr(M⁻¹WᵀSW))/σ².
@@ -83,27 +86,17 @@ def log_likelihood(
         W: (n, k), real numbers.
         sigma2: noise variance, > 0.
         moments: of the data, n dimensions.
-
-    Returns:
-        (), nats per datum. Exact up to rounding, which grows as tr S/σ².
-
-    Raises:
-        ValueError: shapes disagree, NaN or Inf, σ² ≤ 0, S not symmetric.
     """
     mom.check(moments)
-    W = arrays.as_float("W", W)
-    checks.shape("W", W, (moments.mean.shape[0], "k"))
-    checks.finite("W", W)
+    W = arrays.finite("W", W, (moments.mean.shape[0], "k"))
     sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
     return _log_likelihood(W, sigma2, moments)
 
 
 def principal_weights(
-    eigenvectors: Float[Array, "n k"] | Any,
-    eigenvalues: Float[Array, "k"] | Any,
-    sigma2: Float[Array, ""] | float,
+    eigenvectors: Float[Array, "n k"] | Any, eigenvalues: Float[Array, "k"] | Any, sigma2: Scalar
 ) -> Float[Array, "n k"]:
-    """Columns √(λ_j − σ²) u_j; a zero column where λ_j ≤ σ² (posterior collapse)."""
+    """Make columns √(λ_j − σ²) u_j; a zero column where λ_j ≤ σ² (posterior collapse)."""
     values = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", values, ("k",))
     checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
@@ -123,40 +116,27 @@ def _principal_weights(
 
 
 @jax.jit
-def _optimal_sigma2(eigenvalues: Array, k: Array | int, beta: Array | float) -> Float[Array, ""]:
+def _optimal_sigma2(
+    eigenvalues: Array, k: Array | int, beta: Scalar, count: Scalar
+) -> Float[Array, ""]:
+    """Find the best σ²; NaN if there is none. The number r of components in use counts f_r > 0."""
     n = eigenvalues.shape[0]
     beta = jnp.asarray(beta, eigenvalues.dtype)
-    used, tail = _components_in_use(eigenvalues, k, beta)
-    sigma2 = tail[used] / (n - used * beta)
-    return jnp.where(used < mom.rank(eigenvalues), sigma2, jnp.nan)
-
-
-def _components_in_use(
-    eigenvalues: Float[Array, "n"], k: Array | int, beta: Float[Array, ""]
-) -> tuple[Int[Array, ""], Float[Array, "m"]]:
-    """Number r of components at the optimum with σ² learned, and Σ_{i>r} λ_i for each r."""
-    n = eigenvalues.shape[0]
     r = jnp.arange(n + 1, dtype=eigenvalues.dtype)
     # suffix sums from the small end, which loses no digits of a small tail
     tail = jnp.append(jnp.cumsum(eigenvalues[::-1])[::-1], 0)  # tail[r] = Σ_{i>r} λ_i
     f = eigenvalues * (n - r[1:] * beta) - beta * tail[1:]
     # of one shape for every k: compiled once
-    return jnp.sum((f > 0) & (jnp.arange(n) < k)), tail
-
-
-@jax.jit
-def _leaves_variance(
-    eigenvalues: Array, k: Array | int, beta: Array | float, count: Array | float
-) -> Bool[Array, ""]:
-    beta = jnp.asarray(beta, eigenvalues.dtype)
-    return _components_in_use(eigenvalues, k, beta)[0] < mom.rank(eigenvalues, count)
+    used = jnp.sum((f > 0) & (jnp.arange(n) < k))
+    sigma2 = tail[used] / (n - used * beta)
+    return jnp.where(used < mom.rank(eigenvalues, count), sigma2, jnp.nan)
 
 
 def check_learned_sigma2(
     eigenvalues: Float[Array, "n"] | Any,
     k: int,
-    beta: Float[Array, ""] | float = 1.0,
-    count: Float[Array, ""] | float = float("inf"),
+    beta: Scalar = 1.0,
+    count: Scalar = float("inf"),
     name: str = "eigenvalues",
 ) -> None:
     """Raise `ValueError` if there is no best σ²: k latents explain all variance there is.
@@ -165,7 +145,7 @@ def check_learned_sigma2(
     without bound as σ² → 0. `moments.rank` decides what the rank is.
 
     Args:
-        eigenvalues: (n,), all eigenvalues of S, from large to small.
+        eigenvalues: (n,), all of them.
         k: number of latents, < n.
         beta: weight of the KL, > 0.
         count: number of data N, if known.
@@ -174,7 +154,7 @@ def check_learned_sigma2(
     if not checks.concrete(eigenvalues, beta, count):
         return
     with jax.ensure_compile_time_eval():  # inside a program that has them as constants
-        if _leaves_variance(eigenvalues, k, float(beta), float(count)):
+        if not jnp.isnan(_optimal_sigma2(eigenvalues, k, float(beta), float(count))):
             return
         r = int(mom.rank(eigenvalues, count))
     values, largest = np.asarray(eigenvalues), float(eigenvalues[0])
@@ -198,57 +178,49 @@ def _check_k_learned(k: int, n: int) -> None:
 
 
 def optimal_sigma2(
-    eigenvalues: Float[Array, "n"] | Any, k: int, beta: Float[Array, ""] | float = 1.0
+    eigenvalues: Float[Array, "n"] | Any, k: int, beta: Scalar = 1.0
 ) -> Float[Array, ""]:
-    """Noise variance at the optimum, learned together with the weights.
+    """Find the noise variance at the optimum, learned together with the weights.
 
     σ²* = Σ_{i>r} λ_i/(n − rβ) with r the number of components in use; r = k and the mean of the
-    discarded eigenvalues when β = 1.
+    discarded eigenvalues when β = 1. Exact.
 
     Args:
-        eigenvalues: (n,), all eigenvalues of S, from large to small.
+        eigenvalues: (n,), all of them.
         k: number of latents, < n.
         beta: weight of the KL, > 0.
 
-    Returns:
-        (), σ²*. Exact.
-
     Raises:
-        ValueError: k out of range, β ≤ 0, eigenvalues not in order or negative; no σ² is best
+        ValueError: k out of range, eigenvalues not in order or negative; no σ² is best
             (`check_learned_sigma2`). Inside a transformation the last is NaN.
 
-    Source: own derivation. Component r is used when λ_r > βσ²_r, that is when
-    f_r = λ_r (n − rβ) − β Σ_{i>r} λ_i > 0, and f falls with r, since
-    f_{r+1} − f_r = (λ_{r+1} − λ_r)(n − rβ) ≤ 0; so r* counts the positive f_r, r ≤ k.
+    Source: landscape/README.md, 2.
     """
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
     n = eigenvalues.shape[0]
     _check_k_learned(k, n)
     check_learned_sigma2(eigenvalues, k, beta)
-    return _optimal_sigma2(eigenvalues, k, beta)
+    return _optimal_sigma2(eigenvalues, k, beta, float("inf"))
 
 
 def elbo_with_components(
     eigenvalues: Float[Array, "n"] | Any,
     active: Bool[Array, "n"] | Any,
-    sigma2: Float[Array, ""] | float,
-    beta: Float[Array, ""] | float = 1.0,
+    sigma2: Scalar,
+    beta: Scalar = 1.0,
 ) -> Float[Array, ""]:
-    """β-ELBO at the stationary point that uses the components marked `active`.
+    """Compute the β-ELBO at the stationary point that uses the components marked `active`.
 
     −(n/2) log 2πσ² − (β/2) [ Σ_active (1 + log(λ_i/βσ²)) + Σ_others λ_i/(βσ²) ]
 
-    For β = 1 this is the pPCA log-likelihood there, since the ELBO is tight at these points.
+    Exact. For β = 1 this is the log-likelihood there, because the ELBO is tight at these points.
 
     Args:
-        eigenvalues: (n,), of S.
+        eigenvalues: (n,).
         active: (n,), bool; each must have λ_i > βσ² (the caller's duty: no check).
         sigma2: noise variance.
         beta: weight of the KL.
-
-    Returns:
-        (), nats per datum. Exact.
     """
     values = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", values, ("n",))
@@ -260,23 +232,20 @@ def elbo_with_components(
 
 @jax.jit
 def _elbo_with_components(
-    eigenvalues: Array, active: Array, sigma2: Array | float, beta: Array | float
+    eigenvalues: Array, active: Array, sigma2: Scalar, beta: Scalar
 ) -> Float[Array, ""]:
     beta = jnp.asarray(beta, eigenvalues.dtype)
     s = beta * jnp.asarray(sigma2, eigenvalues.dtype)
     safe = jnp.where(active, eigenvalues, s)
     terms = jnp.where(active, 1 + jnp.log(safe / s), eigenvalues / s)
-    return (
-        gaussian.log_density(
-            jnp.zeros((), s.dtype), eigenvalues.shape[0], jnp.log(jnp.asarray(sigma2, s.dtype))
-        )
-        - 0.5 * beta * terms.sum()
-    )
+    log_sigma2 = jnp.log(jnp.asarray(sigma2, s.dtype))
+    no_error = gaussian.log_density(jnp.zeros((), s.dtype), eigenvalues.shape[0], log_sigma2)
+    return no_error - 0.5 * beta * terms.sum()
 
 
 @jax.jit
 def _optimal_elbo(
-    eigenvalues: Array, k: Array | int, sigma2: Array | float, beta: Array | float
+    eigenvalues: Array, k: Array | int, sigma2: Scalar, beta: Scalar
 ) -> Float[Array, ""]:
     dtype = eigenvalues.dtype
     noise = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
@@ -287,23 +256,20 @@ def _optimal_elbo(
 def optimal_elbo(
     eigenvalues: Float[Array, "n"] | Any,
     k: int,
-    sigma2: Float[Array, ""] | float | None = None,
-    beta: Float[Array, ""] | float = 1.0,
+    sigma2: Scalar | None = None,
+    beta: Scalar = 1.0,
 ) -> Float[Array, ""]:
-    """Global maximum of the β-ELBO, and for β = 1 of the pPCA log-likelihood (Lemma 1).
+    """Find the global maximum of the β-ELBO, for β = 1 that of the log-likelihood (Lemma 1). Exact.
 
     Args:
-        eigenvalues: (n,), of S, from large to small.
+        eigenvalues: (n,).
         k: number of latents.
         sigma2: noise variance held fixed; learned (`optimal_sigma2`) when None.
         beta: weight of the KL.
 
-    Returns:
-        (), nats per datum. Exact.
-
     Raises:
-        ValueError: k out of range, σ² ≤ 0, β ≤ 0, eigenvalues not in order or negative; σ²
-            learned and none is best (`check_learned_sigma2`).
+        ValueError: k out of range, eigenvalues not in order or negative; σ² learned and none is
+            best (`check_learned_sigma2`).
     """
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
@@ -315,43 +281,36 @@ def optimal_elbo(
     return _optimal_elbo(eigenvalues, k, sigma2, beta)
 
 
-def mle(moments: mom.Moments, k: int, sigma2: Float[Array, ""] | float | None = None) -> PPCA:
-    """Maximum-likelihood pPCA, closed form: W = U_k (Λ_k − σ²I)₊^{1/2}, rotation R = I.
+def mle(moments: mom.Moments, k: int, sigma2: Scalar | None = None) -> PPCA:
+    """Fit by maximum likelihood, in closed form: W = U_k (Λ_k − σ²I)₊^{1/2}, rotation R = I.
+
+    Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding.
 
     Args:
         moments: of the data.
         k: number of latents; k ≤ n, and k < n when σ² is learned. Static under jit.
-        sigma2: noise variance held fixed; when None its MLE, the mean of the n − k discarded
-            eigenvalues.
-
-    Returns:
-        `PPCA`. Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding.
+        sigma2: noise variance held fixed; if None the mean of the n − k discarded eigenvalues.
 
     Raises:
-        ValueError: k out of range, σ² ≤ 0, S not symmetric or indefinite, or S of rank ≤ k with
-            σ² learned (the likelihood is then unbounded as σ² → 0).
+        ValueError: k out of range, S not symmetric or indefinite, or S of rank ≤ k with σ²
+            learned (the likelihood is then unbounded as σ² → 0).
     """
-    return _mle(mom.spectrum(moments), moments.mean, k, sigma2, moments.count, "moments.cov")
+    spectrum = mom.spectrum(moments)
+    return mle_from_spectrum(spectrum, moments.mean, k, sigma2, moments.count, "moments.cov")
 
 
 def mle_from_spectrum(
     spectrum: mom.Spectrum,
     mean: Float[Array, "n"],
     k: int,
-    sigma2: Float[Array, ""] | float | None = None,
+    sigma2: Scalar | None = None,
+    count: Scalar = float("inf"),
+    name: str = "spectrum.eigenvalues",
 ) -> PPCA:
-    """As `mle`, when the spectrum is known already: many k or σ² for one eigendecomposition."""
-    return _mle(spectrum, mean, k, sigma2, float("inf"), "spectrum.eigenvalues")
+    """Fit as `mle` where the spectrum is known: many k or σ² for one eigendecomposition.
 
-
-def _mle(
-    spectrum: mom.Spectrum,
-    mean: Float[Array, "n"],
-    k: int,
-    sigma2: Float[Array, ""] | float | None,
-    count: Float[Array, ""] | float,
-    name: str,
-) -> PPCA:
+    For messages, `count` is the number of data if known, and `name` what the user calls the data.
+    """
     n, m = spectrum.eigenvectors.shape
     values = spectrum.eigenvalues
     if sigma2 is None:
@@ -360,7 +319,7 @@ def _mle(
     if sigma2 is None:
         padded = jnp.pad(values, (0, n - m))
         check_learned_sigma2(padded, k, 1.0, count, name)
-        sigma2 = _optimal_sigma2(padded, k, 1.0)
+        sigma2 = _optimal_sigma2(padded, k, 1.0, float("inf"))
     else:
         sigma2 = checks.positive_scalar("sigma2", sigma2, values.dtype)
     sigma2 = jnp.asarray(sigma2, values.dtype)
@@ -377,25 +336,14 @@ def _posterior(model: PPCA, centred: Float[Array, "N n"]) -> Posterior:
 
 
 def posterior(model: PPCA, x: Any) -> Posterior:
-    """Exact posterior N(M⁻¹Wᵀ(x−μ), σ²M⁻¹) of each datum.
-
-    Args:
-        model: weights, noise and mean.
-        x: (N, n), real numbers, as for `moments.from_data`.
-
-    Raises:
-        ValueError: x is not (N, n), NaN or Inf, no real numbers.
-    """
-    model, mean = _read(model)
-    return _posterior(model, _centred(model, mean, x))
+    """Compute the exact posterior N(M⁻¹Wᵀ(x−μ), σ²M⁻¹) of data (N, n), as for `from_data`."""
+    return _posterior(*_centred(model, x))
 
 
 def _read(model: PPCA) -> tuple[PPCA, Any]:
-    """The model in JAX's floats, and its mean as precise as it came."""
+    """Return the model in JAX's floats, and its mean as precise as it came."""
     checks.kind("model", model, PPCA)
-    W = arrays.as_float("model.W", model.W)
-    checks.shape("model.W", W, ("n", "k"))
-    checks.finite("model.W", W)
+    W = arrays.finite("model.W", model.W, ("n", "k"))
     sigma2 = checks.positive_scalar("model.sigma2", model.sigma2, W.dtype)
     mean = checks.numbers("model.mean", model.mean)
     checks.shape("model.mean", mean, (W.shape[0],))
@@ -403,8 +351,9 @@ def _read(model: PPCA) -> tuple[PPCA, Any]:
     return PPCA(W, jnp.asarray(sigma2, W.dtype), arrays.as_float("model.mean", mean)), mean
 
 
-def _centred(model: PPCA, mean: Any, x: Any) -> Float[Array, "N n"]:
-    return arrays.less("x", checks.data_matrix("x", x, model.W.shape[0]), mean)
+def _centred(model: PPCA, x: Any) -> tuple[PPCA, Float[Array, "N n"]]:
+    model, mean = _read(model)
+    return model, arrays.less("x", checks.data_matrix("x", x, model.W.shape[0]), mean)
 
 
 @jax.jit
@@ -421,32 +370,21 @@ def _score(model: PPCA, centred: Float[Array, "N n"]) -> Float[Array, "N"]:
 
 
 def score_per_datum(model: PPCA, x: Any) -> Float[Array, "N"]:
-    """Marginal log-likelihood log N(x; μ, WWᵀ + σ²I) of each datum, with the model's own mean μ.
+    """Compute the exact log N(x; μ, WWᵀ + σ²I) of each datum, with the model's own mean μ.
 
-    This is the score of any data, held-out ones above all, as `score_samples` of scikit-learn's
-    PCA. `log_likelihood` is for the data that a model is fitted to: it takes *their* mean for μ.
-
-    Args:
-        model: weights, noise and mean.
-        x: (N, n), real numbers, as for `moments.from_data`.
-
-    Returns:
-        (N,), nats. Exact.
-
-    Raises:
-        ValueError: x is not (N, n), NaN or Inf, no real numbers; σ² ≤ 0.
+    This is the score of any data (N, n), held-out ones above all, as `score_samples` of
+    scikit-learn's PCA. `log_likelihood` is for the data that a model is fitted to.
     """
-    model, mean = _read(model)
-    return _score(model, _centred(model, mean, x))
+    return _score(*_centred(model, x))
 
 
 def score(model: PPCA, x: Any) -> Float[Array, ""]:
-    """Mean of `score_per_datum`, nats per datum."""
+    """Average `score_per_datum` over the data."""
     return score_per_datum(model, x).mean()
 
 
 def sample(model: PPCA, key: PRNGKeyArray, num_samples: int) -> Float[Array, "N n"]:
-    """Draw data from the model: (num_samples, n)."""
+    """Draw data (num_samples, n) from the model."""
     checks.key("key", key)
     checks.in_range("num_samples", num_samples, 1, 2**31 - 1, "at least one")
     return _sample(_read(model)[0], key, num_samples)

@@ -222,13 +222,8 @@ def from_data(d: Drawn) -> None:
 def from_chunks(d: Drawn) -> None:
     cut = len(d.array) // 2
     pieces = [d.given(slice(cut)), d.given(slice(cut, None))]
-    found = attempt(d, "chunks", True, lambda: mom.from_chunks(pieces))
-    if found is not None:
-        _assert_moments(d, found)
-
-
-def of_chunks(d: Drawn) -> None:
-    found = attempt(d, "values:", True, lambda: mom.of_chunks([d.given()], "values"))
+    call = lambda: mom.from_chunks(pieces, "values", "values")  # noqa: E731
+    found = attempt(d, "values:", True, call)
     if found is not None:
         _assert_moments(d, found)
 
@@ -525,7 +520,6 @@ def fraction_below(d: Drawn) -> None:
 NET: dict[str, Callable[[Drawn], None]] = {
     "moments.from_data": from_data,
     "moments.from_chunks": from_chunks,
-    "moments.of_chunks": of_chunks,
     "moments.thin_spectrum": thin_spectrum,
     "ppca.posterior": posterior,
     "ppca.score_per_datum": score_per_datum,

@@ -53,6 +53,18 @@ def as_float(name: str, x: Any) -> Float[Array, "..."]:
     return jnp.asarray(_cast(name, x, dtype))
 
 
+def finite(name: str, x: Any, shape: tuple[int | str, ...]) -> Float[Array, "..."]:
+    """Make floats on the device of finite numbers of this shape (see `checks.shape`).
+
+    Raises:
+        ValueError: as `as_float`, another shape, NaN or Inf.
+    """
+    made = as_float(name, x)
+    checks.shape(name, made, shape)
+    checks.finite(name, made)
+    return made
+
+
 def spectrum(name: str, values: Any) -> Float[Array, "n"]:
     """Eigenvalues of a covariance as they come, checked, as floats on the device.
 
