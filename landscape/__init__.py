@@ -5,6 +5,7 @@
 | `points` | where are the stationary points of a linear VAE? |
 | `curvature` | how does the surface bend there, exactly? can a collapsed latent come back? |
 | `autodiff` | how does any function bend, by automatic differentiation? |
+| `testing` | what to draw, and which laws to hold it to, in tests of VAEs of one's own |
 | `studies` | the above as labelled tables, over σ² and over trained networks |
 | `figures` | tables in, figures out |
 | `paper` | do the paper's claims hold? measures, judges, and writes the report |

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import moments_with, normal, orthogonal, seeds
 
 from landscape.autodiff import hessian, objectives
 from landscape.curvature import arrowhead, blocks, conditioning, directions, operators, summaries
 from landscape.points import stationary
+from landscape.testing.strategies import moments_with, normal, orthogonal, seeds
 from linvae_jax.linear import LinearVAEParams
 
 # relative to the largest eigenvalue; the dense eigensolver has a few hundred rounding errors

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy.stats import norm
-from strategies import parameters, seeds
 from tolerances import EXACT, STANDARD_ERRORS
 
+from landscape.testing.strategies import parameters, seeds
 from linvae_jax import collapse, evaluation, linear
 from linvae_jax import moments as mom
 from linvae_jax.data import preprocessing

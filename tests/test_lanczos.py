@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from strategies import moments_with, normal
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
 from landscape.autodiff import hessian, lanczos, lobpcg, matrix_free, objectives
 from landscape.curvature import blocks
 from landscape.points import stationary
+from landscape.testing.strategies import moments_with, normal
 
 KEY = jax.random.key(7)
 SIGMA2 = 1.0

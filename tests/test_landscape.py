@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import moments_with, normal, problems
 from tolerances import EXACT, FACTORED
 
 from landscape.autodiff import hessian, objectives
 from landscape.curvature import conditioning
 from landscape.points import stationary
 from landscape.studies import surface
+from landscape.testing.strategies import moments_with, normal, problems
 from linvae_jax import linear, ppca
 from linvae_jax import moments as mom
 

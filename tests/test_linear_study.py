@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from strategies import orthogonal
 
 from landscape.curvature import conditioning, escape
 from landscape.figures import linear as linear_figures
@@ -12,6 +11,7 @@ from landscape.figures import style
 from landscape.paper import linear_claims
 from landscape.points import stationary
 from landscape.studies import linear as linear_study
+from landscape.testing.strategies import orthogonal
 from linvae_jax import linear, linear_task, sweeps, training
 from linvae_jax import moments as mom
 

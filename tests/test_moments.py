@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import data, orthogonal, seeds, shapes
 from tolerances import EXACT, FACTORED
 
+from landscape.testing.strategies import data, orthogonal, seeds, shapes
 from linvae_jax import moments as mom
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import orthogonal
 
 from landscape.autodiff import hessian
 from landscape.curvature import collapsed_latent, conditioning
 from landscape.points import stationary
 from landscape.studies import network_spectra
 from landscape.studies import networks as network_study
+from landscape.testing.strategies import orthogonal
 from linvae_jax import linear, network_task, networks, sweeps, training
 from linvae_jax import moments as mom
 

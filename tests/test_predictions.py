@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from strategies import noise, spectra, weights
 from tolerances import EXACT, FACTORED
 
+from landscape.testing.strategies import noise, spectra, weights
 from linvae_jax import collapse, linear, ppca, predictions
 from linvae_jax import moments as mom
 

@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import moments_with, noise, seeds, separated_spectra, spectra, weights
 from tolerances import EXACT, FACTORED
 
 from landscape.autodiff import hessian, objectives
 from landscape.curvature import conditioning
 from landscape.points import stationary
+from landscape.testing.strategies import (
+    moments_with,
+    noise,
+    seeds,
+    separated_spectra,
+    spectra,
+    weights,
+)
 from linvae_jax import linear, ppca
 
 SIZES = ((3, 2), (4, 3), (6, 4))

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from strategies import moments_with, normal, orthogonal
 
 from landscape.autodiff import hessian, lanczos, lobpcg, objectives
 from landscape.curvature import (
@@ -30,6 +29,7 @@ from landscape.curvature import (
 )
 from landscape.points import census, stationary
 from landscape.studies import surface
+from landscape.testing.strategies import moments_with, normal, orthogonal
 from linvae_jax import linear, moments, ppca, predictions
 from linvae_jax.linear import LinearVAEParams
 

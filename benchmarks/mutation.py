@@ -1,0 +1,647 @@
+"""The mutation score: which share of wrong formulas the test suite catches.
+
+    python -m benchmarks.mutation --count 300          # resumes where it was ended
+    python -m benchmarks.mutation --count 300 --write  # and writes results/mutation.json
+
+Each mutant is one formula of the mathematics with one mistake of the kind that people make: a
+factor of two, a flipped sign, an index off by one, swapped arguments, a dropped term, another
+comparison. The tests that belong to its module run until one fails. A mutant that passes all of
+them survives; `mutation_survivors.md` says of each survivor why nothing is wrong with it.
+
+Not mutated: docstrings, annotations, default values, `axis=` and the like, and the checks of input
+with their messages (tests/test_errors.py is for those).
+
+Mutants live in copies of the tree. One process imports what is not ours, and forks for each mutant:
+JAX has then been imported, but has not started.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECORD = Path(__file__).parent / "results/mutation.json"
+EXAMPLES = 10  # of Hypothesis, for each test
+
+_CURVATURE = ("test_blocks", "test_testing", "test_landscape", "test_linear_study", "test_units")
+# the tests that belong to each file or folder, the most telling first
+TESTS = {
+    "linvae_jax/linear.py": (
+        "test_linear", "test_testing", "test_ppca", "test_stationary", "test_collapsed_latent",
+        "test_divergence", "test_evaluation",
+    ),
+    "linvae_jax/ppca.py": ("test_ppca", "test_linear", "test_stationary", "test_predictions"),
+    "landscape/points": ("test_stationary", "test_census", "test_testing", "test_units"),
+    "landscape/curvature/collapsed_latent.py": ("test_collapsed_latent", "test_network_study"),
+    "landscape/curvature/conditioning.py": (
+        "test_stationary", *_CURVATURE, "test_collapsed_latent",
+    ),
+    "landscape/curvature/escape.py": ("test_linear_study", "test_contracts", "test_units"),
+    "landscape/curvature/mixed": ("test_census", "test_units"),
+    "landscape/curvature": _CURVATURE,
+}  # fmt: skip
+
+# to swap these arguments is no mistake, or one that shows at once
+_UNSWAPPED = {
+    "minimum", "maximum", "hypot", "asarray", "astype", "array", "full", "zeros", "ones", "pad",
+    "reshape", "partial", "replace", "getattr", "isinstance", "zip", "einsum", "take", "put",
+    "vmap", "jit", "grad", "default_rtol", "in_axes", "broadcast_to", "normal", "map", "setattr",
+    "range", "arange", "fori_loop", "scan", "while_loop", "cond", "issubdtype", "linspace", "set",
+}  # fmt: skip
+_NO_FORMULA = {"axis", "dtype", "mode", "batch_size", "chunk", "static_argnames", "side", "stable"}
+_TWINS = {
+    "minimum": "maximum", "maximum": "minimum", "min": "max", "max": "min", "argmin": "argmax",
+    "argmax": "argmin", "all": "any", "any": "all",
+}  # fmt: skip
+_OTHER = {
+    ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt,), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt,),
+    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,),
+}  # fmt: skip
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.MatMult)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes:
+        file: from the root of the repository.
+        function: where, by name.
+        line: of the formula, from 1.
+        kind: of mistake.
+        before: the formula.
+        after: what stands there instead.
+        start: where, in bytes of the file.
+        end: likewise.
+    """
+
+    file: str
+    function: str
+    line: int
+    kind: str
+    before: str
+    after: str
+    start: int
+    end: int
+
+    def applied(self, source: bytes) -> bytes:
+        """The file with the mistake in it."""
+        return source[: self.start] + self.after.encode() + source[self.end :]
+
+
+@cache
+def _source(file: str) -> bytes:
+    """As it was at first, whatever happens to the tree meanwhile."""
+    return (ROOT / file).read_bytes()
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _checks_input(node: ast.stmt) -> bool:
+    """Whether a statement looks at input, or makes its error message, and does nothing else."""
+    if isinstance(node, ast.Raise):
+        return True
+    if isinstance(node, ast.If):
+        return not node.orelse and all(_checks_input(child) for child in node.body)
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Constant)
+
+
+def _is_reading(node: ast.AST) -> bool:
+    """Whether an expression is a call of `checks` or of the readers of arrays."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    return _name(node.func.value) == "checks" or node.func.attr in ("as_float", "spectrum")
+
+
+class _Formulas(ast.NodeVisitor):
+    """Goes through a module and notes (function, kind, node, what to put there)."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str, ast.expr, str]] = []
+        self.scope: list[str] = []
+
+    def note(self, kind: str, node: ast.expr, after: ast.expr | str) -> None:
+        text = after if isinstance(after, str) else f"({ast.unparse(after)})"
+        self.found.append((".".join(self.scope), kind, node, text))
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self._body(node.name, node.body)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        if not node.name.lstrip("_").startswith("check") and node.name != "__post_init__":
+            self._body(node.name, node.body)
+
+    def _body(self, name: str, body: list[ast.stmt]) -> None:
+        self.scope.append(name)
+        for child in body:
+            self.visit(child)
+        self.scope.pop()
+
+    def visit(self, node: ast.AST) -> None:
+        skipped = ast.Import | ast.ImportFrom | ast.JoinedStr
+        if isinstance(node, skipped) or _is_reading(node):
+            return
+        if isinstance(node, ast.stmt) and _checks_input(node):
+            return
+        if not self.scope and isinstance(node, ast.stmt) and not _is_definition(node):
+            return
+        super().visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg not in _NO_FORMULA:
+            self.visit(node.value)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if type(node.value) is int:
+            self.note("off by one", node, str(node.value + 1))
+        elif isinstance(node.value, float):
+            self.note("factor", node, repr(2 * node.value or 1.0))
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        if isinstance(node.op, ast.USub | ast.Invert | ast.Not):
+            self.note("sign", node, node.operand)
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        def other(op: ast.operator, left: ast.expr, right: ast.expr) -> ast.expr:
+            return ast.BinOp(left, op, right)
+
+        left, right = node.left, node.right
+        if isinstance(node.op, ast.BitAnd | ast.BitOr):
+            op = ast.BitOr() if isinstance(node.op, ast.BitAnd) else ast.BitAnd()
+            self.note("comparison", node, other(op, left, right))
+        if isinstance(node.op, ast.Add | ast.Sub):
+            op = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+            self.note("sign", node, other(op, left, right))
+            self.note("dropped", node, left)
+            self.note("dropped", node, right)
+            for term in (left, right):
+                if not isinstance(term, ast.Constant | ast.BinOp):
+                    self.note("factor", term, other(ast.Mult(), ast.Constant(2), term))
+        if isinstance(node.op, ast.Mult | ast.Div):
+            op = ast.Div() if isinstance(node.op, ast.Mult) else ast.Mult()
+            self.note("inverted", node, other(op, left, right))
+            self.note("dropped", node, left)
+        if isinstance(node.op, ast.Sub | ast.Div | ast.MatMult):
+            self.note("swapped", node, other(node.op, right, left))
+        if isinstance(node.op, _ARITHMETIC):
+            self.note("factor", node, other(ast.Mult(), ast.Constant(2), node))
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        self.note("comparison", node, ast.BoolOp(op, node.values))
+        self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for place, op in enumerate(node.ops):
+            for kind in _OTHER.get(type(op), ()):
+                ops = [*node.ops[:place], kind(), *node.ops[place + 1 :]]
+                self.note("comparison", node, ast.Compare(node.left, ops, node.comparators))
+        self.generic_visit(node)
+
+    def visit_Slice(self, node: ast.Slice) -> None:
+        for bound in (node.lower, node.upper):
+            if isinstance(bound, ast.Name):
+                self.note("off by one", bound, f"{bound.id} + 1")
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name, args = _name(node.func), list(node.args)
+        if name in ("range", "arange") and isinstance(args[-1], ast.Name):
+            self.note("off by one", args[-1], f"{ast.unparse(args[-1])} + 1")
+        if name in _TWINS and isinstance(node.func, ast.Attribute):
+            func = ast.Attribute(node.func.value, _TWINS[name], node.func.ctx)
+            self.note("comparison", node, ast.Call(func, args, node.keywords))
+        starred = any(isinstance(a, ast.Starred | ast.Constant | ast.Lambda) for a in args[:2])
+        if len(args) >= 2 and name not in _UNSWAPPED and not starred:
+            i = 1 if name == "where" and len(args) == 3 else 0
+            args[i], args[i + 1] = args[i + 1], args[i]
+            if ast.dump(args[i]) != ast.dump(args[i + 1]):
+                self.note("swapped", node, ast.Call(node.func, args, node.keywords))
+        self.generic_visit(node)
+
+
+def _is_definition(node: ast.stmt) -> bool:
+    """Of a module's own statements: a function, a class, or a number with a name."""
+    number = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    return number or isinstance(node, ast.FunctionDef | ast.ClassDef)
+
+
+def mutants(file: str) -> list[Mutant]:
+    """All mutants of a file, in its order."""
+    source = _source(file)
+    lines = [0]
+    for line in source.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    formulas = _Formulas()
+    formulas.visit(ast.parse(source))
+    found = {}
+    for function, kind, node, after in formulas.found:
+        start = lines[node.lineno - 1] + node.col_offset
+        end = lines[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
+        before = source[start:end].decode()
+        mutant = Mutant(file, function, node.lineno, kind, before, after, start, end)
+        found.setdefault((start, end, after), mutant)
+    return sorted(found.values(), key=lambda m: (m.start, m.end, m.after))
+
+
+def files() -> list[str]:
+    """The files whose formulas are mutated."""
+    folders = ("landscape/points", "landscape/curvature")
+    inside = [p for f in folders for p in sorted((ROOT / f).glob("*.py"))]
+    return [
+        "linvae_jax/linear.py", "linvae_jax/ppca.py",
+        *(str(p.relative_to(ROOT)) for p in inside if p.name != "__init__.py"),
+    ]  # fmt: skip
+
+
+def sample(count: int, seed: int, only: list[str]) -> tuple[list[Mutant], dict[str, int]]:
+    """That many mutants, of each file its share of them; and how many there are in each.
+
+    A larger sample with the same seed begins with the smaller one's mutants of each file.
+    """
+    possible = {f: mutants(f) for f in files() if not only or any(o in f for o in only)}
+    total = sum(map(len, possible.values()))
+    chosen: list[Mutant] = []
+    for file, found in possible.items():
+        random.Random(f"{seed} {file}").shuffle(found)
+        chosen += found[: max(4, round(count * len(found) / total))]
+    random.Random(seed).shuffle(chosen)
+    return chosen, {file: len(found) for file, found in possible.items()}
+
+
+def tests_of(file: str) -> list[str]:
+    """The test files that belong to a file."""
+    key = next(key for key in TESTS if file.startswith(key))
+    return [f"tests/{name}.py" for name in TESTS[key] if (ROOT / f"tests/{name}.py").exists()]
+
+
+# in the child
+
+
+class _Order:
+    """A plugin of pytest: telling tests first, then the others file by file."""
+
+    def __init__(self, first: list[str], tests: list[str], tree: Path) -> None:
+        self.first, self.tests, self.tree = first, tests, tree
+        self.failed = ""
+
+    def pytest_configure(self) -> None:
+        import hypothesis
+        import jax
+
+        jax.clear_caches = lambda: None  # a file may come twice
+        settings = hypothesis.settings
+        # one failure will do: it is neither made smaller nor explained
+        settings.register_profile(
+            "mutation",
+            deadline=None,
+            max_examples=EXAMPLES,
+            derandomize=True,
+            database=None,
+            phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+            report_multiple_bugs=False,
+        )
+        settings.load_profile("mutation")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        import linvae_jax
+
+        assert Path(linvae_jax.__file__).is_relative_to(self.tree), linvae_jax.__file__
+        rank = {name: place for place, name in enumerate(self.first)}
+        file = {name: place for place, name in enumerate(self.tests)}
+        last = len(rank)
+
+        def key(item: Any) -> tuple[int, int]:
+            return rank.get(item.nodeid, last), file.get(item.nodeid.split("::")[0], 0)
+
+        items.sort(key=key)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed and not self.failed:
+            self.failed = f"import of {report.nodeid}"
+
+
+def _run_tests(tree: Path, tests: list[str], first: list[str], log: Path) -> str:
+    """What a child does: the tests in its tree, until one fails; says which."""
+    os.chdir(tree)
+    sys.path[:] = [str(tree), str(tree / "tests")] + [
+        p for p in sys.path if p not in ("", str(ROOT))
+    ]
+    with log.open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    plugin = _Order(first, tests, tree)
+    code = pytest.main(
+        [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore:Module already imported",
+            "--tb=no",
+            *tests,
+        ],
+        [plugin],
+    )
+    if code not in (0, 1) and not plugin.failed:
+        plugin.failed = f"pytest ended with {int(code)}"
+    return plugin.failed
+
+
+def _import_others() -> None:
+    """Import, once for all children, what is not ours."""
+    for name in (
+        "hypothesis.strategies", "xdist.plugin", "beartype", "jaxtyping", "scipy.stats",
+        "scipy.optimize", "jax.numpy", "jax.scipy.linalg", "optax", "flax.nnx", "matfree", "xarray",
+        "sklearn.decomposition", "orbax.checkpoint", "matplotlib.pyplot",
+    ):  # fmt: skip
+        __import__(name)
+
+
+@dataclass
+class _Job:
+    """A mutant, or none, and the tests to run until one fails: some of them first, then others."""
+
+    mutant: Mutant | None
+    stages: list[list[str]]
+    limit: float = 900.0  # seconds for each stage
+    began: float = 0.0
+    stage_began: float = 0.0
+    tests: list[str] = field(default_factory=list)  # of the stage that runs
+
+
+class _Slot:
+    """A copy of the tree, and the child that works in it."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree, self.answer = tree, tree.with_suffix(".json")
+        self.pid = 0
+        self.job = _Job(None, [])
+
+    def start(self, job: _Job, first: list[str]) -> None:
+        """The next of the job's stages."""
+        self.job = job
+        self.answer.unlink(missing_ok=True)
+        if job.mutant:
+            mutated = job.mutant.applied(_source(job.mutant.file))
+            (self.tree / job.mutant.file).write_bytes(mutated)
+        job.tests = job.stages.pop(0)
+        job.stage_began = time.monotonic()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                os.setsid()
+                found = _run_tests(self.tree, job.tests, first, self.tree.with_suffix(".log"))
+                self.answer.write_text(json.dumps(found))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+
+    def poll(self) -> str | None:
+        """What caught the mutant ("" if nothing did), once the child has ended; late, it is."""
+        late = time.monotonic() - self.job.stage_began > self.job.limit
+        if late:
+            os.killpg(self.pid, signal.SIGKILL)
+        if os.waitpid(self.pid, 0 if late else os.WNOHANG)[0] == 0:
+            return None
+        if self.job.mutant:
+            (self.tree / self.job.mutant.file).write_bytes(_source(self.job.mutant.file))
+        self.pid = 0
+        if self.answer.is_file():
+            return json.loads(self.answer.read_text())
+        return "time limit" if late else "the process died"
+
+
+def _copies(count: int, folder: Path) -> list[_Slot]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    slots = []
+    for i in range(count):
+        tree = folder / f"tree{i}"
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, tree / name)
+        (tree / ".pytest_cache").mkdir()
+        (tree / ".pytest_cache/jax").symlink_to(folder / "programs")
+        slots.append(_Slot(tree))
+    (folder / "programs").mkdir(exist_ok=True)
+    return slots
+
+
+class _Done:
+    """What is known of mutants, kept in a file; another source or other tests are other keys."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    @staticmethod
+    def key(mutant: Mutant) -> str:
+        return hashlib.sha1(_source(mutant.file) + repr(mutant).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Whole or not at all."""
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.known, indent=0, ensure_ascii=False))
+        new.replace(self.path)
+
+
+class _Kills:
+    """Which tests caught mutants so far, of each function."""
+
+    def __init__(self, known: Iterable[dict[str, Any]]) -> None:
+        self.times: Counter[tuple[str, str, str]] = Counter()
+        for answer in known:
+            self.add(answer)
+
+    def add(self, answer: dict[str, Any]) -> None:
+        if "::" in answer.get("caught", ""):
+            self.times[answer["file"], answer["function"], answer["caught"]] += 1
+
+    def most(self, mutant: Mutant) -> list[str]:
+        """Four tests that are the most likely to catch this one too."""
+        found: Counter[str] = Counter()
+        for (file, function, test), times in self.times.items():
+            if file == mutant.file:
+                found[test] += times * (100 if function == mutant.function else 1)
+        return [test for test, _ in found.most_common(4)]
+
+
+def _measure(chosen: list[Mutant], done: _Done, jobs: int, folder: Path) -> None:
+    """Run what is not known yet, `jobs` at a time."""
+    slots = _copies(jobs, folder)
+    mutants = [m for m in chosen if done.key(m) not in done.known]
+    # unmutated first: every test passes, and how long each file takes
+    seconds = done.known.setdefault("seconds", {})
+    files = sorted({t for m in mutants for t in tests_of(m.file)} - set(seconds))
+    _run([_Job(None, [[f]]) for f in files], slots, done)
+    waiting = []
+    for m in mutants:
+        tests = tests_of(m.file)
+        limit = 120 + 4 * sum(seconds[t] for t in tests)
+        waiting.append(_Job(m, [[], tests[:1], tests[1:]], limit))
+    _run(waiting, slots, done)
+
+
+def _run(waiting: list[_Job], slots: list[_Slot], done: _Done) -> None:
+    kills = _Kills(done.known.values())
+    number, of = 0, len(waiting)
+
+    def begin(slot: _Slot, job: _Job) -> None:
+        first = kills.most(job.mutant) if job.mutant else []
+        if not job.stages[0]:  # the likely ones by themselves, if there are any
+            job.stages[0] = first or job.stages.pop(1)
+        slot.start(job, first)
+
+    while waiting or any(slot.pid for slot in slots):
+        time.sleep(0.05)
+        for slot in slots:
+            if not slot.pid and waiting:
+                waiting[0].began = time.monotonic()
+                begin(slot, waiting.pop(0))
+            caught = slot.poll() if slot.pid else None
+            if caught is None:
+                continue
+            job, m = slot.job, slot.job.mutant
+            if not caught and job.stages:
+                begin(slot, job)
+                continue
+            passed = round(time.monotonic() - job.began, 1)
+            number += 1
+            if m is None:
+                if caught:
+                    log = slot.tree.with_suffix(".log").read_text()
+                    sys.exit(f"{log}\n{caught} fails without a mutant")
+                test = job.tests[0]
+                done.known["seconds"][test] = passed
+                print(f"{test}: {passed:.0f} s", flush=True)
+            else:
+                answer = asdict(m) | {"caught": caught, "took": passed}
+                kills.add(answer)
+                done.known[done.key(m)] = answer
+                word = "caught" if caught else "SURVIVED"
+                print(f"{number}/{of} {word} {passed:.0f} s {_line(answer)}  {caught}", flush=True)
+            done.save()
+
+
+def _line(answer: dict[str, Any]) -> str:
+    change = f"{answer['before']} → {answer['after']}".replace("\n", " ")
+    return f"{answer['file']}:{answer['line']} {answer['function']} [{answer['kind']}] {change}"
+
+
+def summary(
+    chosen: list[Mutant], possible: dict[str, int], done: _Done, seed: int
+) -> dict[str, Any]:
+    """The record: shares by file and by kind, and all survivors."""
+    answers = [done.known[done.key(m)] for m in chosen if done.key(m) in done.known]
+
+    def share(of: list[dict[str, Any]]) -> dict[str, Any]:
+        caught = sum(bool(a["caught"]) for a in of)
+        return {"run": len(of), "caught": caught, "share": round(caught / max(len(of), 1), 4)}
+
+    survivors = [
+        {name: a[name] for name in ("file", "line", "function", "kind", "before", "after")}
+        for a in answers
+        if not a["caught"]
+    ]
+    return {
+        "format": "linvae_jax mutation 1",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seed": seed,
+        "examples": EXAMPLES,
+        "possible": sum(possible.values()),
+        **share(answers),
+        "at_import": sum(a["caught"].startswith("import") for a in answers),
+        "at_time_limit": sum(a["caught"] == "time limit" for a in answers),
+        "files": {
+            f: {"possible": n, **share([a for a in answers if a["file"] == f])}
+            for f, n in possible.items()
+        },
+        "kinds": {
+            k: share([a for a in answers if a["kind"] == k])
+            for k in sorted({a["kind"] for a in answers})
+        },
+        "survivors": sorted(survivors, key=lambda s: (s["file"], s["line"], s["after"])),
+    }
+
+
+def _lines(record: dict[str, Any]) -> Iterator[str]:
+    yield f"{record['run']} of {record['possible']} mutants run, {record['share']:.1%} caught"
+    for name, part in {**record["files"], **record["kinds"]}.items():
+        yield f"  {name}: {part['caught']} of {part['run']}"
+    for s in record["survivors"]:
+        yield f"survivor {_line(s)}"
+
+
+def main() -> None:
+    """Run, print, and write the record if asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=300, help="mutants in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of file names")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--state", type=Path, default=ROOT / ".pytest_cache/mutation.json")
+    parser.add_argument("--write", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
+    parser.add_argument("--list", action="store_true", help="print the mutants, run none")
+    args = parser.parse_args()
+    chosen, possible = sample(args.count, args.seed, args.only)
+    if args.list:
+        for m in chosen:
+            print(f"{m.file}:{m.line} {m.function} [{m.kind}] {m.before} → {m.after}")
+        sys.exit(str(possible))
+    args.state.parent.mkdir(parents=True, exist_ok=True)
+    done = _Done(args.state)
+    os.environ.update(
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1", XLA_FLAGS="--xla_cpu_use_fusion_emitters=false",
+        JAX_ENABLE_X64="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", PYTHONHASHSEED="0",
+        PYTHONDONTWRITEBYTECODE="1", MPLBACKEND="agg",
+    )  # fmt: skip
+    _import_others()
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        _measure(chosen, done, args.jobs, Path(folder))
+    record = summary(chosen, possible, done, args.seed)
+    print("\n".join(_lines(record)))
+    if args.write:
+        RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
