@@ -183,7 +183,9 @@ def gaussian_probability_below(
     """
     room = 2 * jnp.asarray(epsilon, mean_square.dtype)[..., None] - (jnp.expm1(log_d) - log_d)
     # m² = 0: the KL is the same for every datum, below ε or not
-    ratio = jnp.where(mean_square > 0, room / jnp.where(mean_square > 0, mean_square, 1), jnp.inf)
-    inside = jax.lax.erf(jnp.sqrt(jnp.maximum(ratio, 0) / 2))
+    varies, reached = mean_square > 0, room > 0
+    # the inner where keeps the gradient of the square root finite at zero
+    ratio = jnp.where(reached & varies, room / jnp.where(varies, mean_square, 1), 1)
+    inside = jnp.where(varies, jax.lax.erf(jnp.sqrt(ratio / 2)), 1.0)
     known = jnp.where(jnp.isnan(room) | jnp.isnan(mean_square), jnp.nan, 0.0)
-    return jnp.where(room > 0, inside, 0.0) + known
+    return jnp.where(reached, inside, 0.0) + known
