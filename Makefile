@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 READY := $(VENV)/ready-$(VERSION)-$(or $(notdir $(PINS)),newest)
 TESTING := $(READY)-testing
 
-.PHONY: help reproduce reproduce-full check test lint wheel smoke bench device clean
+.PHONY: help reproduce reproduce-full check test lint wheel smoke bench mutation device clean
 
 help:            ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -62,6 +62,9 @@ smoke: $(READY)        ## run every stage of reproduce in a minute, with little 
 
 bench: $(READY)        ## time everything against its peers, in minutes; wants an idle machine
 	$(BIN)/python -m benchmarks.run
+
+mutation: $(TESTING)   ## which share of wrong formulas the tests catch; an hour; ARGS="--count 400"
+	$(BIN)/python -m benchmarks.mutation --write $(ARGS)
 
 device: $(READY)       ## measure an accelerator, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
 	$(BIN)/python -m benchmarks.device $(ARGS)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
+from benchmarks import mutants, mutation
 from landscape.testing import laws, strategies
 from linvae_jax import gaussian, linear, ppca
 from linvae_jax import moments as mom
@@ -254,3 +255,51 @@ def test_without_hypothesis_it_says_what_to_install():
     assert "pip install 'linvae-jax[test]'" in ran.stderr
     laws_alone = script.replace("strategies", "laws")
     assert subprocess.run([sys.executable, "-c", laws_alone], check=False).returncode == 0
+
+
+SOURCE = """
+LIMIT = 3  # a comment
+def area(a: Float[Array, "n 2"], *, axis=0) -> float:
+    '''A docstring with 2 * 3.'''
+    checks.positive("a", a)
+    if a > 5 * LIMIT:
+        raise ValueError("a - 1")
+    λ = jnp.sum(a, axis=1)
+    return -λ[:n] * (1 + 0.5 * matmul(a, b)) if n < 4 else λ
+"""
+
+
+def test_mutants_are_one_mistake_each_and_none_outside_formulas():
+    found = mutants.of_source("area.py", SOURCE.encode())
+    changes = {(m.before, m.after) for m in found}
+    assert changes >= {
+        ("3", "4"),
+        ("-λ[:n]", "(λ[:n])"),
+        ("n", "n + 1"),
+        ("n < 4", "(n <= 4)"),
+        ("n < 4", "(n > 4)"),
+        ("0.5", "1.0"),
+        ("matmul(a, b)", "(matmul(b, a))"),
+        ("1 + 0.5 * matmul(a, b)", "(1 - 0.5 * matmul(a, b))"),
+        ("1 + 0.5 * matmul(a, b)", "(1)"),
+        ("-λ[:n] * (1 + 0.5 * matmul(a, b))", "(2 * (-λ[:n] * (1 + 0.5 * matmul(a, b))))"),
+    }
+    lines = SOURCE.splitlines()
+    assert {lines[m.line - 1].split()[0] for m in found} == {"LIMIT", "return"}
+    for m in found:
+        mutated = m.applied(SOURCE.encode()).decode()
+        compile(mutated, "area.py", "exec")
+        assert mutated != SOURCE
+        assert len(set(mutated.splitlines()) - set(lines)) == 1
+
+
+def test_a_larger_sample_has_the_smaller_ones_mutants():
+    small, possible = mutation.sample(50, seed=1, only=[])
+    large, _ = mutation.sample(100, seed=1, only=[])
+    assert set(small) < set(large)
+    assert {m.file for m in small} == set(possible) == set(mutation.files())
+    for file in possible:
+        assert len(mutation.tests_of(file)) >= 2, file
+    # each mutant is text of the file that it is said to be of
+    for m in large:
+        assert m.before.encode() in (mutation.ROOT / m.file).read_bytes()
