@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,24 @@ from agreement import stop_after
 
 from landscape import cli
 from landscape.cli import options, paper, pixels, programs, sweep, text
-from landscape.paper import ledger, network_experiments, report, reproduce
-from landscape.paper.settings import CELEBA, MNIST, QUICK
-from linvae_jax import sources, tables
+from landscape.paper import (
+    ledger,
+    linear_claims,
+    linear_experiments,
+    network_experiments,
+    report,
+)
+from landscape.paper.settings import (
+    CELEBA,
+    MNIST,
+    QUICK,
+    LinearSettings,
+    NetworkSettings,
+    Settings,
+)
+from linvae_jax import tables
 from linvae_jax._engine import sweep_folder
-from linvae_jax.data import preprocessing
+from linvae_jax.data import preprocessing, windows
 
 
 @pytest.fixture
@@ -49,7 +62,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     ) == 0  # fmt: skip
     trained = tables.to_linear(tables.load(out))
     np.testing.assert_allclose(trained.log_sigma2, exact.log_sigma2, atol=1e-5)
-    assert tables.load(tmp_path / "trained_history.nc").gap.isel(step=-1) < 1e-5
+    assert tables.load(tmp_path / "trained_history.nc").gap[0, 0, 0, -1] < 1e-5
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first.startswith("linvae fit {")
@@ -144,7 +157,7 @@ def test_a_stopped_sweep_ends_with_the_status_of_its_signal_and_goes_on(
 ):
     command = ("sweep", "--data", data, "--k", 1, "--sigma2", 1, "--num-steps", 1000,
                "--out", tmp_path / "sweep")  # fmt: skip
-    monkeypatch.setattr(sweep_folder, "anywhere", stop_after(3))
+    monkeypatch.setattr(sweep_folder, "_any", stop_after(3))
     assert linvae(*command) == 128 + signal.SIGTERM
     assert "linvae sweep: stopped by SIGTERM after 0 of 2 runs" in capsys.readouterr().err
     monkeypatch.undo()
@@ -280,9 +293,10 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
         done.append("exact")
         (folder / "search.nc").write_text("")
 
-    monkeypatch.setattr(reproduce, "run", exact)
+    monkeypatch.setattr(linear_experiments, "measure", exact)
+    monkeypatch.setattr(linear_claims, "judge", lambda *_: [])
     monkeypatch.setattr(network_experiments, "train", lambda *_, **__: done.append("networks"))
-    monkeypatch.setattr(paper, "_report", lambda *_: 0)
+    monkeypatch.setattr(report, "write", lambda *_: [])
     out = tmp_path / "r"
     command = ("reproduce", "--smoke", "--k", 4, "--data", tmp_path / "x.npy", "--out", out)
     assert linvae(*command) == 0
@@ -372,6 +386,9 @@ def test_diverged_runs_are_not_shown_as_numbers():
     lines = sweep.summary(table)
     shown = [line.split() for line in lines[:4]]
     assert shown[0][-2:] == ["of", "4"]  # the unit of collapse
+    both = table.assign(final_linear_collapsed=table.final_collapsed)
+    headings = re.split(r"  +", sweep.summary(both)[0].strip())
+    assert headings[-2:] == ["collapsed of 4", "linear VAE: collapsed of 4"]
     assert shown[1] == ["1e-09", "True", "-1e+29", "4", "4"]
     assert shown[2] == ["1", "True", "-1e+29", "3", "3", "(1", "diverged)"]
     assert shown[3] == ["1e+09", "True", "diverged", "diverged", "diverged"]
@@ -423,29 +440,42 @@ def test_report_fails_with_a_claim(tmp_path, capsys):
 
 def test_presets_and_what_replaces_their_numbers():
     full = options.Reproduce(full=True, epochs=3, network_batch=16, network_seeds=2)
-    assert paper.networks(full) == replace(MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2)
-    colour = options.Reproduce(full=True, data=options.Data(data="celeba"))
-    assert paper.networks(colour) == CELEBA
-    assert paper.networks(options.Reproduce()) == QUICK
+    asked = paper.settings(full)
+    assert asked.networks == replace(MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2)
+    assert asked.linear == LinearSettings()
+    colour = paper.settings(options.Reproduce(full=True, data=options.Data(data="celeba")))
+    assert colour == Settings(None, CELEBA, "full")
+    assert paper.settings(options.Reproduce()) == Settings(LinearSettings(), QUICK, "quick")
+    quick = paper.settings(options.Reproduce(smoke=True)).linear
+    assert quick is not None
+    assert quick.num_steps == 200
     less = options.Reproduce(full=True, curvature=False, variations=False)
-    assert paper.networks(less) == replace(MNIST, curvature_data=0, variations=())
+    assert paper.settings(less).networks == replace(MNIST, curvature_data=0, variations=())
     with pytest.raises(ValueError, match="network_seeds: got 0"):
-        paper.networks(options.Reproduce(network_seeds=0))
+        paper.settings(options.Reproduce(network_seeds=0))
     with pytest.raises(ValueError, match="smoke: got with --full"):
-        paper.networks(options.Reproduce(full=True, smoke=True))
+        paper.settings(options.Reproduce(full=True, smoke=True))
     with pytest.raises(ValueError, match="epochs: got 0"):
-        paper.networks(options.Reproduce(epochs=0))
+        paper.settings(options.Reproduce(epochs=0))
+
+
+def test_every_setting_has_a_name_of_its_own():
+    """What an unlike folder is told by; a name twice would hide a setting."""
+    named = Settings().named()
+    assert len(named) == 1 + len(fields(LinearSettings)) + len(fields(NetworkSettings))
+    flags = text._names(options.Reproduce())
+    assert {name.removeprefix("--").replace("-", "_") for name in named if "--" in name} <= flags
 
 
 @pytest.mark.slow
 def test_images_come_by_windows_and_in_part():
     some = options.Data(data="photographs", count=40, window=16)
-    images = pixels.load_for_networks(some)
-    assert isinstance(images.data.values, sources.Windows)
+    images = pixels.network_data(some)
+    assert isinstance(images.data.values, windows.Windows)
     assert images.data.values.shape == (40, 64 * 64 * 3)
     assert images.image_shape == (64, 64, 3)
     with pytest.raises(ValueError, match="count: got 5000"):
-        pixels.load_for_networks(options.Data(data="photographs", count=5000))
+        pixels.network_data(options.Data(data="photographs", count=5000))
 
 
 @pytest.mark.slow

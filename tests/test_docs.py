@@ -373,9 +373,9 @@ def test_what_the_papers_numbers_say_of_its_tuned_sigma2():
 @pytest.mark.slow
 def test_what_is_told_of_the_claims(found):
     text = under("benchmarks/results/mnist/README.md", "The claims")
-    runs = network_claims.held(found)
-    share = {s: (100 * c, 100 * p) for s, c, p in zip(*runs[:3], strict=True)}
-    tells(text, *(f"{share[s][0]:.0f} against {share[s][1]:.0f} %" for s in (3.0, 1.0, 0.3)))
+    share = 100 * network_claims.collapse_by_sigma2(found).sel(sigma2=[3.0, 1.0, 0.3])
+    pairs = zip(share.collapsed.values, share.predicted.values, strict=True)
+    tells(text, *(f"{ours:.0f} against {linear:.0f} %" for ours, linear in pairs))
     shorter = {name: tables.load(MNIST / f"third_{name}.nc") for name in ("table", "curves")}
     first, second, third = network_claims.judge(found)
     assert (first.holds, second.holds, third.holds) == (True, False, True)

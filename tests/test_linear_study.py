@@ -10,6 +10,7 @@ from landscape.figures import linear as linear_figures
 from landscape.figures import style
 from landscape.paper import linear_claims
 from landscape.points import stationary
+from landscape.studies import landscape as landscape_study
 from landscape.studies import linear as linear_study
 from landscape.testing.strategies import orthogonal
 from linvae_jax import linear, linear_task, sweeps, training
@@ -115,6 +116,24 @@ def test_census_and_search_tables_agree_with_the_theorem():
 
 
 @pytest.mark.slow
+def test_each_simulated_escape_lies_on_its_curve():
+    """The smallest is at a σ² far below those over which conditioning is followed."""
+    lam = jnp.concatenate([LAM[:4], jnp.full(4, 0.5)])
+    found = landscape_study.study(lam, 3, 0.8)
+    curves, path = found.escapes, found.conditioning
+    assert curves.sigma2_simulated.min() < path.sigma2[0]
+    assert curves.sigma2[0] <= curves.sigma2_simulated.min()
+    assert (curves.sigma2.diff("sigma2") > 0).all()
+    assert curves.sigma2.values[-path.sizes["sigma2"] :].tolist() == path.sigma2.values.tolist()
+    for component in curves.component.values:
+        at = curves.sel(component=component)
+        # a step grows by 1 + rate/stiffness; between points of the grid, 2 % apart, the curve is
+        # nearly straight
+        ratio = at.conditioning.interp(sigma2=at.sigma2_simulated)
+        steps = np.log(1e3) / np.log1p(1 / ratio)
+        np.testing.assert_allclose(steps, at.simulated_steps, rtol=0.02)
+
+
 def test_figures_draw_from_tables(tmp_path):
     sigma2 = jnp.geomspace(0.2, 15, 20)
     path = linear_study.conditioning_path(LAM, 3, sigma2)

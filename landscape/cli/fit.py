@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from landscape.cli import text
-from landscape.cli.data import learnable, load, seed
+from landscape.cli.data import learnable, real_data, seed
 from landscape.cli.options import Fit
 from landscape.studies import identity
 from linvae_jax import linear, ppca, tables
@@ -20,7 +21,7 @@ from linvae_jax import moments as mom
 def fit(options: Fit) -> int:
     """Fit, save, report; exit with 1 if training ends too far below the optimum."""
     seed("seed", options.seed)
-    x, constant, source, of_data = load(options.data)
+    x, constant, source, of_data = real_data(options.data)
     settings = of_data | _settings(options)
     out = _default_out(options) if options.out is None else options.out
     identity.check_file(out, settings)
@@ -37,7 +38,7 @@ def fit(options: Fit) -> int:
         gap = best - float(linear.elbo(params, moments))
     else:
         params, table, unit = _train(options, moments, attrs)
-        gap = float(table.gap.isel(step=-1))
+        gap = float(table.gap[0, 0, 0, -1])
         history = out.with_name(out.name.removesuffix(".nc") + "_history.nc")
         print(f"history           {tables.save(table, history)}")
         own = "their own units" if options.raw else f"units of {unit:.6g}, their spread"
@@ -65,7 +66,7 @@ def fit(options: Fit) -> int:
 
 
 def _settings(options: Fit) -> dict[str, Any]:
-    """What decides the model, by flags."""
+    """Return what decides the model, by flags."""
     names = ["method", "k", "sigma2"]
     if options.method == "train":
         names += ["num_steps", "learning_rate", "seed", "raw"]
@@ -79,7 +80,7 @@ def _default_out(options: Fit) -> Path:
 
 
 def _bound(options: Fit, moments: mom.Moments) -> float:
-    """Nats per datum below the optimum that still are a fit.
+    """Return how many nats per datum below the optimum still are a fit.
 
     0.01 for each latent, which is what a latent may know and count as collapsed; or, for few
     data, p/2N with p parameters: so far below its maximum is the likelihood of the truth
@@ -93,7 +94,7 @@ def _bound(options: Fit, moments: mom.Moments) -> float:
 def _train(
     options: Fit, moments: mom.Moments, attrs: dict[str, str]
 ) -> tuple[linear.LinearVAEParams, xr.Dataset, float]:
-    """Model and history in the data's units, and the unit that training took."""
+    """Train; return model and history in the data's units, and the unit that training took."""
     from linvae_jax import linear_task, sweeps, training  # not for a closed form
 
     n = moments.mean.shape[0]
@@ -110,7 +111,7 @@ def _train(
         attrs=attrs | {"training_unit": repr(unit)},
         title="" if options.raw else f"in units of {unit:.3g}",
     )  # fmt: skip
-    found: linear.LinearVAEParams = sweep.run().params
+    found: linear.LinearVAEParams = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
     # a density of x is one of x/u divided by uⁿ
     log_unit = float(np.log(unit))
     params = replace(

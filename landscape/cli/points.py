@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from landscape.cli import text
-from landscape.cli.data import learnable, load
+from landscape.cli.data import learnable, real_data
 from landscape.cli.options import Points
 from landscape.curvature import summaries
 from landscape.points import stationary
@@ -18,7 +18,7 @@ from linvae_jax._internal import checks
 def points(options: Points) -> int:
     """Enumerate and classify."""
     checks.in_range("limit", options.limit, 1, 2**31 - 1, "at least one")
-    x, _, source, of_data = load(options.data)
+    x, _, source, of_data = real_data(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
     sigma2 = options.sigma2

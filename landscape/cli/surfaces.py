@@ -1,17 +1,14 @@
 """`linvae surface` and `linvae landscape`: the loss surface of the data's spectrum, drawn."""
 
-import json
-
 import numpy as np
-import xarray as xr
 
 from landscape.cli import text
-from landscape.cli.data import distinct, learnable, load
+from landscape.cli.data import distinct, learnable, real_data
 from landscape.cli.options import Landscape, Surface
 from landscape.figures import linear as linear_figures
 from landscape.figures import style
-from landscape.paper import reproduce
 from landscape.studies import identity
+from landscape.studies import landscape as study
 from landscape.studies import surface as plane
 from linvae_jax import moments as mom
 from linvae_jax import tables
@@ -23,7 +20,7 @@ def surface(options: Surface) -> int:
     distinct("sigma2", options.sigma2)
     for value in options.sigma2:
         checks.positive("sigma2", value)
-    x, _, source, of_data = load(options.data)
+    x, _, source, of_data = real_data(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
     pair = (options.components[0] - 1, options.components[1] - 1)
@@ -47,10 +44,10 @@ def surface(options: Surface) -> int:
 
 
 def landscape(options: Landscape) -> int:
-    """Study, save, draw, and print the critical σ² and escapes."""
+    """Study, save, draw, and print the critical σ² and found.escapes."""
     if options.sigma2 is not None:
         checks.positive("sigma2", options.sigma2)
-    x, _, source, of_data = load(options.data)
+    x, _, source, of_data = real_data(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
     # also where σ² is given: it follows the first k components
@@ -60,15 +57,12 @@ def landscape(options: Landscape) -> int:
     settings = of_data | {"--k": options.k, "--sigma2": options.sigma2}
     identity.claim_folder(options.out, "landscape", settings, ("landscape_*",))
 
-    def keep(name: str, table: xr.Dataset) -> xr.Dataset:
-        tables.save(table.assign_attrs(text.attrs(options, source)), options.out / f"{name}.nc")
-        return table
-
-    path, escapes, census = reproduce.study_landscape(lam, options.k, sigma2, keep, options.out)
-    collapsed = path.sel(pattern="all collapsed")
+    found = study.study(lam, options.k, sigma2)
+    study.save(found, options.out, text.attrs(options, source))
+    collapsed = found.conditioning.sel(pattern="all collapsed")
     print("total collapse, all latents at zero:")
     rows = [["σ²", "index", "escape rate", "stiffness", "steps to grow by e", "of data x/√λ₁"]]
-    for i in np.linspace(0, path.sizes["sigma2"] - 1, 8).astype(int):
+    for i in np.linspace(0, collapsed.sizes["sigma2"] - 1, 8).astype(int):
         at = collapsed.isel(sigma2=i)
         steps = (at.escape_steps, at.unit_free_escape_steps)
         shown = (at.escape_rate, at.stiffness, *steps)
@@ -76,13 +70,13 @@ def landscape(options: Landscape) -> int:
         rows.append([f"{float(at.sigma2):.4g}", f"{int(at['index']):,}", *numbers])
     print("\n".join(text.columns(rows)))
     print("critical σ² (beyond it no latent can use the component), escape at a tenth of it:")
-    for component in escapes.component.values:
-        at = escapes.sel(component=component)
+    for component in found.escapes.component.values:
+        at = found.escapes.sel(component=component)
         steps = float(at.predicted_steps.sel(fraction=0.1))
         print(f"  component {component:>4}: {float(at.eigenvalue):.6g}, {steps:.4g} steps")
-    leading = len(json.loads(census.attrs["eigenvalues"]))
+    census = found.census
     print(
-        f"census of 3 latents on the {leading} leading components: "
+        f"census of 3 latents on the {found.leading} leading components: "
         f"{census.sizes['type']} types, "
         f"{int(census.mixed.sum())} of them mixed, {int((census['index'] == 0).sum())} maximum"
     )

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import xarray as xr
 
 from landscape.cli import text
-from landscape.cli.data import distinct, learnable, load, seed
+from landscape.cli.data import distinct, learnable, real_data, seed
 from landscape.cli.options import Sweep
+from landscape.paper import facts
 from landscape.studies import identity
 from linvae_jax import linear_task, network_task, streams, sweeps, tables, training
 from linvae_jax import moments as mom
@@ -28,7 +29,7 @@ def sweep(options: Sweep) -> int:
     seed("seed", options.seed, options.seeds)
     config = training.TrainConfig(
         options.num_steps, training.interval(options.num_steps, 100), schedule=options.schedule,
-        warmup=options.warmup, sigma2_update=options.noise,
+        warmup=options.warmup, noise=options.noise,
     )  # fmt: skip
     grid = sweeps.Grid(
         seeds=tuple(range(options.seed, options.seed + options.seeds)), sigma2=options.sigma2,
@@ -41,17 +42,17 @@ def sweep(options: Sweep) -> int:
                 "curvature", f"{options.curvature!r} of network 'linear'", "'none'",
                 "`linvae landscape` has the linear VAE's exactly.",
             )  # fmt: skip
-        x, constant, source, of_data = load(options.data)
+        x, constant, source, of_data = real_data(options.data)
         task = linear_task.LinearTask(options.k, options.gradients, options.batch_size)
         rows = jnp.asarray(x, float) if options.gradients == "sampled" else None
         data = linear_task.problem(mom.from_data(x), rows)
         if any(options.learned):
             learnable(data.spectrum.eigenvalues, data.moments.count, options.k)
     else:
-        from landscape.cli.pixels import load_for_networks
+        from landscape.cli.pixels import network_data
         from linvae_jax import networks  # and with it Flax
 
-        images = load_for_networks(options.data)
+        images = network_data(options.data)
         data, constant, source = images.data, images.constant, images.source
         of_data = images.identity
         if any(options.learned):  # what it is compared with, the linear VAE, has no optimum else
@@ -61,7 +62,7 @@ def sweep(options: Sweep) -> int:
             data_scale=network_task.data_scale(data),
         )  # fmt: skip
         task = network_task.NetworkTask(model, options.batch_size, images.transform)
-    attrs = text.attrs(options, source) | {"pixel_constant": str(constant)}
+    attrs = text.attrs(options, source) | facts.attributes(constant)
     training.check(task, config, data, grid.hyperparameters(float))
     _claim(options, of_data)
     trained = sweeps.run(
@@ -81,7 +82,7 @@ def sweep(options: Sweep) -> int:
 
 
 def _claim(options: Sweep, of_data: dict[str, Any]) -> None:
-    """The folder is this sweep's; one without our file, from Python, knows by itself whose."""
+    """Make the folder this sweep's; one without our file, from Python, knows by itself whose."""
     made = ("checkpoints", "runs", "sweep.nc")
     there = any(any(options.out.glob(pattern)) for pattern in made)
     if there and not (options.out / "sweep.json").exists():
@@ -111,32 +112,30 @@ def _look_at_curvature(
     from landscape.studies import networks as network_study
 
     sigma2 = options.curvature_sigma2 or network_study.sigma2_around(options.sigma2)
-    made = {
-        "curvature": network_study.escape_of_sweep(
-            task, data, sweep, streams.key(options.seed, "curvature"), sigma2,
-            count=options.curvature_data,
-        )
-    }  # fmt: skip
-    print(made["curvature"].critical_sigma2.to_dataframe().to_string())
+    curvature = network_study.escape_of_sweep(
+        task, data, sweep, streams.key(options.seed, "curvature"), sigma2,
+        count=options.curvature_data,
+    )  # fmt: skip
+    print(curvature.critical_sigma2.to_dataframe().to_string())
+    made = {"curvature": (curvature, network_figures.curvature(curvature))}
     if options.curvature == "all":
-        made["spectra"] = network_spectra.spectra_of_sweep(
+        spectra = network_spectra.spectra_of_sweep(
             task, data, sweep, streams.key(options.seed, "spectra"), options.sigma2,
             count=max(options.curvature_data // 10, 1),
         )  # fmt: skip
-    for name, found in made.items():
-        drawn = getattr(network_figures, name)(found)
+        made["spectra"] = spectra, network_figures.spectra(spectra)
+    for name, (found, drawn) in made.items():
         print(f"saved {tables.save(found.assign_attrs(attrs), options.out / f'{name}.nc')}")
         print("\n".join(f"saved {path}" for path in style.save(drawn, options.out / name)))
 
 
 def summary(table: xr.Dataset) -> list[str]:
-    """A line for each σ² and other value, means over the seeds that did not diverge."""
+    """Write a line for each σ² and other value: means over the seeds that did not diverge."""
     final = table.isel(step=-1)
-    collapsed = "collapsed"
-    if "latent" in table.sizes:
-        collapsed = f"collapsed of {table.sizes['latent']}"
+    collapsed = f"collapsed of {table.sizes['latent']}" if "latent" in table.sizes else "collapsed"
     names = {"elbo": "ELBO", "gap": "below optimum", "sigma2": "final σ²", "collapsed": collapsed,
-             "linear_elbo": "linear VAE: ELBO", "linear_collapsed": collapsed}  # fmt: skip
+             "linear_elbo": "linear VAE: ELBO",
+             "linear_collapsed": f"linear VAE: {collapsed}"}  # fmt: skip
     # what was measured at the end on all data is better than the last record
     shown = {n: final.get(f"final_{n}", final.get(n)) for n in names}
     shown = {n: v.where(~table.diverged).mean("seed") for n, v in shown.items() if v is not None}

@@ -8,18 +8,18 @@ from typing import Any
 
 
 def shown(command: Any) -> str:
-    """The command and its whole configuration, as printed at the start of each run."""
+    """Write the command and its whole configuration, as printed at the start of each run."""
     name = type(command).__name__.lower()
     return f"linvae {name} {json.dumps(asdict(command), default=str)}"
 
 
 def attrs(command: Any, source: str) -> dict[str, str]:
-    """What is kept with a saved table: the data's origin and the whole command."""
+    """Return what is kept with a table, for `paper.facts`: the data's origin, the command."""
     return {"source": source, "command": shown(command)}
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """Lines of aligned columns, the first `left` to the left; rows may end early."""
+    """Align columns, the first `left` to the left; rows may end early."""
     most = max(map(len, rows))
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(most)]
     lines = []
@@ -33,7 +33,7 @@ def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
 
 
 def flag(name: str) -> str:
-    """A field as it is typed."""
+    """Write a field as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -46,7 +46,7 @@ _GIVEN_BY = {
 
 
 def as_flags(message: str, command: Any) -> str:
-    """The message with the flag that the user typed in place of an argument's name."""
+    """Put the flag that the user typed in place of an argument's name in a message."""
     found = re.match(r"(?:grid\.|config\.|model\.)?([a-z]\w*(?:\.\w+)?)(?:\[\d+\])?: got ", message)
     if not found:
         return message
@@ -56,7 +56,7 @@ def as_flags(message: str, command: Any) -> str:
 
 
 def _names(command: Any) -> set[str]:
-    """Names of the fields that are flags, those of nested options too."""
+    """Collect the names of the fields that are flags, those of nested options too."""
     names = set()
     for f in fields(command):
         value = getattr(command, f.name)

@@ -10,7 +10,7 @@ from landscape.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, cur
 
 @styled
 def stationary_surface(table: xr.Dataset) -> Figure:
-    """Figure 1: the likelihood as a collapsed latent's column moves along two directions.
+    """Draw figure 1: the likelihood as a collapsed latent's column moves along two directions.
 
     Takes `surface.zero_column`'s table: a panel for each σ².
     """
@@ -73,7 +73,7 @@ def stationary_surface(table: xr.Dataset) -> Figure:
 
 @styled
 def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> Figure:
-    """Figure 2: the ELBO during training against the pPCA optimum; and what is still missing.
+    """Draw figure 2: the ELBO during training against the pPCA optimum, and what is missing.
 
     Takes two sweeps' tables with a single σ², and the optimum in nats per datum.
     """
@@ -102,11 +102,10 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
 
 @styled
 def likelihood_by_latents(table: xr.Dataset) -> Figure:
-    """Figure 3: pPCA log-likelihood against the number of latents, and trained linear VAEs."""
+    """Draw figure 3: pPCA log-likelihood against the number of latents, and trained linear VAEs."""
     figure = Figure(figsize=(4.6, 3.2))
     axis = figure.subplots()
-    fixed = float(table.attrs["fixed_sigma2"])
-    held = int(table.attrs["fixed_latents"])
+    fixed, held = float(table.fixed_sigma2), int(table.fixed_latents)
     axis.plot(table.latents, table.mle, color=BLUE, label="pPCA, maximum-likelihood σ²")
     axis.plot(
         table.latents, table.fixed, color=RED, ls="--",
@@ -130,7 +129,7 @@ def likelihood_by_latents(table: xr.Dataset) -> Figure:
 
 @styled
 def convergence(table: xr.Dataset) -> Figure:
-    """A well-separated spectrum: gap and angle to zero, from every seed and initial σ²."""
+    """Draw how gap and angle go to zero on a well-separated spectrum, from every initial σ²."""
     figure = Figure(figsize=(7.2, 2.8))
     left, right = figure.subplots(1, 2)
     colors = (BLUE, GREEN, ORANGE, RED, PURPLE)
@@ -152,9 +151,9 @@ def convergence(table: xr.Dataset) -> Figure:
 
 @styled
 def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
-    """Collapsed points over σ²: how many ways out, how fast, and at what conditioning.
+    """Draw collapsed points over σ²: how many ways out, how fast, and at what conditioning.
 
-    Takes `study.conditioning_path` and `study.escapes`.
+    Takes `linear.conditioning_path` and `linear.escapes`.
     """
     figure = Figure(figsize=(7.2, 3.3))
     left, middle, right = figure.subplots(1, 3)
@@ -191,9 +190,9 @@ def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
 
 @styled
 def hessian_spectra(table: xr.Dataset) -> Figure:
-    """All Hessian eigenvalues at several points: stable ones up, escape directions down.
+    """Draw all Hessian eigenvalues at several points: stable ones up, escape directions down.
 
-    Takes `study.spectrum_histogram`.
+    Takes `linear.spectrum_histogram`.
     """
     figure = Figure(figsize=(7.2, 2.6))
     panels = figure.subplots(1, table.sizes["point"], sharey=True, squeeze=False)[0]
@@ -217,9 +216,9 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
 
 @styled
 def census_scatter(table: xr.Dataset) -> Figure:
-    """Every stationary point of a small problem: index against the ELBO that it lacks.
+    """Draw every stationary point of a small problem: index against the ELBO that it lacks.
 
-    Takes `study.census_table`.
+    Takes `linear.census_table`.
     """
     figure = Figure(figsize=(4.6, 3.2))
     axis = figure.subplots()

@@ -1,4 +1,7 @@
-"""Figures of nonlinear VAEs from the tables of `nonlinear`; in the style of `figures`."""
+"""Figures of nonlinear VAEs: collapse, encoders, annealing, training, curvature.
+
+Sweeps' tables come on the scale that is to be drawn.
+"""
 
 from collections.abc import Mapping
 
@@ -7,24 +10,24 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.figures.style import BLACK, BLUE, GREEN, ORANGE, RED, curve, shades, styled
-from landscape.paper.network_claims import Held
-from landscape.paper.network_experiments import ENCODERS
 
 
 @styled
 def encoders(tables: Mapping[str, xr.Dataset]) -> Figure:
-    """Figure 4: a linear decoder with three encoders, against the pPCA maximum likelihood."""
+    """Draw figure 4: a linear decoder with three encoders, against the pPCA maximum likelihood.
+
+    Takes a sweep's table for each encoder, by its name.
+    """
     figure = Figure(figsize=(4.6, 3.2))
     axis = figure.subplots()
     best = nothing = np.nan
-    for color, name in zip((BLUE, ORANGE, GREEN), ENCODERS, strict=True):
+    for color, name in zip((BLUE, ORANGE, GREEN), tables, strict=True):
         table = tables[name].squeeze(("sigma2_init", "learned"))
-        constant = float(table.attrs["pixel_constant"])
         label = name.replace("-", " ").replace("mlp", "MLP")
-        curve(axis, table.elbo + constant, color, label)
-        best = float(table.final_linear_optimum.mean()) + constant
+        curve(axis, table.elbo, color, label)
+        best = float(table.final_linear_optimum.mean())
         early = table.elbo.isel(step=table.sizes["step"] // 15)
-        nothing = np.nanmin([nothing, float(early.min()) + constant])
+        nothing = np.nanmin([nothing, float(early.min())])
     axis.axhline(best, color=BLACK, ls=":", label="pPCA maximum likelihood")
     if nothing < best:
         axis.set_ylim(nothing, best + 0.15 * (best - nothing))
@@ -36,15 +39,18 @@ def encoders(tables: Mapping[str, xr.Dataset]) -> Figure:
 
 
 @styled
-def collapse_curves(runs: Held) -> Figure:
-    """Figure 5: share of collapsed latents against ε for each σ² held, beside the prediction."""
+def collapse_curves(runs: xr.Dataset) -> Figure:
+    """Draw figure 5: share of collapsed latents against ε for each σ² held, and the prediction.
+
+    Takes shares over σ² and (σ², ε): `collapsed` and `curve`, of the linear VAE `predicted` and
+    `predicted_curve`.
+    """
     figure = Figure(figsize=(7.2, 3.4))
     left, middle, right = figure.subplots(1, 3, sharey=True)
-    for color, s, ours, linear in zip(
-        shades(len(runs.sigma2)), runs.sigma2, runs.curves, runs.predicted_curves, strict=True
-    ):
-        left.plot(runs.epsilon, ours, color=color, label=f"σ² = {s:g}")
-        middle.plot(runs.epsilon, linear, color=color)
+    for color, s in zip(shades(runs.sizes["sigma2"]), runs.sigma2.values, strict=True):
+        at = runs.sel(sigma2=s)
+        left.plot(runs.epsilon, at.curve, color=color, label=f"σ² = {s:g}")
+        middle.plot(runs.epsilon, at.predicted_curve, color=color)
     left.set_title("nonlinear VAE")
     middle.set_title("linear VAE, predicted")
     for axis in (left, middle):
@@ -58,22 +64,22 @@ def collapse_curves(runs: Held) -> Figure:
     right.set_title("ε = 0.01")
     right.legend(loc="upper left")
     right.set_ylim(-0.02, 1.04)
-    columns = -(-len(runs.sigma2) // -(-len(runs.sigma2) // 6))  # rows of at most 6, all alike
+    count = runs.sizes["sigma2"]
+    columns = -(-count // -(-count // 6))  # rows of at most 6, all alike
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 
 @styled
 def training(table: xr.Dataset) -> Figure:
-    """Figure 6: the ELBO during training for each initial σ², held and learned."""
+    """Draw figure 6: the ELBO during training for each initial σ², held and learned."""
     figure = Figure(figsize=(7.2, 3.2))
     panels = figure.subplots(1, 2, sharey=True)
-    constant = float(table.attrs["pixel_constant"])
     for axis, learned in zip(panels, (False, True), strict=True):
         colors = shades(table.sizes["sigma2_init"])
         for color, s in zip(colors, np.sort(table.sigma2_init.values), strict=True):
             at = table.sel(learned=learned, sigma2_init=s)
-            curve(axis, -(at.elbo + constant), color, f"σ² = {s:g}")
+            curve(axis, -at.elbo, color, f"σ² = {s:g}")
         axis.set_title("σ² learned, from" if learned else "σ² held at")
         axis.set_xlabel("optimiser steps")
         axis.set_xlim(0, None)
@@ -86,10 +92,10 @@ def training(table: xr.Dataset) -> Figure:
 
 
 @styled
-def annealing(tables: Mapping[str, xr.Dataset]) -> Figure:
-    """KL and collapse during training, with KL annealing and without, for each σ² held."""
-    annealed = tables["annealing"].squeeze("learned")
-    plain = tables["table"].sel(learned=False, seed=annealed.seed)
+def annealing(annealed: xr.Dataset, plain: xr.Dataset) -> Figure:
+    """Draw KL and collapse during training, with KL annealing and without, for each σ² held."""
+    annealed = annealed.squeeze("learned")
+    plain = plain.sel(learned=False, seed=annealed.seed)
     k = annealed.sizes["latent"]
     figure = Figure(figsize=(7.2, 4.4))
     rows = figure.subplots(
@@ -119,7 +125,7 @@ def annealing(tables: Mapping[str, xr.Dataset]) -> Figure:
 
 @styled
 def curvature(table: xr.Dataset) -> Figure:
-    """Whether a collapsed latent of trained networks can come back: rate and threshold over σ²."""
+    """Draw whether a collapsed latent of trained networks can come back: rate and threshold."""
     runs = table.stack(run=table.own_sigma2.dims).dropna("run", subset=["own_sigma2"])
     runs = runs.sortby("own_sigma2")
     figure = Figure(figsize=(7.2, 3.2))
@@ -161,7 +167,7 @@ def curvature(table: xr.Dataset) -> Figure:
 
 @styled
 def spectra(table: xr.Dataset) -> Figure:
-    """Hessian of trained networks in all weights: ways up, and both ends, as trained and collapsed.
+    """Draw the Hessian of networks in all weights: ways up and both ends, trained and collapsed.
 
     One colour for each network; learned and other sweeps' dimensions are told apart by σ² alone.
     """

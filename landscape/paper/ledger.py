@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from landscape.paper import formats
 from linvae_jax._internal import checks
 
 _RELATIONS = {"<=": "≤", ">=": "≥", "==": "="}
@@ -64,42 +65,45 @@ class Claim:
         return bool(self.checks) and all(check.holds for check in self.checks)
 
 
-def _number(x: float) -> str:
-    return f"{int(x):,}" if float(x).is_integer() and abs(x) < 1e7 else f"{x:.3g}"
+def numbers(claim: Claim) -> str:
+    """Write what was measured for a claim as a Markdown table, and its note."""
+    columns = {"measured": "left", "value": "right", "bound": "right", "why this bound": "left",
+               "holds": "left"}  # fmt: skip
+    rows = [
+        (c.quantity, _shown(c.value), _bound(c), c.why, "yes" if c.holds else "**no**")
+        for c in claim.checks
+    ]
+    return formats.table(columns, rows) + (f"\n{claim.note}\n" if claim.note else "")
 
 
-def _cell(text: str) -> str:
-    """A bar would end the cell."""
-    return text.replace("|", "\\|")
+def verdict(claim: Claim) -> str:
+    """Write whether a claim holds."""
+    return "**holds**" if claim.holds else "**DOES NOT HOLD**"
 
 
 def markdown(claims: Sequence[Claim]) -> str:
-    """The ledger as a Markdown document: one table, one row per check, notes below."""
-    lines = [
-        "| claim | measured | value | bound | why this bound | verdict |",
-        "| --- | --- | ---: | ---: | --- | --- |",
-    ]
-    for claim in claims:
-        verdict = "**holds**" if claim.holds else "**DOES NOT HOLD**"
-        lines.append(f"| **{claim.id}** {claim.statement} | | | | | {verdict} |")
-        lines.extend(
-            f"| | {_cell(c.quantity)} | {_number(c.value)} | {_RELATIONS[c.relation]} "
-            f"{_number(c.bound)} | {_cell(c.why)} | {'yes' if c.holds else '**no**'} |"
-            for c in claim.checks
-        )
-    notes = [f"- **{claim.id}**: {claim.note}" for claim in claims if claim.note]
-    return "\n".join(lines + (["", *notes] if notes else [])) + "\n"
+    """Write the ledger as a Markdown document: for each claim its verdict and its numbers."""
+    return "\n".join(
+        f"## {claim.id}\n\n{claim.statement} This {verdict(claim)}.\n\n{numbers(claim)}"
+        for claim in claims
+    )
+
+
+def _shown(x: float) -> str:
+    return formats.number(x, whole=True)
+
+
+def _bound(check: Check) -> str:
+    return f"{_RELATIONS[check.relation]} {_shown(check.bound)}"
 
 
 def text(claims: Sequence[Claim]) -> str:
-    """The ledger for a terminal: at most 100 columns, one line per check."""
+    """Write the ledger for a terminal, one line for each check."""
     lines = []
     for claim in claims:
-        verdict = "holds" if claim.holds else "DOES NOT HOLD"
-        lines.append(f"{claim.id}  {verdict:<14}{claim.statement}")
+        lines.append(f"{claim.id}  {verdict(claim).strip('*'):<14}{claim.statement}")
         lines.extend(
-            f"    {'ok ' if c.holds else 'NO '} {c.quantity:<66} {_number(c.value):>10} "
-            f"{_RELATIONS[c.relation]} {_number(c.bound)}"
+            f"    {'ok ' if c.holds else 'NO '} {c.quantity:<66} {_shown(c.value):>10} {_bound(c)}"
             for c in claim.checks
         )
     return "\n".join(lines)
@@ -119,7 +123,7 @@ def save(claims: Sequence[Claim], folder: Path) -> None:
 
 
 def load(folder: Path) -> list[Claim]:
-    """The claims that `save` wrote.
+    """Read the claims that `save` wrote.
 
     Raises:
         ValueError: no ledger there, or not one of ours.

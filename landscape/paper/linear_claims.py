@@ -1,7 +1,7 @@
-"""The paper's claims on linear VAEs, each as a measurement that could fail.
+"""The paper's claims C1 to C7 on linear VAEs, each as a measurement that could fail.
 
 Claims are numbered as in the README. Every function takes what it measures on and returns a
-`ledger.Claim`; none trains anything (`reproduce` does) and none reads a file.
+`ledger.Claim`; none trains anything (`linear_experiments` does) and none reads a file.
 
 Source: Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019.
 """
@@ -17,15 +17,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from landscape.curvature import escape, summaries
 from landscape.curvature.conditioning import rotation_stiffness as stiffness
 from landscape.paper.ledger import Check, Claim
+from landscape.paper.linear_experiments import SEPARATED, Measured
+from landscape.paper.settings import LinearSettings
 from landscape.points import stationary
-from linvae_jax import linear, ppca
+from linvae_jax import linear, ppca, streams
 from linvae_jax import moments as mom
 
 _ROUNDING = "float64 rounding of sums over n × n terms, with room"
 
 
 def _worst(values: Any) -> float:
-    """The largest; NaN if any is NaN, which xarray's and Python's maxima would drop."""
+    """Take the largest; NaN if any is NaN, which xarray's and Python's maxima would drop."""
     return float(np.max(np.asarray(values)))
 
 
@@ -33,8 +35,34 @@ def _largest(tree: linear.LinearVAEParams, *names: str) -> float:
     return _worst([jnp.abs(getattr(tree, name)).max() for name in names])
 
 
+def judge(settings: LinearSettings, measured: Measured, data: str = "the data") -> list[Claim]:
+    """Measure C1 to C7, in order.
+
+    Args:
+        settings: with which the experiments were done.
+        measured: what they gave.
+        data: what sentences call the data.
+    """
+    moments, spectrum, sigma2, k = (
+        measured.moments, measured.spectrum, measured.sigma2, settings.k
+    )  # fmt: skip
+    separated, exact, sampled = measured.separated, measured.exact, measured.sampled
+    keys = jax.random.split(streams.key(settings.seed, "claims"), 4)
+    separated_lam = jnp.asarray(SEPARATED)[: separated.sizes["latent"]]
+    census = measured.landscape.census
+    return [
+        closed_form(moments, measured.x, k, keys[0]),
+        global_maximum(moments, spectrum, k, exact, sampled),
+        identifiable(moments, spectrum, k, separated_lam, separated, exact, keys[1], data),
+        only_saddles(spectrum, k, sigma2, measured.searches, census, keys[2]),
+        collapsed_points(spectrum, k, sigma2, keys[3]),
+        conditioning_improves(measured.landscape.conditioning, measured.landscape.escapes),
+        recovers_ppca(spectrum.eigenvalues, k, separated, exact, sampled, data),
+    ]
+
+
 def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGKeyArray) -> Claim:
-    """C1: closed-form ELBO and gradient against per-datum sums, Monte Carlo and autodiff."""
+    """Measure C1: closed-form ELBO and gradient against sums over data, Monte Carlo, autodiff."""
     key_init, key_z = jax.random.split(key)
     params = linear.init(key_init, moments.mean.shape[0], k)
     exact = float(linear.elbo(params, moments))
@@ -55,33 +83,25 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
         (
             Check(
                 "relative error, moments form against the mean over data",
-                abs(exact - per_datum) / abs(exact),
-                "<=",
-                1e-12,
-                _ROUNDING,
+                abs(exact - per_datum) / abs(exact), "<=", 1e-12, _ROUNDING,
             ),
             Check(
                 "distance to Monte Carlo, 30 draws for each datum (standard errors)",
-                float(abs(draws.mean() - exact) / standard_error),
-                "<=",
-                5.0,
+                float(abs(draws.mean() - exact) / standard_error), "<=", 5.0,
                 "beyond 5 by chance with probability 6e-7 (2e-5 for a t with 29 d.o.f.)",
             ),
             Check(
-                "relative error of the analytic gradient against autodiff",
-                error,
-                "<=",
-                1e-12,
+                "relative error of the analytic gradient against autodiff", error, "<=", 1e-12,
                 _ROUNDING,
             ),
         ),
-    )
+    )  # fmt: skip
 
 
 def global_maximum(
     moments: mom.Moments, spectrum: mom.Spectrum, k: int, *histories: xr.Dataset
 ) -> Claim:
-    """C2 (Lemma 1): the ELBO's global maximum is the pPCA likelihood's."""
+    """Measure C2 (Lemma 1): the ELBO's global maximum is the pPCA likelihood's."""
     mle = ppca.mle_from_spectrum(spectrum, moments.mean, k)
     best = linear.with_optimal_encoder(mle.W, mle.sigma2)
     value = float(linear.elbo(best, moments))
@@ -95,34 +115,25 @@ def global_maximum(
         (
             Check(
                 "|ELBO − log-likelihood| at the closed-form optimum (nats/datum)",
-                abs(value - likelihood),
-                "<=",
-                1e-9 * abs(likelihood),
+                abs(value - likelihood), "<=", 1e-9 * abs(likelihood),
                 "1e-9 relative: " + _ROUNDING,
             ),
             Check(
                 "|log-likelihood − its formula in the eigenvalues| (nats/datum)",
                 abs(likelihood - float(ppca.optimal_elbo(spectrum.eigenvalues, k))),
-                "<=",
-                1e-9 * abs(likelihood),
-                "1e-9 relative: " + _ROUNDING,
+                "<=", 1e-9 * abs(likelihood), "1e-9 relative: " + _ROUNDING,
             ),
             Check(
                 "largest gradient entry there, over max|S|/σ²",
-                _largest(slope, "W", "V", "log_d", "log_sigma2") / scale,
-                "<=",
-                1e-10,
+                _largest(slope, "W", "V", "log_d", "log_sigma2") / scale, "<=", 1e-10,
                 "entries are differences of terms of that size",
             ),
             Check(
                 "highest ELBO of any training run above the optimum (nats/datum)",
-                above,
-                "<=",
-                1e-9 * abs(likelihood),
-                "no run may pass a global maximum",
+                above, "<=", 1e-9 * abs(likelihood), "no run may pass a global maximum",
             ),
         ),
-    )
+    )  # fmt: skip
 
 
 def identifiable(
@@ -131,10 +142,11 @@ def identifiable(
     k: int,
     separated_eigenvalues: Float[Array, "s"],
     separated: xr.Dataset,
-    digits: xr.Dataset,
+    trained: xr.Dataset,
     key: PRNGKeyArray,
+    data: str = "the data",
 ) -> Claim:
-    """C3 (Lemma 2): the ELBO singles out the scaled principal directions themselves."""
+    """Measure C3 (Lemma 2): the ELBO singles out the scaled principal directions themselves."""
     mle = ppca.mle_from_spectrum(spectrum, moments.mean, k)
     best = float(linear.profile_elbo(mle.W, mle.sigma2, moments))
 
@@ -149,7 +161,7 @@ def identifiable(
     final = separated.isel(step=-1)
     lam = spectrum.eigenvalues[:k]
     neighbours = stiffness(lam)
-    angles = digits.angle.isel(step=-1).values
+    angles = trained.angle.isel(step=-1).values
     cost = linear.rotation_cost(lam)
     return Claim(
         "C3",
@@ -157,41 +169,34 @@ def identifiable(
         (
             Check(
                 "likelihood changed by 20 random rotations of the latents (nats/datum)",
-                float(jnp.abs(likelihood - best).max()),
-                "<=",
-                1e-9 * abs(best),
+                float(jnp.abs(likelihood - best).max()), "<=", 1e-9 * abs(best),
                 "pPCA cannot tell rotations apart; rounding",
             ),
             Check(
                 "median fall of the ELBO under those rotations (nats/datum)",
-                float(jnp.median(best - elbo)),
-                ">=",
-                1e-3,
+                float(jnp.median(best - elbo)), ">=", 1e-3,
                 "far above rounding: the ELBO tells them apart; of few latents one of 20 rotations "
                 "may be almost none",
             ),
             Check(
                 "|fall − Hadamard gap of M| (nats/datum)",
-                float(jnp.abs(best - elbo - hadamard).max()),
-                "<=",
-                1e-9 * abs(best),
+                float(jnp.abs(best - elbo - hadamard).max()), "<=", 1e-9 * abs(best),
                 "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 1",
             ),
             Check(
                 "largest angle after training, well-separated spectrum (degrees)",
                 _worst(final.angle),
-                "<=",
-                float(jnp.degrees(jnp.sqrt(2e-6 / stiffness(separated_eigenvalues).min()))),
+                "<=", float(jnp.degrees(jnp.sqrt(2e-6 / stiffness(separated_eigenvalues).min()))),
                 "√(2·10⁻⁶/stiffness): what a gap of 1e-6 nats can hide",
             ),
         ),
-        f"On the digits the trained columns end at a median of {np.median(angles):.0f}° and at "
+        f"On {data} the trained columns end at a median of {np.median(angles):.0f}° and at "
         f"most {np.max(angles):.0f}° from the nearest principal direction, as the stiffness "
         f"predicts: neighbouring latents resist rotation with (λ_j − λ_l)²/(λ_jλ_l) = "
         f"{float(neighbours.min()):.1e} to {float(neighbours.max()):.1e} nats/rad², and turning "
         f"a pair by 45° costs {float(cost.min()):.1e} to {float(cost.max()):.1e} nats, so the "
         "subspace is found long before the axes are.",
-    )
+    )  # fmt: skip
 
 
 def only_saddles(
@@ -202,7 +207,7 @@ def only_saddles(
     census: xr.Dataset,
     key: PRNGKeyArray,
 ) -> Claim:
-    """C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
+    """Measure C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
     lam = spectrum.eigenvalues
     optimum = stationary.value(lam, next(stationary.points(lam, k, sigma2)), sigma2)
     spare = []  # escape directions at points below the optimum, whatever the rounding of equals
@@ -218,43 +223,33 @@ def only_saddles(
         (
             Check(
                 f"stationary points off the list, {starts:,} Newton starts",
-                float(searches.unexplained.sum()),
-                "==",
-                0.0,
+                float(searches.unexplained.sum()), "==", 0.0,
                 "the list is proved complete (landscape/README.md); the search knows nothing of it",
             ),
             Check(
                 f"types of index 0 among {census.sizes['type']}, leading components of the data",
-                float(maxima),
-                "==",
-                1.0,
-                "the global maximum itself",
+                float(maxima), "==", 1.0, "the global maximum itself",
             ),
             Check(
                 "largest number of types of index 0 in the searched problems",
-                float(searches.maxima.max()),
-                "==",
-                1.0,
-                "the global maximum itself",
+                float(searches.maxima.max()), "==", 1.0, "the global maximum itself",
             ),
             Check(
                 f"least index at {len(spare)} random points of the data's full landscape",
-                float(min(spare, default=np.nan)),
-                ">=",
-                1.0,
+                float(min(spare, default=np.nan)), ">=", 1.0,
                 "counted from all eigenvalues of the exact Hessian: each has a way out",
             ),
         ),
         f"{int(searches.not_converged.sum())} of {starts:,} starts ended at no stationary point. "
         f"{int(census.mixed.sum())} of the {census.sizes['type']} types are mixed: pPCA has no "
         "such points.",
-    )
+    )  # fmt: skip
 
 
 def random_assignment(
     key: PRNGKeyArray, eigenvalues: Float[Array, "n"], k: int, sigma2: float
 ) -> np.ndarray:
-    """A random pPCA stationary point: how many latents are active, which, and on what."""
+    """Draw a random pPCA stationary point: how many latents are active, which, and on what."""
     key_number, key_latents, key_components = jax.random.split(key, 3)
     available = int(np.sum(np.asarray(eigenvalues) > sigma2))
     r = int(jax.random.randint(key_number, (), 0, min(k, available) + 1))
@@ -265,7 +260,7 @@ def random_assignment(
 
 
 def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKeyArray) -> Claim:
-    """C5: pPCA's other stationary points have zero columns, which is posterior collapse."""
+    """Measure C5: pPCA's other stationary points have zero columns, which is posterior collapse."""
     lam = spectrum.eigenvalues
     moments = mom.from_covariance(lam)  # eigenbasis: gradients there are rotated, no smaller
     eye = jnp.eye(len(lam))
@@ -291,33 +286,25 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKey
         (
             Check(
                 "largest gradient entry at 100 random points, over λ₁^1.5/σ²",
-                _worst(slopes) / float(lam[0] ** 1.5 / sigma2),
-                "<=",
-                1e-12,
-                _ROUNDING,
+                _worst(slopes) / float(lam[0] ** 1.5 / sigma2), "<=", 1e-12, _ROUNDING,
             ),
             Check(
                 "points where zero columns, zero KL and unassigned latents disagree",
-                float(sum(int(m) for m in mismatches)),
-                "==",
-                0.0,
+                float(sum(int(m) for m in mismatches)), "==", 0.0,
                 "a latent is collapsed exactly when its column is zero",
             ),
             Check(
                 "largest |ELBO − log-likelihood| at these points (nats/datum)",
-                _worst(gaps),
-                "<=",
-                1e-9 * best,
-                "1e-9 relative: " + _ROUNDING,
+                _worst(gaps), "<=", 1e-9 * best, "1e-9 relative: " + _ROUNDING,
             ),
         ),
         f"On this spectrum with k = {k} and σ² = {sigma2:.3g} there are "
         f"{float(number):.3g} such points up to the order of latents.",
-    )
+    )  # fmt: skip
 
 
 def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
-    """C6: as σ² falls the collapsed points are better conditioned, and can be escaped."""
+    """Measure C6: as σ² falls the collapsed points are better conditioned, and can be escaped."""
     collapsed = path.sel(pattern="all collapsed")
     index = collapsed["index"].values
     critical = float(escapes.eigenvalue.max())
@@ -334,38 +321,30 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
         (
             Check(
                 "steps on the σ² grid at which stiffness/escape rate falls with growing σ²",
-                float(sum(int((r < 0).sum()) for r in rises)),
-                "==",
-                0.0,
+                float(sum(int((r < 0).sum()) for r in rises)), "==", 0.0,
                 "monotone along every component looked at",
             ),
             Check(
                 "steps on the σ² grid at which the index at total collapse rises with σ²",
-                float((np.diff(index) > 0).sum()),
-                "==",
-                0.0,
+                float((np.diff(index) > 0).sum()), "==", 0.0,
                 "each σ² = λ_i closes the k ways out along component i",
             ),
             Check(
                 "escape directions at total collapse with σ² > λ₁",
-                float(beyond.max()) if beyond.size else 0.0,
-                "==",
-                0.0,
+                float(beyond.max()) if beyond.size else 0.0, "==", 0.0,
                 "total collapse is then the optimum itself",
             ),
             Check(
                 "simulated against predicted escape steps, largest relative difference"
                 + (f", {tried.sum()} of {tried.size} cases" if not tried.all() else ""),
-                _worst(error) if tried.any() else float("nan"),
-                "<=",
-                1e-3,
+                _worst(error) if tried.any() else float("nan"), "<=", 1e-3,
                 "a deviation of 10⁻³ data units is still linear to 10⁻⁶; steps are interpolated",
             ),
         ),
         f"Gradient descent grows a deviation by e in {float(ends[0]):.3g} steps at "
         f"σ² = {float(ends.sigma2[0]):.2g}, in {float(ends[-1]):.3g} at "
         f"σ² = {float(ends.sigma2[-1]):.3g}, the last grid point below λ₁.",
-    )
+    )  # fmt: skip
 
 
 def recovers_ppca(
@@ -374,8 +353,9 @@ def recovers_ppca(
     separated: xr.Dataset,
     exact: xr.Dataset,
     sampled: xr.Dataset,
+    data: str = "the data",
 ) -> Claim:
-    """C7: training the linear VAE by its ELBO ends at the pPCA optimum."""
+    """Measure C7: training the linear VAE by its ELBO ends at the pPCA optimum."""
     one_latent = float(ppca.optimal_elbo(eigenvalues, k) - ppca.optimal_elbo(eigenvalues, k - 1))
     collapsed = jnp.zeros(len(eigenvalues), bool)
     nothing = ppca.elbo_with_components(eigenvalues, collapsed, eigenvalues.mean())
@@ -389,28 +369,21 @@ def recovers_ppca(
         (
             Check(
                 "largest final gap, well-separated spectrum, all seeds and σ² (nats/datum)",
-                _worst(separated.gap.isel(step=-1)),
-                "<=",
-                1e-6,
+                _worst(separated.gap.isel(step=-1)), "<=", 1e-6,
                 "convergence is linear there, so it can be asked for",
             ),
             Check(
-                "final gap on the digits, exact gradients, worst seed (nats/datum)",
-                _worst(final.gap),
-                "<=",
-                one_latent,
-                why,
+                f"final gap on {data}, exact gradients, worst seed (nats/datum)",
+                _worst(final.gap), "<=", one_latent, why,
             ),
             Check(
-                "final gap on the digits, sampled gradients, over the optimum's gain",
-                _worst(sampled.gap.isel(step=-1)) / gain,
-                "<=",
-                0.02,
+                f"final gap on {data}, sampled gradients, over the optimum's gain",
+                _worst(sampled.gap.isel(step=-1)) / gain, "<=", 0.02,
                 "minibatches and one z per datum leave a floor of noise; 2 % of what the optimum "
                 f"gains over total collapse, {gain:.3g} nats",
             ),
         ),
-        f"Of the exact runs' final gap on the digits, {float(final.gap.mean()):.2g} nats on "
+        f"Of the exact runs' final gap on {data}, {float(final.gap.mean()):.2g} nats on "
         f"average, {float(final.likelihood_gap.mean()):.2g} is likelihood (the subspace is not "
         f"quite found) and {rotation:.2g} is rotation within it (see C3).",
-    )
+    )  # fmt: skip

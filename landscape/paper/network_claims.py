@@ -1,7 +1,9 @@
-"""The paper's claims C8 to C10 on nonlinear VAEs, as measurements of the tables of `nonlinear`."""
+"""The paper's claims C8 to C10 on nonlinear VAEs, measured on tables of trained networks.
+
+Every claim takes the tables of `network_experiments.train`, by name.
+"""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,79 +12,73 @@ import xarray as xr
 from scipy import stats
 
 from landscape.paper.ledger import Check, Claim
-from linvae_jax import collapse, predictions
-
-
-class Held(NamedTuple):
-    """Runs that held σ², and the linear VAE at the same σ², from small to large σ²; shares of k.
-
-    Attributes:
-        sigma2: (s,).
-        collapsed: (s,), mean over seeds of the share of (0.01, 0.01)-collapsed latents.
-        predicted: (s,), of the linear VAE.
-        kl: (s,), nats per datum, mean over seeds.
-        curves: (s, grid), share of (ε, 0.01)-collapsed latents, mean over seeds.
-        predicted_curves: (s, grid), of the linear VAE.
-        epsilon: (grid,), nats.
-    """
-
-    sigma2: np.ndarray
-    collapsed: np.ndarray
-    predicted: np.ndarray
-    kl: np.ndarray
-    curves: np.ndarray
-    predicted_curves: np.ndarray
-    epsilon: np.ndarray
+from linvae_jax import collapse, predictions, tables
 
 
 def _mean(values: xr.DataArray) -> xr.DataArray:
-    """Over seeds; NaN if one diverged, which is no reason to leave it out."""
+    """Take the mean over seeds; NaN if one diverged, which is no reason to leave it out."""
     return values.mean("seed", skipna=False)
 
 
 def _kl(table: xr.Dataset) -> xr.DataArray:
-    """At the end, of all latents; nats per datum."""
+    """Sum the KL of all latents at the end; nats per datum."""
     return _mean(table.final_kl.sum("latent", skipna=False))
 
 
 def _collapse(table: xr.Dataset) -> xr.DataArray:
-    """At the end, the mean over ε of the share that is (ε, 0.01)-collapsed: not of one ε's luck."""
+    """Take the mean over ε of the share (ε, 0.01)-collapsed at the end: it is not one ε's luck."""
     return _mean(table.final_collapse).mean("epsilon", skipna=False)
 
 
-def held(tables: Mapping[str, xr.Dataset]) -> Held:
-    """All runs with σ² held, of the paper's rows and of the further σ²."""
-    parts = [tables[name].sel(learned=False) for name in ("table", "curves") if name in tables]
+def collapse_by_sigma2(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Tabulate collapse where σ² was held, and what the linear VAE predicts, over σ².
+
+    Args:
+        found: "table", the paper's rows, and "curves", further σ², where there are some.
+
+    Returns:
+        Over sigma2, from small to large: `collapsed` and `predicted`, shares of latents that are
+        (0.01, 0.01)-collapsed, and `kl`, nats per datum; over (sigma2, epsilon): `curve` and
+        `predicted_curve`, shares that are (ε, 0.01)-collapsed. Means over seeds.
+    """
+    parts = [found[name].sel(learned=False) for name in ("table", "curves") if name in found]
     k = parts[0].sizes["latent"]
 
     def joined(name: str) -> xr.DataArray:
         # the further σ² may have fewer seeds: means first
         return xr.concat([_mean(part[name]) for part in parts], "sigma2_init").sortby("sigma2_init")
 
-    shares = joined("final_collapse").transpose("sigma2_init", "epsilon")
-    sigma2 = shares.sigma2_init.values
+    curve = joined("final_collapse").transpose("sigma2_init", "epsilon")
+    sigma2 = curve.sigma2_init.values
     lam = jnp.asarray(parts[0].eigenvalue.values)
     linear = jax.vmap(lambda s: predictions.predict(lam, k, s))(jnp.asarray(sigma2))
-    return Held(
-        sigma2,
-        joined("final_collapsed").values / k,
-        np.asarray(linear.collapsed) / k,
-        joined("final_kl").sum("latent", skipna=False).values,
-        shares.values,
-        np.asarray(collapse.is_collapsed(linear.below)).mean(axis=-1),
-        shares.epsilon.values,
+    below = np.asarray(collapse.is_collapsed(linear.below)).mean(axis=-1)
+    total = joined("final_kl").sum("latent", skipna=False)
+    both, share = ("sigma2", "epsilon"), "share of (0.01, 0.01)-collapsed latents"
+    return tables.dataset(
+        {
+            "collapsed": ("sigma2", joined("final_collapsed").values / k, "1", share),
+            "predicted": ("sigma2", np.asarray(linear.collapsed) / k, "1", f"{share}, linear VAE"),
+            "kl": ("sigma2", total.values, "nats/datum", "KL, all latents"),
+            "curve": (both, curve.values, "1", "share of (ε, 0.01)-collapsed latents"),
+            "predicted_curve": (both, below, "1", "the same of the linear VAE"),
+        },
+        {
+            "sigma2": (sigma2, "data unit²", "σ² held"),
+            "epsilon": (curve.epsilon.values, "nats", "ε"),
+        },
     )
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's; NaN if either is constant."""
+    """Compute Spearman's; NaN if either is constant."""
     varies = np.ptp(x) and np.ptp(y)
     return float(np.asarray(stats.spearmanr(x, y))[0]) if varies else float("nan")
 
 
-def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
-    """C8: in nonlinear VAEs too the observation noise controls collapse."""
-    runs, table = held(tables), tables["table"]
+def noise_controls_collapse(found: Mapping[str, xr.Dataset]) -> Claim:
+    """Measure C8: in nonlinear VAEs too the observation noise controls collapse."""
+    runs, table = collapse_by_sigma2(found), found["table"]
     elbo = _mean(table.final_elbo)
     best = table.final_elbo.sel(learned=True, sigma2_init=elbo.sel(learned=True).idxmax())
     spread = float(best.std("seed", ddof=1)) if best.sizes["seed"] > 1 else 0.0
@@ -90,6 +86,7 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
     # where learning σ² takes it down the furthest
     largest = table.sel(sigma2_init=table.sigma2_init.max())
     at, kl = _collapse(largest), _kl(largest)
+    sigma2, kl_held, share = runs.sigma2.values, runs.kl.values, 100 * runs.collapsed.values
     return Claim(
         "C8",
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
@@ -97,12 +94,12 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
         (
             Check(
                 "rank correlation of held σ² and collapse (mean share over ε)",
-                _rank_correlation(runs.sigma2, runs.curves.mean(axis=1)), ">=", 0.9,
+                _rank_correlation(sigma2, runs.curve.values.mean(axis=1)), ">=", 0.9,
                 "1 if monotone; at one ε there are ties, where nothing is collapsed",
             ),
             Check(
                 "rank correlation of held σ² and KL",
-                _rank_correlation(runs.sigma2, runs.kl), "<=", -0.9, "−1 if monotone",
+                _rank_correlation(sigma2, kl_held), "<=", -0.9, "−1 if monotone",
             ),
             Check(
                 "best ELBO with σ² learned above the best with σ² held (nats/datum)",
@@ -120,28 +117,28 @@ def noise_controls_collapse(tables: Mapping[str, xr.Dataset]) -> Claim:
                 "ours: latents tell more; in the paper's table 2.6 on MNIST, 6.5 on CelebA",
             ),
         ),
-        f"Held σ² from {runs.sigma2[0]:g} to {runs.sigma2[-1]:g}: {100 * runs.collapsed[0]:.0f} to "
-        f"{100 * runs.collapsed[-1]:.0f} % collapsed, KL {runs.kl[0]:.0f} to {runs.kl[-1]:.2g} "
-        "nats.",
+        f"Held σ² from {sigma2[0]:g} to {sigma2[-1]:g}: {share[0]:.0f} to {share[-1]:.0f} % "
+        f"collapsed, KL {kl_held[0]:.0f} to {kl_held[-1]:.2g} nats.",
     )  # fmt: skip
 
 
-def linear_predicts(tables: Mapping[str, xr.Dataset]) -> Claim:
-    """C9: the linear VAE is largely predictive of the nonlinear one."""
-    runs = held(tables)
-    apart = np.abs(runs.curves - runs.predicted_curves).mean(axis=1)
+def linear_predicts(found: Mapping[str, xr.Dataset]) -> Claim:
+    """Measure C9: the linear VAE is largely predictive of the nonlinear one."""
+    runs = collapse_by_sigma2(found)
+    curve, predicted = runs.curve.values, runs.predicted_curve.values
+    apart = np.abs(curve - predicted).mean(axis=1)
     return Claim(
         "C9",
         "The linear VAE is largely predictive of collapse in nonlinear VAEs.",
         (
             Check(
                 "rank correlation of collapse over held σ², predicted and measured",
-                _rank_correlation(runs.predicted_curves.mean(axis=1), runs.curves.mean(axis=1)),
+                _rank_correlation(predicted.mean(axis=1), curve.mean(axis=1)),
                 ">=", 0.9, "1 if in the same order; each is the mean share over ε",
             ),
             Check(
                 "share collapsed, |measured − predicted|, mean over σ²",
-                float(np.abs(runs.collapsed - runs.predicted).mean()), "<=", 0.25,
+                float(np.abs(runs.collapsed - runs.predicted).values.mean()), "<=", 0.25,
                 "ours: 'largely'; a prediction that knows nothing is 0.5 off",
             ),
             Check(
@@ -149,16 +146,16 @@ def linear_predicts(tables: Mapping[str, xr.Dataset]) -> Claim:
                 float(apart.mean()), "<=", 0.25, "likewise",
             ),
         ),
-        f"The curves are furthest apart at σ² = {runs.sigma2[apart.argmax()]:g}, by "
+        f"The curves are furthest apart at σ² = {runs.sigma2.values[apart.argmax()]:g}, by "
         f"{apart.max():.2f} on average over ε.",
     )  # fmt: skip
 
 
-def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
-    """C10: KL annealing does not prevent collapse: it comes back with the plain ELBO."""
-    annealed = tables["annealing"].squeeze("learned")
+def annealing_does_not_prevent(found: Mapping[str, xr.Dataset]) -> Claim:
+    """Measure C10: KL annealing does not prevent collapse: it comes back with the plain ELBO."""
+    annealed = found["annealing"].squeeze("learned")
     k, last = annealed.sizes["latent"], annealed.step[-1]
-    plain = tables["table"].sel(learned=False, sigma2_init=annealed.sigma2_init, seed=annealed.seed)
+    plain = found["table"].sel(learned=False, sigma2_init=annealed.sigma2_init, seed=annealed.seed)
 
     def share(table: xr.Dataset) -> xr.DataArray:
         return _mean(table.final_collapsed / k)
@@ -199,10 +196,10 @@ def annealing_does_not_prevent(tables: Mapping[str, xr.Dataset]) -> Claim:
     )  # fmt: skip
 
 
-def judge(tables: Mapping[str, xr.Dataset]) -> list[Claim]:
-    """C8 to C10 of the tables of `nonlinear.train`."""
+def judge(found: Mapping[str, xr.Dataset]) -> list[Claim]:
+    """Measure C8 to C10, in order."""
     return [
-        noise_controls_collapse(tables),
-        linear_predicts(tables),
-        annealing_does_not_prevent(tables),
+        noise_controls_collapse(found),
+        linear_predicts(found),
+        annealing_does_not_prevent(found),
     ]

@@ -1,12 +1,10 @@
-"""Nonlinear VAEs on one data set: the sweeps behind the paper's table and its figures 4, 5 and 6.
+"""The sweeps of networks behind the paper's table, its figures 4, 5 and 6, and C8 to C10.
 
 The table's settings are varied, too, and the curvature at its networks is looked at.
-Each sweep is a folder that resumes (`linvae_jax.sweeps`); what the claims, figures and the report
-need of it is kept as one small labelled table. This module trains; `paper_table`,
-`network_claims`, `network_figures` and `report` read those tables, and train nothing.
+Each sweep is a folder that resumes (`linvae_jax.sweeps`); what claims, figures and the report need
+of it is kept as one small labelled table.
 """
 
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from landscape.paper import facts
 from landscape.paper.settings import AS_IN_THE_TABLE, NetworkSettings, Variation
 from landscape.studies import networks as network_study
 from linvae_jax import collapse, network_task, networks, streams, sweeps, tables, training
@@ -28,7 +27,7 @@ ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
 def _config(
     settings: NetworkSettings, count: int, changed: Variation = AS_IN_THE_TABLE
 ) -> training.TrainConfig:
-    """One record for each epoch."""
+    """Make the configuration of a run, with one record for each epoch."""
     steps = max(count // settings.batch_size, 1)
     total = max(round(settings.epochs * changed.epochs), 1) * steps
     return training.TrainConfig(
@@ -37,7 +36,7 @@ def _config(
 
 
 def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
-    """Linear and cyclical annealing over the first half of a run; the plain ELBO after it."""
+    """Make linear and cyclical annealing over half a run; the plain ELBO comes after it."""
     half = num_steps // 2
     return training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
 
@@ -70,7 +69,7 @@ def train(
         first as in the table.
     """
     count, n = data.values.shape
-    facts = dict(attrs or {}) | {"pixel_constant": str(constant), "count": str(count)}
+    kept_with = dict(attrs or {}) | facts.attributes(constant, count)
     own = networks.named(
         settings.network, n, settings.k, image_shape=image_shape, widths=settings.widths,
         data_scale=network_task.data_scale(data),
@@ -86,9 +85,9 @@ def train(
         task = network_task.NetworkTask(network, settings.batch_size, transform)
         config = _config(settings, count, changed)
         place = folder / "sweeps" / name
-        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=facts, title=name)
+        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=kept_with, title=name)
         small = summary(sweep.table, np.asarray(data.eigenvalues))
-        return task, sweep, small.assign_attrs(seconds=str(round(_seconds(place))))
+        return task, sweep, facts.timed(small, _seconds(place))
 
     found = {}
 
@@ -102,7 +101,7 @@ def train(
     keep("table", table)
     if settings.curvature_data and not bool(table.diverged.isel(seed=0).all()):
         bent = _curvature(settings, task, data, sweep, path(folder, "curvature"))
-        keep("curvature", bent.assign_attrs(facts))
+        keep("curvature", bent.assign_attrs(kept_with))
     keep("curves", sweep_of("curves", own, sweeps.Grid(others, settings.curve_sigma2, (False,)))[2])
     annealings = _annealings(_config(settings, count).num_steps)
     grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
@@ -120,43 +119,41 @@ def train(
             starts = settings.sigma2 if changed.all_rows else settings.varied_sigma2
             grid = sweeps.Grid((0,), starts, (False, True))
             varied.append(_finals(changed, sweep_of(name, own, grid, changed)[2]))
-        took = sum(int(one.attrs["seconds"]) for one in varied[1:])
+        took = sum(facts.origin(one).seconds or 0.0 for one in varied[1:])
         varied = xr.concat(varied, "variation", join="outer", combine_attrs="drop_conflicts")
         varied = varied.sel(sigma2_init=list(settings.sigma2))  # joined they are sorted
-        keep("variations", varied.assign_attrs(seconds=str(took)))
+        keep("variations", facts.timed(varied, took))
     return found
 
 
 def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
-    """What a variation led to: the numbers at the end, of the first seed.
+    """Keep what a variation led to: the numbers at the end, of the first seed.
 
     `diverged` is 0 or 1, so that NaN can say, when variations are joined: not trained.
     """
-    config = json.loads(table.attrs["config"])
     names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
     small = table.isel(seed=[0])[["diverged", *(f"final_{name}" for name in names)]]
-    facts = {
-        "learning_rate": config["grid"]["learning_rate"][0],
-        "num_steps": config["config"]["num_steps"],
-        "batch_size": config["task"]["batch_size"],
+    trained = facts.training(table)
+    told = {
+        "learning_rate": trained.learning_rate,
+        "num_steps": trained.num_steps,
+        "batch_size": trained.batch_size,
         "schedule": changed.schedule,
         "mean_scale": changed.mean_scale,
     }
     small["diverged"] = small.diverged.astype(float)
     small = small.expand_dims(variation=[changed.name])
-    return small.assign_coords({k: ("variation", [value]) for k, value in facts.items()})
+    return small.assign_coords({k: ("variation", [value]) for k, value in told.items()})
 
 
 def _curvature(
     settings: NetworkSettings, task: network_task.NetworkTask, data: network_task.Data,
     sweep: sweeps.Sweep, place: Path,
 ) -> xr.Dataset:  # fmt: skip
-    """At a collapsed latent of each network of the table's first seed, over σ²; once."""
+    """Look at a collapsed latent of each network of the table's first seed, over σ²; once."""
     # the number rises when `network_study.escape_of_sweep` comes to compute something else
-    config = json.loads(sweep.table.attrs["config"])
-    config["grid"]["seeds"] = config["grid"]["seeds"][:1]
     of = {
-        "of": f"3: {settings.curvature_data} data", "config": json.dumps(config, sort_keys=True)
+        "of": f"3: {settings.curvature_data} data", "config": facts.first_seed(sweep.table)
     }  # fmt: skip
     if place.exists() and (kept := tables.load(place)).attrs.items() >= of.items():
         return kept
@@ -165,16 +162,16 @@ def _curvature(
         task, data, sweep, streams.key(0, "curvature"),
         network_study.sigma2_around(settings.sigma2), count=settings.curvature_data,
     )  # fmt: skip
-    return table.assign_attrs(of, seconds=str(round(time.monotonic() - start)))
+    return facts.timed(table.assign_attrs(of), time.monotonic() - start)
 
 
 def path(folder: Path, name: str) -> Path:
-    """Where the small table of a sweep is kept."""
+    """Return where the small table of a sweep is kept."""
     return folder / f"nonlinear_{name}.nc"
 
 
 def load(folder: Path) -> dict[str, xr.Dataset]:
-    """The tables that `train` kept in a folder; those that are there.
+    """Load the tables that `train` kept in a folder, those that are there.
 
     Raises:
         ValueError: one that cannot be read.
@@ -184,13 +181,13 @@ def load(folder: Path) -> dict[str, xr.Dataset]:
 
 
 def _seconds(folder: Path) -> float:
-    """From the first file of a sweep to its last run; a pause counts."""
+    """Measure the time from the first file of a sweep to its last run; a pause counts."""
     times = [p.stat().st_mtime for p in folder.rglob("*") if p.is_file()]
     return max(p.stat().st_mtime for p in (folder / "runs").iterdir()) - min(times)
 
 
 def summary(table: xr.Dataset, eigenvalues: np.ndarray) -> xr.Dataset:
-    """What is kept of a sweep: all but the numbers of each latent in each step and at each ε.
+    """Keep of a sweep all but the numbers of each latent in each step and at each ε.
 
     Args:
         table: of `sweeps.run`.

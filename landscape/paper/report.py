@@ -1,28 +1,24 @@
-"""A report of everything that a folder of results holds, as Markdown and as one HTML page.
+"""The report of everything that a folder of results holds, as Markdown and as one HTML page.
 
-Made from saved tables and figures alone: nothing is trained. Every number comes from a table that
-is named beside it, whose attributes have the command, the versions and the device.
+It is made from saved tables and figures alone: nothing is trained. Every number comes from a table
+that is named beside it, whose attributes have the command, the versions and the device.
 """
 
-import base64
-import html
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from markdown_it import MarkdownIt
 
 from landscape.figures import networks as network_figures
 from landscape.figures import style
-from landscape.paper import ledger, network_claims, network_experiments
+from landscape.paper import facts, formats, ledger, network_claims, network_experiments
 from landscape.paper import table as paper_table
 from linvae_jax import tables
 from linvae_jax._internal import checks
 
-# file without suffix → caption; in this order
+# file without suffix → caption
 FIGURES = {
     "figure1_surface": "Figure 1. The likelihood around a collapsed latent of a linear VAE, as its "
     "column moves along two principal directions, at three σ².",
@@ -49,49 +45,43 @@ FIGURES = {
     "convergence_separated": "Training on a well-separated spectrum, where it can converge.",
 }
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff }
-table { border-collapse: collapse; font-size: 0.8rem; margin: 1rem 0; display: block;
-        overflow-x: auto }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; vertical-align: top }
-img { max-width: 100%; display: block; margin: 1.5rem auto 0.2rem }
-code { font-size: 0.85em; overflow-wrap: anywhere }
-"""
+# claim → its heading
+_TITLES = {
+    "C1": "The ELBO in closed form", "C2": "One global maximum", "C3": "Identifiable columns",
+    "C4": "No other maxima", "C5": "Collapsed points", "C6": "Conditioning and escape",
+    "C7": "Training recovers pPCA", "C8": "Noise controls collapse",
+    "C9": "What the linear VAE predicts", "C10": "KL annealing",
+}  # fmt: skip
+# claim → its figures
+_OF_CLAIM = {
+    "C2": ("figure3_latents",), "C3": ("convergence_separated",), "C4": ("landscape_census",),
+    "C5": ("figure1_surface",), "C6": ("landscape_conditioning", "landscape_spectra"),
+    "C7": ("figure2_training",), "C8": ("figure6_training",), "C9": ("figure5_collapse",),
+    "C10": ("annealing",),
+}  # fmt: skip
+_LINEAR = tuple(f"C{number}" for number in range(1, 8))
+_NONLINEAR = ("C8", "C9", "C10")
+# of the first screen: the first of these that there is
+_FIRST = ("figure5_collapse", "landscape_conditioning", "figure1_surface")
 
 
-def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """Draw figures 4 to 6, annealing and curvature from the tables that there are."""
-    made = {}
-    if set(network_experiments.ENCODERS) <= set(found):
-        made["figure4_encoders"] = network_figures.encoders(found)
-    if "table" in found:
-        made["figure5_collapse"] = network_figures.collapse_curves(network_claims.held(found))
-        made["figure6_training"] = network_figures.training(found["table"])
-    if "table" in found and "annealing" in found:
-        made["annealing"] = network_figures.annealing(found)
-    if "curvature" in found:
-        made["curvature"] = network_figures.curvature(found["curvature"])
-    for name, figure in made.items():
-        style.save(figure, folder / name)
-
-
-def write(folder: Path) -> list[ledger.Claim]:
-    """Judge C8 to C10, draw their figures, write `ledger.*`, `report.md` and `report.html`.
+def write(folder: Path, linear: Sequence[ledger.Claim] | None = None) -> list[ledger.Claim]:
+    """Judge C8 to C10, draw their figures, and write `ledger.*`, `report.md` and `report.html`.
 
     Args:
-        folder: with what `linvae reproduce` has left there, whole or a part.
+        folder: with what `reproduce.run` has left there, whole or a part.
+        linear: C1 to C7; those of the ledger that is there when None.
 
     Returns:
-        All claims, those of the ledger there and C8 to C10 anew.
+        All claims, in order.
 
     Raises:
-        ValueError: no results there, or some that cannot be read.
+        ValueError: there are no results, or some that cannot be read.
     """
     found = network_experiments.load(folder)
-    linear = []
-    if (folder / "ledger.json").exists():
-        linear = [c for c in ledger.load(folder) if c.id not in {"C8", "C9", "C10"}]
+    if linear is None:
+        there = ledger.load(folder) if (folder / "ledger.json").exists() else []
+        linear = [claim for claim in there if claim.id not in _NONLINEAR]
     if not found and not linear:
         checks.fail("folder", f"{folder}, without results", "what `linvae reproduce` wrote")
     whole = {"table", "annealing"} <= set(found)
@@ -101,153 +91,205 @@ def write(folder: Path) -> list[ledger.Claim]:
     draw(found, folder)
     text = markdown(found, claims, folder)
     (folder / "report.md").write_text(text, encoding="utf-8")
-    (folder / "report.html").write_text(page(text, folder), encoding="utf-8")
+    (folder / "report.html").write_text(formats.page(text, folder), encoding="utf-8")
     return claims
 
 
-def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], folder: Path) -> str:
-    """The report, with figures as links to files beside it."""
-    parts = ["# Posterior collapse in linear and nonlinear VAEs: results", ""]
-    if claims:
-        failed = [claim.id for claim in claims if not claim.holds]
-        verdict = f"**Does not hold: {', '.join(failed)}.**" if failed else "All claims hold."
-        parts += [f"{len(claims)} claims of the paper were measured. {verdict}", ""]
+def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
+    """Draw figures 4 to 6, annealing and curvature from the tables that there are."""
+    scaled = {name: facts.on_pixel_scale(table) for name, table in found.items()}
+    encoders = {name: scaled[name] for name in network_experiments.ENCODERS if name in scaled}
+    made = {}
+    if len(encoders) == len(network_experiments.ENCODERS):
+        made["figure4_encoders"] = network_figures.encoders(encoders)
     if "table" in found:
-        parts += ["## Nonlinear VAEs: the table", "", *_table(found["table"])]
-    if "variations" in found:
-        parts += ["## What the settings of training change", "", *_varied(found["variations"])]
+        runs = network_claims.collapse_by_sigma2(found)
+        made["figure5_collapse"] = network_figures.collapse_curves(runs)
+        made["figure6_training"] = network_figures.training(scaled["table"])
+    if "table" in found and "annealing" in found:
+        made["annealing"] = network_figures.annealing(found["annealing"], found["table"])
     if "curvature" in found:
-        parts += ["## Could a collapsed latent come back?", "", *_thresholds(found["curvature"])]
-    if claims:
-        parts += [
-            "## Claims",
-            "",
-            "Numbers and bounds: `ledger.json`.",
-            "",
-            ledger.markdown(claims),
-        ]
-    there = [name for name in FIGURES if (folder / f"{name}.png").exists()]
-    if there:
-        parts += ["## Figures", ""]
-        for name in there:
-            parts += [f"![{FIGURES[name]}]({name}.png)", "", f"*{FIGURES[name]}*", ""]
-    parts += ["## Where the numbers come from", "", *_origins(folder)]
-    return "\n".join(parts).rstrip() + "\n"
+        made["curvature"] = network_figures.curvature(found["curvature"])
+    for name, figure in made.items():
+        style.save(figure, folder / name)
 
 
-def _table(table: xr.Dataset) -> list[str]:
-    """Ours beside the paper's where the paper has such data, ours alone elsewhere."""
-    data = _paper_data(table)
-    compared = paper_table.compare(table, data)
-    lines = [_caption(table), ""]
-    if compared:
-        doubts = paper_table.doubts(compared)
-        lines += [
-            f"{paper_table.agreement(compared)}. {paper_table.RULE} Cells in bold differ; ± is the "
-            "standard deviation over seeds.", "",
-            paper_table.markdown(compared),
-        ]  # fmt: skip
-        lines += [f"Doubtful (?): {doubts}.", ""] if doubts else []
-        better = paper_table.not_tuned(compared)
-        if better:
-            lines += [
-                "The paper's own σ², ELBO and KL give its networks' mean squared error, and with "
-                f"it what tuning σ² in closed form would have found for them: {better}.", "",
-            ]  # fmt: skip
-    else:
-        lines += [paper_table.alone(table)]
-    diverged = int(table.diverged.sum())
-    if diverged:
-        lines += [f"{diverged} of {table.diverged.size} runs diverged.", ""]
-    return lines
+def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], folder: Path) -> str:
+    """Write the report, with figures as links to files beside it.
+
+    Args:
+        found: tables of `network_experiments.load`.
+        claims: that were judged.
+        folder: of figures and tables.
+    """
+    saved = {path.name: facts.origin(tables.load(path)) for path in sorted(folder.glob("*.nc"))}
+    figures = {name: formats.figure(name, FIGURES[name]) for name in FIGURES
+               if (folder / f"{name}.png").exists()}  # fmt: skip
+    first = next((figures[name] for name in _FIRST if name in figures), "")
+    parts: list[tuple[str, str]] = [("## The linear VAE", "")]
+    parts += _judged(claims, _LINEAR, figures)
+    parts.append(("## Nonlinear VAEs", ""))
+    parts += _judged(claims, _NONLINEAR, figures)
+    if "table" in found:
+        parts.append(("### The table", _table(found["table"])))
+    if "figure4_encoders" in figures:
+        parts.append(("### A linear decoder, three encoders", figures.pop("figure4_encoders")))
+    if "variations" in found:
+        parts.append(("### What the settings of training change", _varied(found["variations"])))
+    if "curvature" in found:
+        told = figures.pop("curvature", ""), _thresholds(found["curvature"])
+        parts.append(("### Could a collapsed latent come back?", "\n".join(told)))
+    if figures:  # of claims that were not judged
+        parts.append(("### Other figures", "\n".join(figures.values())))
+    parts.append(("## Where the numbers come from", _origins(saved)))
+    parts = [part for part, later in zip(parts, [*parts[1:], ("## ", "")], strict=True)
+             if part[1] or later[0].startswith("###")]  # fmt: skip
+    screens = [_verdicts(claims, saved.values()), first, _contents(heading for heading, _ in parts)]
+    text = "\n\n".join(
+        [*(s for s in screens if s), *(f"{heading}\n\n{text}".rstrip() for heading, text in parts)]
+    )
+    return re.sub(r"\n{3,}", "\n\n", text) + "\n"
 
 
-def _paper_data(table: xr.Dataset) -> str:
-    """Which of the paper's data sets a table is of, or ""."""
-    source = table.attrs.get("source", "")
-    return next((name for name in ("mnist", "celeba") if source.startswith(name)), "")
+def _verdicts(claims: Sequence[ledger.Claim], origins: Iterable[facts.Origin]) -> str:
+    """Write the title, how many claims hold on which data, and the verdict on each."""
+    title = "# Posterior collapse in linear and nonlinear VAEs: results"
+    if not claims:
+        return title
+    failed = [claim.id for claim in claims if not claim.holds]
+    verdict = f"**Does not hold: {', '.join(failed)}.**" if failed else "All claims hold."
+    sources = dict.fromkeys(origin.source for origin in origins)
+    data = f" on {'; '.join(sources)}" if sources else ""
+    rows = [
+        (f"[{c.id}](#{formats.anchor(_heading(c)[4:])})", c.statement, ledger.verdict(c))
+        for c in claims
+    ]
+    columns = {"claim": "left", "what the paper says": "left", "measured": "left"}
+    return "\n".join(
+        [title, "", f"{len(claims)} claims of the paper were measured{data}. {verdict}", "",
+         formats.table(columns, rows)]
+    )  # fmt: skip
 
 
-def _varied(table: xr.Dataset) -> list[str]:
-    data = _paper_data(table)
-    lines = [
-        "`nonlinear_variations.nc`: the table's settings varied, first seed.", "",
-        paper_table.varied(table, data),
+def _contents(headings: Iterable[str]) -> str:
+    """Write a table of contents."""
+    lines = []
+    for heading in ["## Contents", *headings]:
+        marks, _, name = heading.partition(" ")
+        lines.append(f"{'  ' * (len(marks) - 2)}- [{name}](#{formats.anchor(name)})")
+    return "\n".join(["## Contents", "", *lines[1:]])
+
+
+def _heading(claim: ledger.Claim) -> str:
+    return f"### {claim.id}. {_TITLES[claim.id]}"
+
+
+def _judged(
+    claims: Sequence[ledger.Claim], ids: Sequence[str], figures: dict[str, str]
+) -> list[tuple[str, str]]:
+    """Write a part for each of some claims; the figures that it takes are taken out."""
+    return [
+        (
+            _heading(claim),
+            "\n".join(
+                [f"{claim.statement} This {ledger.verdict(claim)}.", "",
+                 *(figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures),
+                 ledger.numbers(claim)]
+            ),
+        )
+        for claim in claims
+        if claim.id in ids
     ]  # fmt: skip
+
+
+def _table(table: xr.Dataset) -> str:
+    """Write ours beside the paper's where the paper has such data, ours alone elsewhere."""
+    compared = paper_table.compare(table, facts.paper_data(facts.origin(table).source))
+    parts = [_caption(table)]
+    if compared:
+        parts += [
+            f"{paper_table.agreement(compared)}. {paper_table.RULE} Cells in bold differ; ± is the "
+            "standard deviation over seeds.",
+            paper_table.markdown(compared),
+        ]
+        if doubts := paper_table.doubts(compared):
+            parts.append(f"Doubtful (?): {doubts}.")
+        if better := paper_table.not_tuned(compared):
+            parts.append(
+                "The paper's own σ², ELBO and KL give its networks' mean squared error, and with "
+                f"it what tuning σ² in closed form would have found for them: {better}."
+            )
+    else:
+        parts.append(paper_table.alone(table))
+    if diverged := int(table.diverged.sum()):
+        parts.append(f"{diverged} of {table.diverged.size} runs diverged.")
+    return "\n\n".join(parts)
+
+
+def _varied(table: xr.Dataset) -> str:
+    """Write what the settings change, and how well each agrees with the paper."""
+    data = facts.paper_data(facts.origin(table).source)
+    parts = [
+        "`nonlinear_variations.nc`: the table's settings varied, first seed.",
+        paper_table.varied(table, data),
+    ]
     for name in table.variation.values[1:]:
         at = table.sel(variation=name)
         compared = paper_table.compare(at, data)
         if compared and not bool(np.isnan(at.diverged).any()):
-            lines += [f"{str(name).capitalize()}: {paper_table.agreement(compared)}, one seed.", ""]
-    return lines
+            agreement = paper_table.agreement(compared)
+            parts.append(f"{str(name).capitalize()}: {agreement}, one seed.")
+    return "\n\n".join(parts)
 
 
-def _thresholds(table: xr.Dataset) -> list[str]:
-    steps = json.loads(table.attrs["config"])["config"]["num_steps"]
-    lines = [
-        "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, after "
-        f"{steps:,} steps, made to collapse. Below the critical σ² it "
-        "comes back. Finite steps along its way out count the kinks of ReLU, which derivatives do "
-        "not see; other ways may be left.", "",
-        "| σ² | start | KL | σ² at the end | critical σ² | by finite steps | linear VAE's | "
-        "comes back |",
-        "| --- | ---: " + "| ---: " * 5 + "| --- |",
-    ]  # fmt: skip
+def _thresholds(table: xr.Dataset) -> str:
+    """Write for each network below which σ² its collapsed latent comes back."""
+    columns = {"σ²": "left", "start": "right", "KL": "right", "σ² at the end": "right",
+               "critical σ²": "right", "by finite steps": "right", "linear VAE's": "right",
+               "comes back": "left"}  # fmt: skip
+    names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps",
+             "linear_critical_sigma2")  # fmt: skip
+    rows = []
     for learned in table.learned.values.tolist():
         for start in table.sigma2_init.values:
             at = table.sel(learned=learned, sigma2_init=start)
             if bool(np.isnan(at.own_sigma2)):  # diverged
                 continue
-            names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps")
-            numbers = [float(at[name]) for name in (*names, "linear_critical_sigma2")]
+            numbers = [formats.number(float(at[name]), whole=True) for name in names]
             back = "yes" if at.own_sigma2 < at.critical_sigma2_by_steps else "not seen"
-            cells = " | ".join(f"{number:.3g}" for number in numbers)
-            lines.append(f"| {paper_table.mode(learned)} | {start:g} | {cells} | {back} |")
-    return [*lines, ""]
+            rows.append((paper_table.mode(learned), f"{start:g}", *numbers, back))
+    return (
+        "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, after "
+        f"{facts.training(table).num_steps:,} steps, made to collapse. Below the critical σ² it "
+        "comes back. Finite steps along its way out count the kinks of ReLU, which derivatives do "
+        f"not see; other ways may be left.\n\n{formats.table(columns, rows)}"
+    )
 
 
 def _caption(table: xr.Dataset) -> str:
-    """What was trained, as far as the table knows."""
-    config = json.loads(table.attrs["config"])
-    task, how, grid = config["task"], config["config"], config["grid"]
-    network = task["model"]
-    widths = ", ".join(map(str, network.get("encoder") or network["channels"]))
-    count = int(table.attrs["count"])
-    epochs, seeds = how["num_steps"] * task["batch_size"] / count, table.sizes["seed"]
+    """Say what was trained."""
+    origin, how = facts.origin(table), facts.training(table)
+    widths, seeds = ", ".join(map(str, how.widths)), table.sizes["seed"]
+    epochs = how.num_steps * how.batch_size / origin.count
     return (
-        f"`nonlinear_table.nc`: {table.attrs.get('source', 'data')}; {count:,} images, "
-        f"{seeds} seed{'s' * (seeds > 1)}, {network['kind']} of {widths} and mirrored with "
-        f"{network['k']} latents, {epochs:.0f} epochs of batches of {task['batch_size']} "
-        f"({how['num_steps']:,} steps), {how['optimizer']} at "
-        f"{grid['learning_rate'][0]:g}; ELBOs in nats per image on the pixel scale (constant "
-        f"{float(table.attrs['pixel_constant']):.2f} included), on the training images."
+        f"`nonlinear_table.nc`: {origin.source}; {origin.count:,} images, "
+        f"{seeds} seed{'s' * (seeds > 1)}, {how.network} of {widths} and mirrored with "
+        f"{how.k} latents, {epochs:.0f} epochs of batches of {how.batch_size} "
+        f"({how.num_steps:,} steps), {how.optimizer} at {how.learning_rate:g}; ELBOs in nats per "
+        f"image on the pixel scale (constant {origin.pixel_constant:.2f} included), on the "
+        "training images."
     )
 
 
-def _origins(folder: Path) -> list[str]:
-    """A line for each table: device, versions, time; then the commands that made them."""
-    lines = ["| table | device | versions | time | command |", "| --- | --- | --- | ---: | ---: |"]
+def _origins(saved: Mapping[str, facts.Origin]) -> str:
+    """Write a line for each table: device, versions, time; then the commands that made them."""
     commands: dict[str, int] = {}
-    for path in sorted(folder.glob("*.nc")):
-        facts = tables.load(path).attrs
-        number = commands.setdefault(facts.get("command", "not recorded"), len(commands) + 1)
-        versions = f"linvae-jax {facts.get('linvae_jax')}, jax {facts.get('jax')}"
-        took = f"{float(facts['seconds']) / 60:.1f} min" if "seconds" in facts else ""
-        lines.append(f"| `{path.name}` | {facts['device']} | {versions} | {took} | {number} |")
-    return [*lines, "", *(f"{i}. `{command}`" for command, i in commands.items())]
-
-
-def page(text: str, folder: Path) -> str:
-    """The same as one self-contained HTML page: figures are in it."""
-    body = MarkdownIt("commonmark").enable("table").render(text)
-
-    def inline(match: re.Match[str]) -> str:
-        data = (folder / html.unescape(match[1])).read_bytes()
-        return f'src="data:image/png;base64,{base64.b64encode(data).decode()}"'
-
-    body = re.sub(r'src="([^":]+\.png)"', inline, body)
-    title = html.escape(text.splitlines()[0].lstrip("# "))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}'
-        f"</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
-    )
+    rows = []
+    for name, origin in saved.items():
+        number = commands.setdefault(origin.command, len(commands) + 1)
+        took = "" if origin.seconds is None else f"{origin.seconds / 60:.1f} min"
+        rows.append((f"`{name}`", origin.device, origin.versions, took, str(number)))
+    columns = {"table": "left", "device": "left", "versions": "left", "time": "right",
+               "command": "right"}  # fmt: skip
+    told = [f"{i}. `{command}`" for command, i in commands.items()]
+    return "\n".join([formats.table(columns, rows), *told])

@@ -4,12 +4,14 @@ Source: the poster of Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019, read by OCR:
 arithmetic does not close are marked as doubtful.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+
+from landscape.paper import facts, formats
 
 
 class Cell(NamedTuple):
@@ -20,8 +22,11 @@ class Cell(NamedTuple):
     doubt: str = ""
 
     def __str__(self) -> str:
-        spread = "" if self.spread is None else f" ± {_shown(self.spread)}"
-        return f"{_shown(self.value)}{spread}{' ?' if self.doubt else ''}"
+        """Write it as a table shows it."""
+        if not np.isfinite(self.value):
+            return "diverged"
+        spread = "" if self.spread is None else f" ± {formats.number(self.spread)}"
+        return f"{formats.number(self.value)}{spread}{' ?' if self.doubt else ''}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Row:
 
 
 def _row(number: int, sigma2: float | Cell | None, *cells: tuple[float, ...] | Cell | float) -> Row:
-    """A row by its number: the first ten are MNIST's, of each ten the first five hold σ²."""
+    """Make a row by its number: the first ten are MNIST's, of each ten the first five hold σ²."""
     made = [c if isinstance(c, Cell) else Cell(*np.atleast_1d(c).tolist()) for c in cells]
     final = sigma2 if sigma2 is None or isinstance(sigma2, Cell) else Cell(sigma2)
     i = number - 1
@@ -115,7 +120,7 @@ class Comparison(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A row with its cells by name."""
+    """A row, with its cells by name."""
 
     row: Row
     cells: dict[str, Comparison]
@@ -144,7 +149,7 @@ _SCALES = {"mnist": (784, 272.18), "celeba": (12_288, -47_709.0)}
 
 
 def closed_form(row: Row) -> Tuned:
-    """What tuning σ² in closed form would have given the paper's networks, by arithmetic.
+    """Compute what tuning σ² in closed form would have given the paper's networks.
 
     The paper's σ², ELBO and KL give the mean squared error, ELBO = −(n/2) log 2πσ² − n·MSE/(2σ²)
     − KL + constant; the best σ² is that error.
@@ -158,15 +163,16 @@ def closed_form(row: Row) -> Tuned:
 
 
 def not_tuned(compared: Sequence[Compared]) -> str:
-    """Where the paper's tuned σ² is not the best by its own numbers, in words; "" if nowhere."""
+    """Say where the paper's tuned σ² is not the best by its own numbers; "" if nowhere."""
     found = []
     for row, _ in compared:
         best = closed_form(row)
         # rounding of the cells makes up to 0.4 %
         if best.elbo > row.elbo_tuned.value + 0.01 * abs(row.elbo_tuned.value):
             found.append(
-                f"row {row.number}, σ² = {best.sigma2:.3g} and {_shown(best.elbo)} nats instead of "
-                f"{row.sigma2_tuned} and {row.elbo_tuned}"
+                f"row {row.number}, σ² = {formats.number(best.sigma2)} and "
+                f"{formats.number(best.elbo)} nats instead of {row.sigma2_tuned} and "
+                f"{row.elbo_tuned}"
             )
     return "; ".join(found)
 
@@ -183,16 +189,17 @@ COLUMNS = {
 
 
 def compare(table: xr.Dataset, data: str) -> list[Compared]:
-    """Ours beside the paper's, for the rows that were trained.
+    """Put ours beside the paper's, for the rows that were trained.
 
     Args:
-        table: of `nonlinear.train`, with the attribute `pixel_constant`.
+        table: of `network_experiments.train`, with the attribute `pixel_constant`.
         data: whose rows, "mnist" or "celeba".
 
     Returns:
         In the paper's order; [] for other data.
     """
     found = []
+    table = facts.on_pixel_scale(table)
     for row in ROWS:
         if row.data != data or row.sigma2_init not in table.sigma2_init.values:
             continue
@@ -210,12 +217,10 @@ def compare(table: xr.Dataset, data: str) -> list[Compared]:
 
 
 def _ours(at: xr.Dataset, name: str) -> Cell:
-    """A cell of one row of a sweep: mean and standard deviation over seeds."""
+    """Make a cell of one row of a sweep: mean and standard deviation over seeds."""
     values = at[COLUMNS[name][1]]
     if "latent" in values.dims:
         values = values.sum("latent", skipna=False)
-    if name in ("elbo", "elbo_tuned"):
-        values = values + float(at.attrs["pixel_constant"])
     if name == "collapsed":
         values = 100 * values / at.sizes["latent"]
     return _cell(values)
@@ -228,7 +233,7 @@ def _cell(values: xr.DataArray) -> Cell:
 
 
 def _agrees(name: str, ours: float, paper: Cell, learned: bool) -> bool:
-    """By `RULE`; NaN never does."""
+    """Judge a cell by `RULE`; NaN never agrees."""
     off, size, two = abs(ours - paper.value), abs(paper.value), 2 * (paper.spread or 0.0)
     if name == "elbo":
         return off <= 0.015 * size if learned else off <= max(0.02 * size, two)
@@ -239,37 +244,35 @@ def _agrees(name: str, ours: float, paper: Cell, learned: bool) -> bool:
     return off <= {"sigma2": 0.05 * size, "collapsed": 15.0}[name]
 
 
-def _shown(x: float) -> str:
-    if not np.isfinite(x):
-        return "diverged"
-    return f"{x:,.1f}" if abs(x) >= 10 else f"{x:.3g}"
-
-
 def markdown(compared: Sequence[Compared]) -> str:
-    """Two lines for each row, ours and the paper's; cells that disagree are bold."""
-    headings = [heading for heading, _ in COLUMNS.values()]
-    lines = [
-        "| # | σ² | start | | " + " | ".join(headings) + " | verdict |",
-        "| ---: | --- | ---: | --- | " + "---: | " * len(headings) + "--- |",
-    ]
-    for one in compared:
-        row, cells = one.row, one.cells
-        differs = [COLUMNS[name][0] for name in one.differs]
-        verdict = f"differs: {', '.join(differs)}" if differs else "**agrees**"
-        ours = [
-            f"**{cells[name].ours}**" if name in one.differs
-            else str(cells[name].ours) if name in cells else ""
-            for name in COLUMNS
-        ]  # fmt: skip
-        paper = [str(cells[name].paper) if name in cells else "" for name in COLUMNS]
-        start = f"{row.number} | {mode(row.learned)} | {row.sigma2_init:g}"
-        lines.append(f"| {start} | ours | {' | '.join(ours)} | {verdict} |")
-        lines.append(f"| | | | paper | {' | '.join(paper)} | |")
-    return "\n".join(lines) + "\n"
+    """Write two lines for each row, ours and the paper's; cells that disagree are bold."""
+    lines = []
+    for row, cells in compared:
+        differs = Compared(row, cells).differs
+        told = f"differs: {', '.join(COLUMNS[name][0] for name in differs)}"
+        ours = {
+            name: f"**{cell.ours}**" if name in differs else str(cell.ours)
+            for name, cell in cells.items()
+        }
+        paper = {name: str(cell.paper) for name, cell in cells.items()}
+        start = (str(row.number), mode(row.learned), f"{row.sigma2_init:g}")
+        lines.append((*start, "ours", *_in_order(ours), told if differs else "**agrees**"))
+        lines.append(("", "", "", "paper", *_in_order(paper), ""))
+    columns = {"#": "right", "σ²": "left", "start": "right", "": "left", **_headings(COLUMNS),
+               "verdict": "left"}  # fmt: skip
+    return formats.table(columns, lines)
+
+
+def _headings(names: Iterable[str]) -> dict[str, str]:
+    return {COLUMNS[name][0]: "right" for name in names}
+
+
+def _in_order(cells: Mapping[str, str], names: Iterable[str] = COLUMNS) -> list[str]:
+    return [cells.get(name, "") for name in names]
 
 
 def agreement(compared: Sequence[Compared]) -> str:
-    """How many rows and cells agree, by `RULE`; for each kind of cell, where some do not."""
+    """Say how many rows and cells agree by `RULE`, and how many of each kind of cell."""
     rows, judged = sum(not c.differs for c in compared), sum(c.judged for c in compared)
     cells = judged - sum(len(c.differs) for c in compared)
     parts = []
@@ -285,7 +288,7 @@ def agreement(compared: Sequence[Compared]) -> str:
 
 
 def doubts(compared: Sequence[Compared]) -> str:
-    """What is doubtful of the paper's numbers in these rows, in words; "" if nothing is."""
+    """Say what is doubtful of the paper's numbers in these rows; "" if nothing is."""
     return "; ".join(
         f"row {one.row.number}, {COLUMNS[name][0]}: {cell.paper.doubt}"
         for one in compared
@@ -295,51 +298,52 @@ def doubts(compared: Sequence[Compared]) -> str:
 
 
 def alone(table: xr.Dataset) -> str:
-    """The same columns for data that the paper does not have, with the linear VAE's collapse."""
-    headings = [heading for heading, _ in COLUMNS.values()]
-    lines = [
-        "| σ² | start | " + " | ".join(headings) + " | collapsed %, linear VAE |",
-        "| --- | ---: | " + "---: | " * len(headings) + "---: |",
-    ]
+    """Write the same columns for data that the paper does not have, with the linear VAE's collapse.
+
+    Args:
+        table: as for `compare`.
+    """
+    table, lines = facts.on_pixel_scale(table), []
     for learned in table.learned.values.tolist():
         for start in table.sigma2_init.values:
             at = table.sel(learned=learned, sigma2_init=start)
             linear = _cell(100 * at.final_linear_collapsed / at.sizes["latent"])
-            cells = [str(cell) for cell in (*(_ours(at, name) for name in COLUMNS), linear)]
-            lines.append(f"| {mode(learned)} | {start:g} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            cells = (*(_ours(at, name) for name in COLUMNS), linear)
+            lines.append((mode(learned), f"{start:g}", *map(str, cells)))
+    columns = {"σ²": "left", "start": "right", **_headings(COLUMNS),
+               "collapsed %, linear VAE": "right"}  # fmt: skip
+    return formats.table(columns, lines)
 
 
 def varied(table: xr.Dataset, data: str) -> str:
-    """What the settings of training change, for each σ², held and learned; the paper's row last.
+    """Write what the settings of training change, for each σ²; the paper's row last.
 
     Args:
-        table: of variations, from `nonlinear.train`.
+        table: of variations, from `network_experiments.train`.
         data: whose rows of the paper, "mnist" or "celeba"; others have none.
     """
     names = ("elbo", "sigma2", "elbo_tuned", "kl", "collapsed")
-    lines = [
-        "| σ² | start | settings | steps | " + " | ".join(COLUMNS[n][0] for n in names) + " |",
-        "| --- | ---: | --- | ---: | " + "---: | " * len(names),
-    ]
+    table, lines = facts.on_pixel_scale(table), []
     for start in table.sigma2_init.values:
         for learned in table.learned.values.tolist():
-            head = f"{mode(learned)} | {start:g}"
+            head = (mode(learned), f"{start:g}")
             shown = [name for name in names if learned or name != "sigma2"]
             for name in table.variation.values:
                 at = table.sel(sigma2_init=start, learned=learned, variation=name)
                 if bool(np.isnan(at.diverged).all()):  # not trained
                     continue
-                cells = [str(_ours(at, n)) if n in shown else "" for n in names]
-                lines.append(f"| {head} | {name} | {int(at.num_steps):,} | {' | '.join(cells)} |")
-                head = " | "
+                ours = _in_order({n: str(_ours(at, n)) for n in shown}, names)
+                lines.append((*head, str(name), f"{int(at.num_steps):,}", *ours))
+                head = ("", "")
             for row in ROWS:
                 if (row.data, row.sigma2_init, row.learned) == (data, start, learned):
-                    cells = [str(getattr(row, n)) if n in shown else "" for n in names]
-                    lines.append(f"| | | **the paper's** | | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+                    paper = _in_order({n: str(getattr(row, n)) for n in shown}, names)
+                    lines.append(("", "", "**the paper's**", "", *paper))
+    columns = {"σ²": "left", "start": "right", "settings": "left", "steps": "right",
+               **_headings(names)}  # fmt: skip
+    return formats.table(columns, lines)
 
 
 def mode(learned: bool) -> str:
-    """How σ² is treated, in a word."""
+    """Say in a word how σ² is treated."""
     return "learned" if learned else "held"

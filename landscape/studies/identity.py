@@ -1,4 +1,4 @@
-"""Whose results a place holds: one that has those of other settings is refused before any work.
+"""Of which settings and data a place holds results: others are refused before any work.
 
 A folder has a small file beside its results, `<command>.json`; a table has an attribute. Both say
 with which settings and on which data the results were made, each by the name that a user knows.
@@ -28,7 +28,7 @@ def claim_folder(
     longer: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> None:
-    """Make a folder that of these settings, or see that it is.
+    """Make a folder one of these settings, or see that it is.
 
     Args:
         folder: new, empty, with other things in it, or with results of an earlier call.
@@ -86,13 +86,13 @@ def check_file(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def signed(table: xr.Dataset, settings: Mapping[str, Any]) -> xr.Dataset:
-    """The table with the attribute that `check_file` reads."""
+    """Return the table with the attribute that `check_file` reads."""
     text = json.dumps(tables.plain(settings), ensure_ascii=False)
     return table.assign_attrs({_ATTRIBUTE: text})
 
 
 def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a file gives them back: tuples are lists there."""
+    """Return settings as a file gives them back: tuples are lists there."""
     return json.loads(json.dumps(tables.plain(settings)))
 
 
@@ -130,7 +130,7 @@ def _compare(
 
 
 def _told(names: Sequence[str], values: Mapping[str, Any], most: int = 4) -> str:
-    """Settings by name; of long checksums the beginning."""
+    """Write settings by name; of long checksums the beginning."""
     shown = [f"{name} {_word(values.get(name))}" for name in names[:most]]
     text = ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1…", text)

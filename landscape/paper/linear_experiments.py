@@ -1,0 +1,183 @@
+"""The experiments on the linear VAE behind figures 1 to 3 and C1 to C7.
+
+Each stage makes a labelled table, draws it, and writes both at once, so that what is computed
+is on disk before the next stage starts.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import xarray as xr
+from jaxtyping import Array, Float
+
+from landscape.figures import linear as linear_figures
+from landscape.figures import style
+from landscape.paper import facts
+from landscape.paper.settings import LinearSettings
+from landscape.studies import landscape, surface
+from landscape.studies import linear as linear_study
+from linvae_jax import linear_task, ppca, progress, sweeps, tables, training
+from linvae_jax import moments as mom
+from linvae_jax._internal.linalg import matmul
+
+# Consecutive eigenvalues differ by a factor of 1.5, so rotations are stiff (0.17 nats/rad²) and
+# nothing is slow; 15 small ones are left for σ².
+SEPARATED = (16.0, 10.7, 7.1, 4.7, 3.2, *(1.0 - 0.03 * i for i in range(15)))
+
+
+def _separated(seeds: range) -> xr.Dataset:
+    """Train on a spectrum whose eigenvalues lie well apart."""
+    lam = jnp.asarray(SEPARATED)
+    config = training.TrainConfig(num_steps=20_000, record_every=250)
+    problem = linear_task.problem(mom.from_covariance(lam))
+    grid = sweeps.Grid(tuple(seeds), sigma2=(0.1, 1.0, 10.0), learning_rate=(0.03,))
+    task = linear_task.LinearTask(k=5)
+    return sweeps.run(task, config, problem, grid, title="well-separated problem").table
+
+
+def _by_latents(
+    settings: LinearSettings, problem: linear_task.Problem, constant: float
+) -> xr.Dataset:
+    lam = problem.spectrum.eigenvalues
+    n = len(lam)
+    k_max = min(settings.max_latents, n - 1)
+    held = float(ppca.optimal_sigma2(lam, min(settings.fixed_latents, k_max)))
+    latents = range(1, k_max + 1)
+    trained = [k for k in settings.latents if k <= k_max]
+    num_steps = max(settings.num_steps // 5, 1)
+    config = training.TrainConfig(num_steps=num_steps, record_every=num_steps)
+    final: dict[bool, list[float]] = {True: [], False: []}
+    for learned in (True, False):
+        for k in trained:
+            grid = sweeps.Grid(
+                seeds=(settings.seed,), sigma2=(1.0 if learned else held,), learned=(learned,),
+                learning_rate=(settings.learning_rate,),
+            )  # fmt: skip
+            title = f"{k} latents, σ² {'learned' if learned else 'held'}"
+            sweep = sweeps.run(linear_task.LinearTask(k=k), config, problem, grid, title=title)
+            final[learned].append(float(sweep.table.elbo.squeeze()) + constant)
+    nats = "nats/datum"
+    zero = ppca.elbo_with_components(lam, jnp.zeros(n, bool), lam.mean())
+    zero_held = ppca.elbo_with_components(lam, jnp.zeros(n, bool), held)
+    mle = [zero, *(ppca.optimal_elbo(lam, k) for k in latents)]
+    fixed = [zero_held, *(ppca.optimal_elbo(lam, k, held) for k in latents)]
+    return tables.dataset(
+        {
+            "mle": ("latents", jnp.stack(mle) + constant, nats, "pPCA log-likelihood, σ² at MLE"),
+            "fixed": ("latents", jnp.stack(fixed) + constant, nats, "pPCA log-likelihood, σ² held"),
+            "trained_mle": ("trained_latents", final[True], nats, "trained ELBO, σ² learned"),
+            "trained_fixed": ("trained_latents", final[False], nats, "trained ELBO, σ² held"),
+            "fixed_sigma2": ((), held, "data unit²", "σ² where it is held"),
+            "fixed_latents": ((), settings.fixed_latents, "1", "for which that is the MLE"),
+        },
+        coords={
+            "latents": ([0, *latents], "1", "number of latents k"),
+            "trained_latents": (trained, "1", "number of latents k of trained models"),
+        },
+        attrs=tables.provenance(config) | facts.attributes(constant),
+    )  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """What the claims on the linear VAE are judged by.
+
+    Attributes:
+        x: (N, n), the data.
+        moments: of the data.
+        spectrum: of their covariance S.
+        sigma2: its MLE for the settings' k latents.
+        separated: trainings on the spectrum `SEPARATED`.
+        exact: trainings on the data by exact gradients.
+        sampled: trainings on the data by sampled gradients.
+        landscape: of the spectrum of S.
+        searches: brute-force searches for stationary points.
+    """
+
+    x: Float[Array, "N n"]
+    moments: mom.Moments
+    spectrum: mom.Spectrum
+    sigma2: float
+    separated: xr.Dataset
+    exact: xr.Dataset
+    sampled: xr.Dataset
+    landscape: landscape.Landscape
+    searches: xr.Dataset
+
+
+def measure(
+    settings: LinearSettings,
+    x: Any,
+    folder: Path,
+    *,
+    constant: float = 0.0,
+    attrs: Mapping[str, str] | None = None,
+) -> Measured:
+    """Train, tabulate and draw everything about the linear VAE on one data set.
+
+    Args:
+        settings: how much.
+        x: (N, n), the data: real numbers.
+        folder: where figures (.png, .pdf) and tables (.nc) go.
+        constant: nats added to quote values on the pixel scale.
+        attrs: kept with every table.
+    """
+
+    def keep(name: str, table: xr.Dataset) -> xr.Dataset:
+        tables.save(table.assign_attrs(attrs or {}), folder / f"{name}.nc")
+        return table
+
+    with progress.bar(6, "reproduce", "stage") as bar:
+
+        def stage(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        moments, x = mom.from_data(x), jnp.asarray(x, float)
+        diagonal, spectrum = mom.in_eigenbasis(moments)
+        lam = spectrum.eigenvalues
+
+        table = keep("figure1_surface", surface.zero_column(lam, surface.default_sigma2(lam)))
+        style.save(linear_figures.stationary_surface(table), folder / "figure1_surface")
+        stage("surfaces drawn")
+
+        separated = keep(
+            "convergence_separated",
+            _separated(range(settings.seed, settings.seed + settings.separated_seeds)),
+        )
+        style.save(linear_figures.convergence(separated), folder / "convergence_separated")
+        stage("well-separated problem trained")
+
+        # everything from here on is in the eigenbasis of S: see `moments.in_eigenbasis`
+        problem = linear_task.problem(diagonal, matmul(x, spectrum.eigenvectors))
+        config = training.TrainConfig(settings.num_steps, training.interval(settings.num_steps, 80))
+        seeds = tuple(range(settings.seed, settings.seed + settings.seeds))
+
+        def trained(gradients: Literal["exact", "sampled"], rate: float) -> xr.Dataset:
+            task = linear_task.LinearTask(settings.k, gradients, settings.batch_size)
+            grid = sweeps.Grid(seeds, learning_rate=(rate,))
+            sweep = sweeps.run(task, config, problem, grid, title=f"{gradients} gradients")
+            stage(f"data trained, {gradients} gradients")
+            return keep(f"figure2_training_{gradients}", sweep.table)
+
+        exact = trained("exact", settings.learning_rate)
+        sampled = trained("sampled", settings.sampled_learning_rate)
+        optimum = float(ppca.optimal_elbo(lam, settings.k))
+        drawn = linear_figures.training_curves(exact, sampled, optimum)
+        style.save(drawn, folder / "figure2_training")
+
+        table = keep("figure3_latents", _by_latents(settings, problem, constant))
+        style.save(linear_figures.likelihood_by_latents(table), folder / "figure3_latents")
+        stage("likelihood by number of latents")
+
+        sigma2 = float(ppca.optimal_sigma2(lam, settings.k))
+        studied = landscape.study(lam, settings.k, sigma2)
+        landscape.save(studied, folder, attrs or {})
+        searches = keep(
+            "search", linear_study.searches(settings.searches, settings.num_starts, settings.seed)
+        )
+        stage("landscape studied")
+    return Measured(
+        x, moments, spectrum, sigma2, separated, exact, sampled, studied, searches
+    )  # fmt: skip

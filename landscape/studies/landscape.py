@@ -1,0 +1,87 @@
+"""The landscape of a linear VAE on one spectrum: four tables, and their three figures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from landscape.figures import linear as linear_figures
+from landscape.figures import style
+from landscape.studies import linear as linear_study
+from linvae_jax import moments as mom
+from linvae_jax import tables
+from linvae_jax._internal import checks
+
+# shares of a component's eigenvalue: σ² at which its escape is simulated
+_SIMULATED_AT = (0.003, 0.01, 0.1, 0.5)
+
+
+class Landscape(NamedTuple):
+    """The tables of one landscape.
+
+    Attributes:
+        conditioning: of `linear.conditioning_path`, over σ².
+        escapes: of `linear.escapes`, along three components, over σ².
+        spectra: of `linear.spectrum_histogram`, at the optimum and at three collapsed points.
+        census: of `linear.census_table`, three latents on the `leading` components.
+        leading: number of components of the census, at most six.
+    """
+
+    conditioning: xr.Dataset
+    escapes: xr.Dataset
+    spectra: xr.Dataset
+    census: xr.Dataset
+    leading: int
+
+
+def study(eigenvalues: Float[Array, "n"], k: int, sigma2: float) -> Landscape:
+    """Tabulate conditioning, escapes, Hessian spectra and the census of a spectrum.
+
+    Args:
+        eigenvalues: (n,), of S.
+        k: number of latents, from 3 to n − 1.
+        sigma2: noise variance at which the Hessian's spectra are taken.
+
+    Raises:
+        ValueError: k out of range; as the functions of `studies.linear`.
+    """
+    checks.in_range("k", k, 3, len(eigenvalues) - 1, "three components to follow")
+    grid = linear_study.default_sigma2(eigenvalues, k)
+    followed = (0, max(k // 5, 1), k - 1)
+    # down to the smallest σ² of a simulation, so that each lies on its curve
+    lowest = min(_SIMULATED_AT) * eigenvalues[k - 1]
+    below = jnp.geomspace(lowest, grid[0], 20, endpoint=False) if lowest < grid[0] else grid[:0]
+    points = {"optimum": np.arange(k), **linear_study.patterns(k)}
+    # at a σ² of the user's, latents on components below it are collapsed
+    alive = np.asarray(eigenvalues) > sigma2
+    points = {name: np.where((a >= 0) & alive[a], a, -1) for name, a in points.items()}
+    # a component without variance has no σ² below it
+    leading = min(6, int(mom.rank(eigenvalues)))
+    return Landscape(
+        linear_study.conditioning_path(eigenvalues, k, grid),
+        linear_study.escapes(
+            eigenvalues, followed, jnp.concatenate([below, grid]), _SIMULATED_AT
+        ),
+        linear_study.spectrum_histogram(eigenvalues, points, sigma2),
+        linear_study.census_table(
+            eigenvalues[:leading], 3, 0.6 * float(eigenvalues[leading - 1])
+        ),
+        leading,
+    )  # fmt: skip
+
+
+def save(found: Landscape, folder: Path, attrs: Mapping[str, Any]) -> None:
+    """Write tables, `landscape_<name>.nc`, with these attributes, and draw the figures."""
+    for name, table in zip(found._fields[:4], found[:4], strict=True):
+        tables.save(table.assign_attrs(attrs), folder / f"landscape_{name}.nc")
+    drawn = {
+        "conditioning": linear_figures.escape_and_conditioning(found.conditioning, found.escapes),
+        "spectra": linear_figures.hessian_spectra(found.spectra),
+        "census": linear_figures.census_scatter(found.census),
+    }
+    for name, figure in drawn.items():
+        style.save(figure, folder / f"landscape_{name}")
