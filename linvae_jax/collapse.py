@@ -27,7 +27,7 @@ _ROWS = 16
 
 
 def count_below(kl: Any, epsilon: Any) -> Int[Array, "*grid k"]:
-    """Number of data whose KL in latent j is strictly below ε, for a whole grid of ε at once.
+    """Count the data whose KL in latent j is strictly below ε, for a whole grid of ε at once.
 
     Integers add exactly, so counts of batches may be summed in any order. A NaN, where a
     transformation keeps it from being looked at, is below nothing.
@@ -47,7 +47,7 @@ def count_below(kl: Any, epsilon: Any) -> Int[Array, "*grid k"]:
 
 
 def _kl_and_grid(kl: Any, epsilon: Any) -> tuple[Array, Array]:
-    """Both as floats, of the same dtype."""
+    """Make both floats of the same dtype."""
     kl = arrays.as_float("kl", checks.data_matrix("kl", kl))
     epsilon = arrays.as_float("epsilon", epsilon)
     if checks.concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
@@ -68,7 +68,7 @@ def _count_below(kl: Float[Array, "N k"], grid: Float[Array, "grid 1"]) -> Int[A
 
 
 def fraction_below(kl: Any, epsilon: Any) -> Float[Array, "*grid k"]:
-    """Share of data whose KL in latent j is below ε, for a whole grid of ε at once.
+    """Measure P_x[KL_j < ε], a share of the data, for a whole grid of ε at once.
 
     Args:
         kl: (N, k), nats, of each datum and latent.
@@ -87,7 +87,7 @@ def fraction_below(kl: Any, epsilon: Any) -> Float[Array, "*grid k"]:
 def is_collapsed(
     probability: Float[Array, "*batch k"], delta: float = 0.01
 ) -> Bool[Array, "*batch k"]:
-    """Collapsed where P_x[KL_j < ε] ≥ 1 − δ.
+    """Call a latent collapsed where P_x[KL_j < ε] ≥ 1 − δ.
 
     Args:
         probability: (*batch, k), from `fraction_below` or `gaussian_probability_below`.
@@ -103,7 +103,7 @@ def is_collapsed(
 
 
 def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array, ""]:
-    """Number of latents for which something holds; NaN if it is unknown of one of them.
+    """Count the latents for which something holds; NaN if it is unknown of one of them.
 
     Args:
         chosen: (k,), whether it holds.
@@ -120,7 +120,7 @@ def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array,
 def num_collapsed(
     probability: Float[Array, "grid k"], epsilon: tuple[float, ...] = EPSILON
 ) -> Float[Array, ""]:
-    """Number of (0.01, 0.01)-collapsed latents, as in the paper's table.
+    """Count the (0.01, 0.01)-collapsed latents, as in the paper's table.
 
     Args:
         probability: (grid, k), P_x[KL_j < ε] for each ε of the grid.
@@ -152,7 +152,7 @@ def check_grid(epsilon: tuple[float, ...]) -> None:
 def is_active(
     mean_variance: Float[Array, "*batch k"], threshold: float = 0.01
 ) -> Bool[Array, "*batch k"]:
-    """Active units: Var_x[ E q(z_j | x) ] > 0.01.
+    """Call a latent active where Var_x[ E q(z_j | x) ] > 0.01.
 
     Args:
         mean_variance: (*batch, k), variance over data of each latent's posterior mean.
@@ -167,7 +167,7 @@ def is_active(
 def gaussian_probability_below(
     mean_square: Float[Array, "k"], log_d: Float[Array, "k"], epsilon: Float[Array, "*grid"]
 ) -> Float[Array, "*grid k"]:
-    """P_x[KL_j < ε] for Gaussian data and a linear encoder: exact, no data needed.
+    """Compute P_x[KL_j < ε] exactly for Gaussian data and a linear encoder; no data needed.
 
     The posterior mean of latent j is then N(0, m²), so KL_j < ε asks whether a χ² variable with
     one degree of freedom is below (2ε + 1 − D + log D)/m².

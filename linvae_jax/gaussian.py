@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def log_density(
     square_error: Float[Array, "*batch"], n: int, log_sigma2: Float[Array, ""]
 ) -> Float[Array, "*batch"]:
-    """Log density of N(x; m, σ²I) in n dimensions, from ‖x − m‖².
+    """Compute the log density of N(x; m, σ²I) in n dimensions, from ‖x − m‖².
 
     log p = −½ [ n log 2π + n log σ² + ‖x − m‖²/σ² ]
 
@@ -29,7 +29,7 @@ def log_density(
 def kl(
     mean_square: Float[Array, "*batch k"], log_d: Float[Array, "*#batch k"]
 ) -> Float[Array, "*batch k"]:
-    """KL(N(m, diag D) ‖ N(0, I)) of each latent, from m² and log D.
+    """Compute KL(N(m, diag D) ‖ N(0, I)) of each latent, from m² and log D.
 
     KL_j = ½ (D_j + m_j² − 1 − log D_j)
 

@@ -25,7 +25,7 @@ from linvae_jax._internal import arrays, checks
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Prediction:
-    """The linear VAE at the global maximum of its β-ELBO; names as in `evaluation.Evaluation`.
+    """The linear VAE at the global maximum of its β-ELBO has these numbers, named as measured ones.
 
     Attributes:
         sigma2: (), noise, as given or learned.
@@ -63,7 +63,7 @@ def predict(
     beta: Float[Array, ""] | float = 1.0,
     epsilon: tuple[float, ...] = collapse.EPSILON,
 ) -> Prediction:
-    """The linear VAE's ELBO, KL, distortion and collapse, in closed form.
+    """Compute the linear VAE's ELBO, KL, distortion and collapse, in closed form.
 
     KL_j = ½ log⁺(λ_j/(βσ²)), E‖x − x̂‖² = Σ_{i≤k} min(λ_i, βσ²) + Σ_{i>k} λ_i. For many σ² or β
     at once, `vmap`.

@@ -1,4 +1,4 @@
-"""Labelled results: xarray data sets with units and provenance, in netCDF files.
+"""Results are labelled: xarray data sets with units and provenance, in netCDF files.
 
 A result reloads in one line, `tables.load(path)`, and also with any netCDF reader
 (`xarray.open_dataset(path)`).
@@ -26,7 +26,7 @@ _FORMAT = "linvae_jax"
 
 
 def plain(value: Any) -> Any:
-    """A configuration as JSON can hold it; dataclasses with their names, since two kinds may agree.
+    """Make a configuration what JSON can hold; dataclasses keep their names: two kinds may agree.
 
     Args:
         value: nested dataclasses, mappings, sequences and scalars; anything else becomes text.
@@ -42,7 +42,7 @@ def plain(value: Any) -> Any:
 
 
 def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
-    """Attributes that say where numbers come from: versions, device, precision, configuration.
+    """Return attributes that say where numbers come from: versions, device, configuration.
 
     Args:
         config: a dataclass or mapping of plain values, stored as JSON.
@@ -76,7 +76,7 @@ def dataset(
     coords: Mapping[str, Any] | None = None,
     attrs: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
-    """A labelled data set.
+    """Make a labelled data set.
 
     Args:
         variables: name → (dimensions, values, unit, description).
@@ -126,7 +126,7 @@ def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
 
 
 def _trouble(key: Any, value: Any) -> str:
-    """Why an attribute does not survive a file, found by trying; "" if it does."""
+    """Say why an attribute does not survive a file, found by trying; "" if it does."""
     try:
         # with a variable, for some names are taken only where there is one
         back = _read(_written(xr.Dataset({"x": ("y", [0.0])}, attrs={key: value}))).attrs.get(key)
@@ -142,7 +142,7 @@ def _trouble(key: Any, value: Any) -> str:
 
 
 def _written(data: xr.Dataset) -> memoryview:
-    """The bytes of a netCDF file."""
+    """Return the bytes of a netCDF file."""
     file = netCDF4.Dataset("in memory", mode="w", memory=1)  # a size to begin with, in bytes
     data.dump_to_store(NetCDF4DataStore(file))
     return file.close()  # which gives them, and where this is not reached its end closes it
@@ -204,7 +204,7 @@ def load(path: str | Path) -> xr.Dataset:
 def from_linear(
     params: linear.LinearVAEParams, moments: mom.Moments, attrs: Mapping[str, str] | None = None
 ) -> xr.Dataset:
-    """A linear VAE and the mean of its data as a labelled data set."""
+    """Make a labelled data set of a linear VAE and the mean of its data."""
     return dataset(
         {
             "W": (("feature", "latent"), params.W, "data unit", "decoder weights"),
@@ -218,7 +218,7 @@ def from_linear(
 
 
 def to_linear(data: xr.Dataset) -> linear.LinearVAEParams:
-    """The linear VAE of a data set made by `from_linear`.
+    """Return the linear VAE of a data set made by `from_linear`.
 
     Raises:
         ValueError: a variable is missing.

@@ -1,4 +1,4 @@
-"""Hessian of any scalar function of a pytree, by autodiff: dense where it fits, or as a product.
+"""Autodiff gives the Hessian of any scalar function of a pytree, dense or as a product.
 
 The order of parameters in a dense Hessian is that of `jax.flatten_util.ravel_pytree`: for a
 dictionary, by key (V, W, log_d, log_sigma2, mean), each array row by row.
@@ -54,7 +54,7 @@ def check(function: Callable[[PyTree], Float[Array, ""]], point: PyTree) -> None
 def product(
     function: Callable[[PyTree], Float[Array, ""]], point: PyTree, direction: PyTree
 ) -> PyTree:
-    """Hessian-vector product, forward over reverse: about three gradients, no matrix.
+    """Multiply the Hessian with a vector, forward over reverse: about three gradients, no matrix.
 
     Args:
         function: scalar function of a pytree.
@@ -80,7 +80,7 @@ def product(
 
 
 def gigabytes(point: PyTree) -> float:
-    """Size of the dense Hessian at `point`, in GB (10⁹ bytes)."""
+    """Return the size of the dense Hessian at `point`, in GB (10⁹ bytes)."""
     flat, _ = ravel_pytree(point)
     return flat.size**2 * flat.dtype.itemsize / 1e9
 
@@ -92,7 +92,7 @@ def dense(
     max_gigabytes: float = 1.0,
     chunk: int = 64,
 ) -> Float[Array, "p p"]:
-    """The whole Hessian, p × p for p scalar parameters.
+    """Build the whole Hessian, p × p for p scalar parameters.
 
     Built from Hessian-vector products, `chunk` columns at a time, which needs little more than
     the matrix itself.
@@ -135,5 +135,5 @@ def dense(
 
 
 def default_rtol(p: int, dtype: Any) -> float:
-    """10 p ε: what a dense eigensolver leaves undecided of p eigenvalues, over the largest."""
+    """Return 10 p ε: what a dense eigensolver leaves undecided of p eigenvalues, in the largest."""
     return 10 * p * float(jnp.finfo(dtype).eps)

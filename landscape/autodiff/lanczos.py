@@ -1,4 +1,4 @@
-"""Spread of a Hessian's spectrum without the Hessian: density, index, trace, log-determinant.
+"""Lanczos tells a Hessian's spectrum without the Hessian: density, index, trace, determinant.
 
 For models with no closed form. Where there is one, `blocks` is exact and thousands of times
 faster; where the dense Hessian fits, so is `hessian.dense`. All that is asked of the function is
@@ -43,7 +43,7 @@ BREAKDOWN = 1e4
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo estimate.
+    """A Monte Carlo estimate is a mean over random probes.
 
     Attributes:
         value: (*shape,), mean over probes.
@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
 
 
 class IndexEstimate(NamedTuple):
-    """How many eigenvalues exceed a tolerance.
+    """This says how many eigenvalues exceed a tolerance.
 
     Attributes:
         value: (), middle of the bracket.
@@ -77,7 +77,7 @@ class IndexEstimate(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Quadrature:
-    """Lanczos' tridiagonal matrix for each random probe: all that the estimates need.
+    """Lanczos' tridiagonal matrix for each random probe is all that the estimates need.
 
     Where a probe found an invariant subspace its matrix ends, and its rule is exact; the rest of
     its row is filled with entries that carry no weight.
@@ -123,7 +123,7 @@ def truncate(
 def tridiagonal(
     function: Partial, point: PyTree, key: Array, probes: int, steps: int, batch_size: int
 ) -> tuple[Array, Array]:
-    """Lanczos' α (probes, steps) and β likewise, from random signs, before `truncate`."""
+    """Compute Lanczos' α (probes, steps) and β likewise, from random signs, before `truncate`."""
     flat, _ = ravel_pytree(point)
     product = operator(function, point)
     # not tridiag_sym: it averages both off-diagonals, and a breakdown makes only the lower small
@@ -149,7 +149,7 @@ def quadrature(
     steps: int = 60,
     batch_size: int = 4,
 ) -> Quadrature:
-    """Stochastic Lanczos quadrature: a few numbers that stand for the whole spectrum.
+    """Replace the whole spectrum by a few numbers: stochastic Lanczos quadrature.
 
     Each probe is a random vector of signs; Lanczos with full reorthogonalisation turns it into a
     Gauss rule for the spectrum as that vector sees it.
@@ -184,13 +184,13 @@ def quadrature(
 def rule(
     spectrum: Quadrature,
 ) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"]]:
-    """Nodes (probes, steps) and weights (probes, steps) of each probe's rule; weights add to 1."""
+    """Return nodes and weights (probes, steps) of each probe's rule; weights add to 1."""
     return gauss_rule(spectrum.diagonal, spectrum.offdiagonal[:, :-1])
 
 
 @jax.jit
 def gauss_rule(diagonal: Array, offdiagonal: Array) -> tuple[Array, Array]:
-    """Eigenvalues of tridiagonal matrices, and the squares of their vectors' first entries."""
+    """Return tridiagonal matrices' eigenvalues, and the squares of their vectors' first entries."""
     places = jnp.arange(diagonal.shape[1])
     T = jnp.zeros((*diagonal.shape, places.size), diagonal.dtype)
     T = T.at[:, places, places].set(diagonal)
@@ -201,20 +201,20 @@ def gauss_rule(diagonal: Array, offdiagonal: Array) -> tuple[Array, Array]:
 
 
 def _scale(spectrum: Quadrature) -> Float[Array, ""]:
-    """Largest |node|, a little less than max|μ|."""
+    """Return the largest |node|, a little less than max|μ|."""
     return jnp.abs(rule(spectrum)[0]).max()
 
 
 @jax.jit
 def _mean(of_probes: Array, drift: Array | None = None) -> Estimate:
-    """Mean and standard error over the leading axis."""
+    """Average over the leading axis, with the standard error."""
     value = of_probes.mean(axis=0)
     error = of_probes.std(axis=0, ddof=1) / jnp.sqrt(of_probes.shape[0])
     return Estimate(value, error, jnp.zeros_like(value) if drift is None else drift)
 
 
 def trace(spectrum: Quadrature) -> Estimate:
-    """Trace of the Hessian, by Hutchinson: the mean of vᵀHv = p α_0. Needs no more than one step.
+    """Estimate the trace by Hutchinson: the mean of vᵀHv = p α_0. One step is enough.
 
     Estimate, unbiased.
     """
@@ -233,7 +233,7 @@ def _trace_of(
 
 
 def trace_of(spectrum: Quadrature, of_eigenvalue: Callable[[Array], Array]) -> Estimate:
-    """Σ f(μ) over all eigenvalues, the trace of f(H).
+    """Estimate Σ f(μ) over all eigenvalues, the trace of f(H).
 
     Args:
         spectrum: from `quadrature`.
@@ -251,7 +251,7 @@ def trace_of(spectrum: Quadrature, of_eigenvalue: Callable[[Array], Array]) -> E
 
 @jax.jit
 def _shortened(diagonal: Array, offdiagonal: Array) -> tuple[Array, Array]:
-    """Without the last quarter of the steps: cut by a zero in place, for the shape to stay."""
+    """Leave out the last quarter of the steps: a zero in place cuts, so that the shape stays."""
     steps = diagonal.shape[1]
     kept = jnp.arange(steps) < max(1, steps - max(1, steps // 4))
     return (
@@ -270,7 +270,7 @@ def density(
     grid: Float[Array, "points"],
     width: float | Float[Array, ""] | None = None,
 ) -> Estimate:
-    """Spectral density, each eigenvalue a Gaussian of area 1/p.
+    """Estimate the spectral density, each eigenvalue a Gaussian of area 1/p.
 
     Args:
         spectrum: from `quadrature`.
@@ -299,7 +299,7 @@ def density(
 
 
 def index(spectrum: Quadrature, tolerance: float | Float[Array, ""] | None = None) -> IndexEstimate:
-    """Number of eigenvalues above `tolerance`: the index, if it parts zeros from positive ones.
+    """Count the eigenvalues above `tolerance`: the index, if it parts zeros from positive ones.
 
     A step function is no polynomial, so a Gauss rule could be wrong by the weight of a node.
     Gauss–Radau, with a node put on the tolerance itself, is wrong by at most that node's weight,
@@ -326,7 +326,7 @@ def index(spectrum: Quadrature, tolerance: float | Float[Array, ""] | None = Non
 
 @jax.jit
 def _bracket(spectrum: Quadrature, t: Array) -> tuple[Array, Array]:
-    """Least and most eigenvalues above t, for each probe, by Gauss–Radau with a node at t."""
+    """Count the least and most eigenvalues above t, for each probe, by Gauss–Radau at t."""
     diagonal, inner = spectrum.diagonal, spectrum.offdiagonal[:, :-1]
     last = spectrum.offdiagonal[:, -1]
     eps = jnp.finfo(diagonal.dtype).eps
@@ -360,7 +360,7 @@ def log_determinant(
     sign: Literal[1, -1] = 1,
     shift: float | Float[Array, ""] = 0.0,
 ) -> Estimate:
-    """Logarithm of |det(sign · H + shift · I)|, nats.
+    """Estimate the logarithm of |det(sign · H + shift · I)|, nats.
 
     For a Laplace approximation at a maximum: sign = −1, with the prior's precision as shift. The
     logarithm needs many steps where an eigenvalue of sign · H + shift is close to zero, and its

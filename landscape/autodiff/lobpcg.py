@@ -1,4 +1,4 @@
-"""Extreme eigenvalues of a Hessian without the Hessian, repeated ones with all their copies.
+"""LOBPCG finds extreme eigenvalues without the Hessian, repeated ones with all their copies.
 
 LOBPCG of a polynomial of H, block by block. It returns residuals: within ‖Hv − μv‖ of μ lies an
 eigenvalue. Lanczos from one vector sees one copy of a repeated eigenvalue, and escape eigenvalues
@@ -44,7 +44,7 @@ SWEEPS = 3  # LOBPCG iterations before the polynomial is adapted
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Extremes:
-    """Eigenvalues from one end of the spectrum, repeated ones repeated.
+    """These are eigenvalues from one end of the spectrum, repeated ones repeated.
 
     Attributes:
         values: (m,), from the end inwards.
@@ -66,7 +66,7 @@ class Extremes:
 
 
 class _Block(NamedTuple):
-    """Ritz values (b,), decreasing, vectors (p, b) and residual norms (b,) of ±H."""
+    """A block has Ritz values (b,), decreasing, vectors (p, b) and residual norms (b,) of ±H."""
 
     values: Array
     vectors: Array
@@ -74,7 +74,7 @@ class _Block(NamedTuple):
 
 
 def _matmat(function: Function, point: PyTree, sign: int, batch_size: int) -> Any:
-    """± H times the columns of a matrix."""
+    """Return the product of ±H with the columns of a matrix, as a function."""
     product = operator(function, point)
 
     def apply(V: Array) -> Array:
@@ -97,7 +97,7 @@ def _round(
     sweeps: int,
     batch_size: int,
 ) -> _Block:
-    """LOBPCG on the Chebyshev polynomial that keeps [low, cut] within ±1, then Rayleigh–Ritz on H.
+    """Run LOBPCG on a Chebyshev polynomial, within ±1 on [low, cut], then Rayleigh–Ritz on H.
 
     The stiff end of H is a hundred thousand times as large as the eigenvalues that are looked
     for. On H itself LOBPCG would creep; the polynomial folds that end away.
@@ -131,7 +131,7 @@ def _round(
 
 
 class _Bounds(NamedTuple):
-    """A safe lower bound of ±H, its largest node, max|μ| about, and products spent."""
+    """These are a safe lower bound of ±H, its largest node, max|μ| about, and products spent."""
 
     low: float
     top: float
@@ -154,7 +154,7 @@ def _bounds(function: Function, point: PyTree, key: Array, sign: int) -> _Bounds
 
 
 def _degree(low: float, cut: float, top: float) -> int:
-    """Largest odd degree whose polynomial stays below `AMPLIFICATION` at the top.
+    """Find the largest odd degree whose polynomial stays below `AMPLIFICATION` at the top.
 
     Odd, so that an eigenvalue below `low`, should there be one, becomes very negative.
     """
@@ -175,7 +175,7 @@ def _search(
     max_rounds: int,
     batch_size: int,
 ) -> Extremes:
-    """Rounds of LOBPCG in a block that grows until something lies behind what is wanted.
+    """Run rounds of LOBPCG in a block that grows until something lies behind what is wanted.
 
     `wanted` takes the block's Ritz values and how close equal ones are, and says how many of them
     to return, and which value the one behind them must stay below.
@@ -256,7 +256,7 @@ def extremes(
     max_rounds: int = 20,
     batch_size: int = 64,
 ) -> Extremes:
-    """Eigenvalues from one end of the spectrum, with multiplicity.
+    """Find eigenvalues from one end of the spectrum, with multiplicity.
 
     Args:
         function: scalar function of a pytree.
@@ -314,7 +314,7 @@ def escapes(
     max_rounds: int = 30,
     batch_size: int = 64,
 ) -> Extremes:
-    """All eigenvalues above `tolerance` and their directions; their number is the index.
+    """Find all eigenvalues above `tolerance` and their directions; their number is the index.
 
     The block doubles until it holds an eigenvalue that is not above the tolerance. The number
     found never exceeds the index, not even where `complete` is false (Ritz values lie below the

@@ -1,4 +1,4 @@
-"""What matrix-free methods need of a function, and the check that it can be trusted.
+"""Matrix-free methods need products with a Hessian, from a function that can be trusted.
 
 `lanczos` and `lobpcg` know a Hessian by its products with vectors only. They go wrong in silence
 where the function is noisy, float32 or not twice differentiable; `check` refuses those.
@@ -26,7 +26,7 @@ Function = Callable[[PyTree], Float[Array, ""]]
 
 
 def argument(function: Function) -> Partial:
-    """The function as an argument of a program that jit compiles once.
+    """Make the function an argument of a program that jit compiles once.
 
     A `jax.tree_util.Partial` is taken apart: functions that differ in its arrays alone, data, noise
     or σ², share the program.
@@ -35,7 +35,7 @@ def argument(function: Function) -> Partial:
 
 
 def operator(function: Function, point: PyTree) -> Callable[[Array], Array]:
-    """H times a flat vector."""
+    """Return the product of the Hessian with a flat vector, as a function."""
     flat, unravel = ravel_pytree(point)
     gradient = jax.grad(lambda x: function(unravel(x)))
     return lambda v: jax.jvp(gradient, (flat,), (v,))[1]

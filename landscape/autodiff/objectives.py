@@ -1,4 +1,4 @@
-"""What is studied: a function and the variables it is a function of.
+"""An objective is a function, and the variables that it is a function of.
 
 The same model has different Hessians as its noise and mean are held fixed or learned. Each
 builder here returns the pair that `hessian` and `conditioning` take.
@@ -20,7 +20,7 @@ Variables = Mapping[str, Array]
 
 
 class Objective(NamedTuple):
-    """A scalar function of a pytree, and the point at which it is looked at.
+    """An objective has a scalar function of a pytree, and the point at which it is looked at.
 
     Attributes:
         function: variables → (), nats per datum, to be maximised.
@@ -32,7 +32,7 @@ class Objective(NamedTuple):
 
 
 def _about(moments: mom.Moments, mean: Float[Array, "n"]) -> mom.Moments:
-    """Second moments about another centre: S + (μ̂ − m)(μ̂ − m)ᵀ."""
+    """Take second moments about another centre: S + (μ̂ − m)(μ̂ − m)ᵀ."""
     shift = moments.mean - mean
     cov = jnp.diag(moments.cov) if moments.cov.ndim == 1 else moments.cov
     return mom.Moments(mean, cov + jnp.outer(shift, shift), moments.count)
@@ -50,7 +50,7 @@ _POWERS = {"W": 1, "V": -1, "mean": 1}
 
 
 def in_data_units(variables: Variables, scale: Float[Array, ""] | float) -> dict[str, Array]:
-    """From variables of the data x/scale to those of x: W and the mean × scale, V / scale.
+    """Take variables of the data x/scale to those of x: W and the mean × scale, V / scale.
 
     Args:
         variables: a point, or a direction such as `lobpcg.escapes` finds it.
@@ -61,7 +61,7 @@ def in_data_units(variables: Variables, scale: Float[Array, ""] | float) -> dict
 
 
 def rescaled(objective: Objective, scale: Float[Array, ""] | float) -> Objective:
-    """The same objective as a function of the variables of the data x/scale.
+    """Make the same objective a function of the variables of the data x/scale.
 
     W bends with one over the data's unit squared, V with the unit squared, log D not at all: in the
     data's own unit the Hessian's eigenvalues have no common scale, and what is small beside the
@@ -96,7 +96,7 @@ def elbo(
     beta: Float[Array, ""] | float = 1.0,
     learn: Sequence[str] = ("W", "V", "log_d"),
 ) -> Objective:
-    """The β-ELBO as a function of the variables named in `learn`.
+    """Make the β-ELBO a function of the variables named in `learn`.
 
     Args:
         params: the point.
@@ -126,7 +126,7 @@ def log_likelihood(
     *,
     learn: Sequence[str] = ("W",),
 ) -> Objective:
-    """The pPCA log-likelihood as a function of "W", "log_sigma2" or both.
+    """Make the pPCA log-likelihood a function of "W", "log_sigma2" or both.
 
     Raises:
         ValueError: an unknown name.

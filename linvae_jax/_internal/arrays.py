@@ -1,4 +1,4 @@
-"""Data as they come, made floats that JAX computes with: here and nowhere else.
+"""Data as they come are made floats that JAX computes with: here and nowhere else.
 
 Two things go wrong when JAX is given data of another program. Without `jax_enable_x64` it keeps the
 low 32 bits of a 64-bit integer, another number; and it rounds float64 to float32, which leaves
@@ -29,7 +29,7 @@ _BLOCK = 2048
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """The float dtype in which numbers of this dtype are computed with."""
+    """Return the float dtype in which numbers of this dtype are computed with."""
     if dtype == np.float32 or (
         jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     ):
@@ -38,7 +38,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def as_float(name: str, x: Any) -> Float[Array, "..."]:
-    """An array of any shape as floats on the device, each number rounded once.
+    """Make an array of any shape floats on the device, each number rounded once.
 
     Raises:
         ValueError: as `checks.numbers`, or a number that is beyond the largest of `float_dtype`.
@@ -66,7 +66,7 @@ def finite(name: str, x: Any, shape: tuple[int | str, ...]) -> Float[Array, "...
 
 
 def spectrum(name: str, values: Any) -> Float[Array, "n"]:
-    """Eigenvalues of a covariance as they come, checked, as floats on the device.
+    """Check the eigenvalues of a covariance as they come, and make them floats on the device.
 
     Raises:
         ValueError: as `as_float` and `checks.eigenvalues`; a largest eigenvalue so small that the
@@ -80,7 +80,7 @@ def spectrum(name: str, values: Any) -> Float[Array, "n"]:
 
 
 def read_spectrum(name: str, values: Any) -> Any:
-    """As `spectrum`, but not yet on the device: inside `jit` a constant there is known no more."""
+    """Do as `spectrum`, not yet on the device: inside `jit` a constant there is known no more."""
     given = checks.numbers(name, values)
     dtype = float_dtype(given.dtype)
     if isinstance(given, jax.Array):
@@ -101,7 +101,7 @@ def read_spectrum(name: str, values: Any) -> Any:
 
 
 def host_spectrum(name: str, values: Any) -> np.ndarray:
-    """As `spectrum`, on the host: float32 stays, all else is float64, whatever JAX has."""
+    """Do as `spectrum`, on the host: float32 stays, all else is float64, whatever JAX has."""
     given = np.asarray(checks.numbers(name, values))
     if given.dtype != np.float32:
         given = _cast(name, given, np.float64)
@@ -110,12 +110,12 @@ def host_spectrum(name: str, values: Any) -> np.ndarray:
 
 
 def _ready(x: Any) -> bool:
-    """Whether this is an array of floats on the device already, which most are."""
+    """Say whether this is an array of floats on the device already, which most are."""
     return isinstance(x, jax.Array) and x.dtype in (jnp.float32, jnp.float64)
 
 
 def as_given(name: str, x: Any) -> Array:
-    """An array on the device for a transform: integers stay integers.
+    """Put an array on the device for a transform: integers stay integers.
 
     Raises:
         ValueError: as `as_float`, or integers that JAX would wrap.
@@ -153,12 +153,12 @@ def check_held(name: str, x: Any) -> None:
 
 @partial(jax.jit, static_argnames="axis")
 def put(array: Array, places: np.ndarray | Array, values: Any, axis: int = 0) -> Array:
-    """The array with other values at some places along an axis, by one program."""
+    """Set other values at some places along an axis, by one program."""
     return array.at[(slice(None),) * axis + (places,)].set(values)
 
 
 def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]:
-    """The difference x − mean on the device, taken in the precision that came and then rounded.
+    """Take the difference x − mean in the precision that came, then round it for the device.
 
     Args:
         name: of the data, for messages.
@@ -182,7 +182,7 @@ def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]
 def host_less(
     name: str, x: Any, mean: Any, dtype: Any, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The difference x − mean as `less` takes it, but on the host and in the given dtype.
+    """Take the difference x − mean as `less`, but on the host and in the given dtype.
 
     Args:
         name: of the data, for messages.
@@ -206,7 +206,7 @@ def host_less(
 
 
 def _by_blocks(work: Callable[[slice], Any], rows: int) -> list[Any]:
-    """What `work` gives of each block of rows, in their order; several at a time, as NumPy lets."""
+    """Do `work` on each block of rows, several at a time, as NumPy lets; results are in order."""
     blocks = [slice(i, i + _BLOCK) for i in range(0, rows, _BLOCK)]
 
     # a thread's own state; what overflows is refused by its result
@@ -218,13 +218,13 @@ def _by_blocks(work: Callable[[slice], Any], rows: int) -> list[Any]:
 
 
 def mean(x: np.ndarray) -> np.ndarray:
-    """The mean of floats (N, n) on the host, in float64; NaN or Inf if one of them is."""
+    """Average floats (N, n) on the host, in float64; NaN or Inf if one of them is."""
     sums = _by_blocks(lambda rows: x[rows].sum(axis=0, dtype=np.float64), len(x))
     return np.sum(sums, axis=0) / len(x)
 
 
 def centre(x: Any) -> np.ndarray:
-    """The mean of concrete rows (N, n), in float64 or wider; of equal numbers, that number.
+    """Average concrete rows (N, n) in float64 or wider; of equal numbers, that number.
 
     Data are to be looked at from there: its own rounding is far below their spread, as long as the
     precision in which they came tells them apart.
@@ -238,7 +238,7 @@ def centre(x: Any) -> np.ndarray:
 
 
 def on_host(x: Any) -> bool:
-    """Whether this is known data in the memory of a CPU that computes."""
+    """Say whether this is known data in the memory of a CPU that computes."""
     if not checks.concrete(x):
         return False
     if not isinstance(x, jax.Array):
@@ -247,19 +247,19 @@ def on_host(x: Any) -> bool:
 
 
 def rounds(x: Any) -> bool:
-    """Whether concrete data lose digits when they become JAX's floats."""
+    """Say whether concrete data lose digits when they become JAX's floats."""
     return _rounds(x, float_dtype(x.dtype))
 
 
 def vary(x: Any) -> bool:
-    """Whether any concrete row differs from the first."""
+    """Say whether any concrete row differs from the first."""
     x = np.asarray(x)
     # most data are known to vary after the first block
     return any((x[i : i + _BLOCK] != x[0]).any() for i in range(0, len(x), _BLOCK))
 
 
 def _rounds(x: Any, dtype: Any) -> bool:
-    """Whether numbers that are known change when they get this dtype."""
+    """Say whether numbers that are known change when they get this dtype."""
     if not checks.concrete(x):
         return False
     x_dtype = _numpy_dtype(x.dtype)
@@ -269,7 +269,7 @@ def _rounds(x: Any, dtype: Any) -> bool:
 
 
 def _largest(x: Any) -> int:
-    """The largest magnitude among integers; by their dtype where that says enough."""
+    """Return the largest magnitude among integers; by their dtype where that says enough."""
     limits = np.iinfo(x.dtype)
     if limits.max < 2**24 or not x.size:
         return limits.max
@@ -282,12 +282,12 @@ def _placed(x: Any, dtype: Any) -> Array:
 
 
 def _numpy_dtype(dtype: Any) -> Any:
-    """The dtype, with NumPy's float32 in place of floats that only JAX has."""
+    """Return the dtype, with NumPy's float32 in place of floats that only JAX has."""
     return np.float32 if np.dtype(dtype).kind == "V" else dtype
 
 
 def _wide(x: Any) -> np.dtype[Any]:
-    """Float64, or long double for numbers that float64 would round."""
+    """Return float64, or long double for numbers that float64 would round."""
     return np.dtype(np.longdouble if _rounds(x, np.float64) else np.float64)
 
 
@@ -306,7 +306,7 @@ def _cast(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def variance_range(dtype: Any) -> tuple[float, float]:
-    """The least and the largest variance of which the dtype holds the rounding, and sums, too."""
+    """Return the least and largest variance of which the dtype holds the rounding and sums too."""
     limits = jnp.finfo(dtype)
     eps = float(limits.eps)
     return float(limits.tiny) / eps, float(limits.max) * eps

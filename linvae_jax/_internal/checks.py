@@ -21,12 +21,12 @@ def fail(name: str, got: object, expected: str, hint: str = "") -> NoReturn:
 
 
 def concrete(*values: Any) -> bool:
-    """Whether all values are known, rather than traced by a transformation."""
+    """Say whether all values are known, rather than traced by a transformation."""
     return not any(isinstance(v, Tracer) for v in values)
 
 
 def numbers(name: str, x: Any) -> Any:
-    """The real numbers that `x` holds: an array of JAX as it is, anything else as NumPy reads it.
+    """Read the real numbers of `x`: an array of JAX as it is, anything else as NumPy reads it.
 
     This is where data as they come are looked at first: lists and tuples, read-only,
     Fortran-ordered and memory-mapped arrays, tables of pandas, whatever has `__array__`.
@@ -65,7 +65,7 @@ def numbers(name: str, x: Any) -> Any:
 
 
 def _read(name: str, x: Any) -> Any:
-    """What NumPy makes of something that is no array."""
+    """Let NumPy read something that is no array."""
     try:
         if type(x) is int:  # NumPy makes an object of one beyond 64 bits
             return np.asarray(x if -(2**63) <= x < 2**63 else float(x))
@@ -78,7 +78,7 @@ def _read(name: str, x: Any) -> Any:
 
 
 def floating(name: str, x: Any) -> None:
-    """An array of floats, as formulas want that compute in the dtype they are given."""
+    """Expect an array of floats, as formulas do that compute in the dtype they are given."""
     dtype = getattr(x, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = type(x).__name__ if dtype is None else f"an array of dtype {dtype}"
@@ -86,7 +86,7 @@ def floating(name: str, x: Any) -> None:
 
 
 def shape(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
-    """An exact shape; letters stand for any positive length."""
+    """Expect an exact shape; letters stand for any positive length."""
     got = np.shape(x)
     if len(got) != len(expected) or any(
         g == 0 or (isinstance(e, int) and g != e) for g, e in zip(got, expected, strict=True)
@@ -96,7 +96,7 @@ def shape(name: str, x: Any, expected: tuple[int | str, ...]) -> None:
 
 
 def finite(name: str, x: Any) -> None:
-    """No NaN, no Inf (where the value is known)."""
+    """Expect no NaN and no Inf, where the value is known."""
     if concrete(x):
         values = np.asarray(x)
         if values.dtype.kind in "biu":
@@ -113,12 +113,12 @@ def finite(name: str, x: Any) -> None:
 
 
 def positive(name: str, x: Any) -> None:
-    """Finite and strictly positive, whatever the shape (where the value is known)."""
+    """Expect finite numbers > 0, whatever the shape, where the value is known."""
     _ordered(name, x, above=True)
 
 
 def nonnegative(name: str, x: Any) -> None:
-    """Finite and not negative, whatever the shape (where the value is known)."""
+    """Expect finite numbers >= 0, whatever the shape, where the value is known."""
     _ordered(name, x, above=False)
 
 
@@ -132,19 +132,19 @@ def _ordered(name: str, x: Any, above: bool) -> None:
 
 
 def positive_scalar(name: str, x: Any, dtype: Any = None) -> Any:
-    """One number > 0, as JAX takes it; many at once are for `vmap`. See `scalar`."""
+    """Expect one number > 0, and return it as `scalar` does."""
     positive(name, x)
     return scalar(name, x, dtype)
 
 
 def nonnegative_scalar(name: str, x: Any, dtype: Any = None) -> Any:
-    """One number >= 0, as JAX takes it; many at once are for `vmap`. See `scalar`."""
+    """Expect one number >= 0, and return it as `scalar` does."""
     nonnegative(name, x)
     return scalar(name, x, dtype)
 
 
 def scalar(name: str, x: Any, dtype: Any = None) -> Any:
-    """One number, as JAX takes it: integers, which it would wrap at 32 bits, become floats.
+    """Return one number as JAX takes it: integers, which it would wrap at 32 bits, become floats.
 
     Args:
         name: the argument's name.
@@ -173,7 +173,7 @@ def scalar(name: str, x: Any, dtype: Any = None) -> Any:
 
 
 def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
-    """An integer with low <= x <= high; `why` says where the bounds come from."""
+    """Expect an integer with low <= x <= high; `why` says where the bounds come from."""
     if isinstance(x, bool) or not isinstance(x, int | np.integer):
         fail(name, repr(x), "an integer")
     if not low <= x <= high:
@@ -181,7 +181,7 @@ def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
 
 
 def data_matrix(name: str, x: Any, n: int | str = "n") -> Any:
-    """Data: N rows of n finite numbers, as `numbers` returns them."""
+    """Expect N rows of n finite numbers, and return them as `numbers` does."""
     values = numbers(name, x)
     shape(name, values, ("N", n))
     finite(name, values)
@@ -189,7 +189,7 @@ def data_matrix(name: str, x: Any, n: int | str = "n") -> Any:
 
 
 def symmetric(name: str, S: Any) -> None:
-    """Square and symmetric to rounding (where the value is known)."""
+    """Expect a square matrix that is symmetric to rounding, where the value is known."""
     numbers(name, S)
     rows = np.shape(S)[0] if np.ndim(S) == 2 else "n"
     shape(name, S, (rows, rows))
@@ -203,7 +203,7 @@ def symmetric(name: str, S: Any) -> None:
 
 
 def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
-    """Finite, sorted from large to small, none negative beyond rounding (where known).
+    """Expect finite numbers from large to small, none negative beyond rounding, where known.
 
     Args:
         name: the argument's name.
@@ -228,7 +228,7 @@ def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
 
 
 def key(name: str, x: Any) -> None:
-    """One key of JAX, typed or of the old kind (unsigned integers)."""
+    """Expect one key of JAX, typed or of the old kind (unsigned integers)."""
     dtype = getattr(x, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (typed and np.shape(x) == ()) and not (dtype == np.uint32 and np.ndim(x) == 1):
@@ -238,7 +238,7 @@ def key(name: str, x: Any) -> None:
 
 
 def kind(name: str, x: Any, expected: type, maker: str = "") -> None:
-    """An object of one of our classes; `maker` says how to get one."""
+    """Expect an object of one of our classes; `maker` says how to get one."""
     if not isinstance(x, expected):
         array = f" of shape {np.shape(x)}" if hasattr(x, "shape") else ""
         article = "an" if expected.__name__[0] in "AEIOU" else "a"
@@ -246,7 +246,7 @@ def kind(name: str, x: Any, expected: type, maker: str = "") -> None:
 
 
 def path(name: str, x: Any) -> Path:
-    """Where a file or folder is or shall be, in a folder that is there or can be made."""
+    """Return where a file or folder is or shall be, in a folder that is there or can be made."""
     if not isinstance(x, str | os.PathLike):
         fail(name, repr(x), "a path")
     found = Path(x)
@@ -259,7 +259,7 @@ def path(name: str, x: Any) -> Path:
 
 
 def folder(name: str, x: Any) -> Path:
-    """Where a folder is or shall be."""
+    """Return where a folder is or shall be."""
     found = path(name, x)
     if found.exists() and not found.is_dir():
         fail(name, f"{found}, which is a file", "a folder, new or there already")

@@ -1,4 +1,4 @@
-"""Matrix products at full precision.
+"""Matrices are multiplied at full precision.
 
 Accelerators multiply float32 matrices in TF32 by default, which keeps three digits; analysis
 needs all of them, so the products of the objectives and of training go through here.

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def own() -> str:
-    """Such as "0.1.0"; "source tree" where it was never installed."""
+    """Return a version such as "0.1.0"; "source tree" where it was never installed."""
     try:
         return version("linvae-jax")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a process is killed."""
+"""A file is there whole or not at all, whenever a process is killed."""
 
 from contextlib import suppress
 from pathlib import Path

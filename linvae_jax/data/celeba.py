@@ -39,7 +39,7 @@ _ABANDONED = 3600.0  # seconds without a write, after which a temporary file has
 
 
 def load(split: str, data_dir: Path | None, manual_dir: Path | None) -> dataset.Dataset:
-    """A split, its images mapped from the file beside the prepared set."""
+    """Load a split, its images mapped from the file beside the prepared set."""
     with tfds.prepared("celeba", _builder, data_dir, manual_dir) as (package, builder):
         images = _mapped(package, builder, split)
     return dataset.Dataset(
@@ -52,7 +52,7 @@ def load(split: str, data_dir: Path | None, manual_dir: Path | None) -> dataset.
 
 
 def _builder(package: Any) -> Any:
-    """tensorflow-datasets' CelebA builder, with a zip file opened by Python."""
+    """Make tensorflow-datasets' CelebA builder, with a zip file opened by Python."""
     stock: Any = package.builder_cls("celeb_a")
 
     # the type checker can't know a base class that comes at run time
@@ -72,7 +72,7 @@ def _builder(package: Any) -> Any:
 
 
 def _members_of_zip(path: Any) -> Iterator[tuple[str, Any]]:
-    """Name and file object of each member, read when its turn comes: not 1.4 GB at once."""
+    """Yield name and file object of each member, read when its turn comes: not 1.4 GB at once."""
     archive = zipfile.ZipFile(os.fspath(path))
     for name in archive.namelist():
         yield name, types.SimpleNamespace(read=functools.partial(archive.read, name))
@@ -145,7 +145,7 @@ def _write(
 def _decoded(
     package: Any, builder: Any, split: str
 ) -> Generator[UInt8[np.ndarray, "rows n"], None, None]:
-    """The images, decoded in pieces by threads: PIL lets go of the interpreter meanwhile."""
+    """Decode images in pieces by threads: PIL lets go of the interpreter meanwhile."""
     with tfds.readable(builder), contextlib.ExitStack() as stack:
         raw = package.decode.DeserializeMethod.RAW_BYTES
         records = builder.as_data_source(split, deserialize_method=raw)
@@ -174,7 +174,7 @@ def _decoded(
 
 
 def _shrunk(encoded: bytes) -> UInt8[np.ndarray, "64 64 3"]:
-    """One image, decoded, cropped and resized."""
+    """Decode, crop and resize one image."""
     pil = dataset.optional("PIL.Image")
     with pil.open(io.BytesIO(encoded)) as image:
         if (image.size, image.mode) != ((_WIDTH, _HEIGHT), "RGB"):

@@ -18,7 +18,7 @@ UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, in memory or mapped from a file.
+    """A data set is in memory or mapped from a file.
 
     Attributes:
         name: as it was asked for; of a file, its name without the folder.
@@ -39,7 +39,7 @@ class Dataset:
 
 
 def shipped(package: str, files: Sequence[str]) -> tuple[list[Path], str]:
-    """Where files of an installed package are, and its version, without importing it.
+    """Find files of an installed package, and its version, without importing it.
 
     Raises:
         ImportError: the package is missing.

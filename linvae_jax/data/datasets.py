@@ -1,4 +1,4 @@
-"""Data sets by name or from a file, each with a record of where it came from.
+"""Data sets are loaded by name or from a file, each with a record of where it came from.
 
 | name | what | splits |
 | --- | --- | --- |
@@ -92,7 +92,7 @@ def load(
 
 @dataclass(frozen=True)
 class _Known:
-    """A data set that has a name: its splits, and how to load one of them."""
+    """A data set that has a name has splits, and a way to load one of them."""
 
     splits: tuple[str, ...]
     load: Callable[[str, Path | None, Path | None], Dataset]

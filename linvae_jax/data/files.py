@@ -1,4 +1,4 @@
-"""Your own arrays from `.npy` and `.npz` files. Pickled data are never read."""
+"""Your own arrays come from `.npy` and `.npz` files. Pickled data are never read."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ MAGIC = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # what a file of each format star
 
 
 def load(path: Path) -> dataset.Dataset:
-    """The array of a file, one datum per row."""
+    """Load the array of a file, one datum per row."""
     name = str(path)
     if not path.is_file():
         got = "a directory" if path.is_dir() else "no such file"
@@ -41,7 +41,7 @@ def load(path: Path) -> dataset.Dataset:
 
 
 def _plain(name: str, x: np.ndarray) -> np.ndarray:
-    """Integers, float32 and float64 in native byte order; any other as float64."""
+    """Keep integers, float32 and float64, in native byte order; any other becomes float64."""
     if x.dtype.kind in "iu" or x.dtype in (np.float32, np.float64):
         return x.astype(x.dtype.newbyteorder("="), copy=False)
     with np.errstate(over="ignore", under="ignore"):  # of long double

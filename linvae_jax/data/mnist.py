@@ -12,7 +12,7 @@ from linvae_jax.data import dataset
 
 
 def builder(tfds: Any) -> Any:
-    """tensorflow-datasets' MNIST builder, less the two steps that need tensorflow.
+    """Make tensorflow-datasets' MNIST builder, less the two steps that need tensorflow.
 
     Those are the extraction of `.gz` and the encoding of arrays to PNG. The name, version,
     features, addresses and checksums are the original's, so both read what either prepared.
@@ -45,7 +45,7 @@ def builder(tfds: Any) -> Any:
 
 
 def read_idx(path: Any) -> UInt8[np.ndarray, "..."]:
-    """An IDX file of bytes, gzipped: two zeros, type, rank, big-endian lengths, data."""
+    """Read an IDX file of bytes, gzipped: two zeros, type, rank, big-endian lengths, data."""
     with gzip.open(os.fspath(path)) as file:
         content = file.read()  # tensorflow-datasets has verified its checksum
     rank = content[3]

@@ -20,7 +20,7 @@ _ROWS = {"train": (slice(0, 168), slice(264, 427)), "test": (slice(168, 264),)}
 
 
 def load(split: str) -> dataset.Dataset:
-    """The patches: 3,942 of "train", 730 of "test"; 12,288 numbers each."""
+    """Cut the patches: 3,942 of "train", 730 of "test"; 12,288 numbers each."""
     pil = dataset.optional("PIL.Image")
     paths, version = dataset.shipped(
         "scikit-learn", [f"sklearn/datasets/images/{name}.jpg" for name in ("china", "flower")]

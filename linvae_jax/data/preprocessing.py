@@ -30,7 +30,7 @@ LEVELS = 256  # grey values of an 8-bit pixel
 
 
 def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array, "*shape"]:
-    """Uniform dequantisation x = (p + u)/256 with u uniform between 0 and 1.
+    """Dequantise uniformly: x = (p + u)/256 with u uniform between 0 and 1.
 
     The pixel can be read off again exactly: ⌊256 x⌋ = p in every dtype. Works under `jit`.
 
@@ -76,7 +76,7 @@ def logit(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
 
 
 def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
-    """The inverse of `logit`: x = (sigmoid(y) − α)/(1 − 2α).
+    """Invert `logit`: x = (sigmoid(y) − α)/(1 − 2α).
 
     Args:
         y: (*shape,), finite. Beyond ±logit(1 − α), where a model's samples may fall but no
@@ -97,7 +97,7 @@ def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
 
 @dataclass(frozen=True)
 class Logit:
-    """`dequantise`, then `logit`: pixels to what a Gaussian model sees, one draw of the noise.
+    """A `Logit` takes pixels to what a Gaussian model sees: `dequantise` once, then `logit`.
 
     Hashable, so a training step that is compiled with it can carry uint8 pixels on the device,
     an eighth of float64, and draw fresh noise whenever it looks at them.
@@ -124,16 +124,16 @@ class Logit:
     def __call__(
         self, pixels: Any, key: PRNGKeyArray, dtype: Any = jnp.float32
     ) -> Float[Array, "*shape"]:
-        """Pixels (*shape,) to y (*shape,), finite: |y| ≤ logit(1 − α), whatever is drawn."""
+        """Take pixels (*shape,) to y (*shape,), finite: |y| ≤ logit(1 − α), whatever is drawn."""
         return logit(dequantise(pixels, key, dtype), self.alpha)
 
     def constant(self, pixels: Any) -> float:
-        """`pixel_constant` of (N, n) pixels, in memory or mapped: ELBO(pixels) = ELBO(y) + J."""
+        """Compute `pixel_constant` of pixels (N, n), in memory or mapped."""
         return pixel_constant(pixels, self.alpha)
 
 
 def log_jacobian(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "N"]:
-    """Log determinant of the Jacobian of `logit`, Σ log|dy/dx| over the n dimensions.
+    """Sum log|dy/dx| of `logit` over the n dimensions: the log determinant of its Jacobian.
 
     With s = α + (1 − 2α) x: log|dy/dx| = log(1 − 2α) − log s − log(1 − s). For a whole image
     data set `pixel_constant` has its expectation without drawing noise.
@@ -154,7 +154,7 @@ def log_jacobian(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "N"]:
 
 
 def pixel_constant(pixels: Any, alpha: float) -> float:
-    """The constant J that takes an ELBO of y to the pixel scale: ELBO(pixels) = ELBO(y) + J.
+    """Compute the J that takes an ELBO of y to the pixel scale: ELBO(pixels) = ELBO(y) + J.
 
     J = (1/N) Σ_images E_u[ Σ log|dy/dx| ] − n log 256, the second term because x is 256 times
     finer than a pixel. Exact in u: with s = α + (1 − 2α) x uniform on an interval of width
@@ -188,7 +188,7 @@ def pixel_constant(pixels: Any, alpha: float) -> float:
 
 
 def _expected_log_slope(alpha: float) -> np.ndarray:
-    """E_u[log|dy/dx|] for each of the 256 grey values."""
+    """Compute E_u[log|dy/dx|] for each of the 256 grey values."""
     edges = alpha + (1 - 2 * alpha) * np.arange(LEVELS + 1) / LEVELS
     width = (1 - 2 * alpha) / LEVELS
     mean_log = np.diff(edges * np.log(edges) - edges) / width  # E[log s]
@@ -197,7 +197,7 @@ def _expected_log_slope(alpha: float) -> np.ndarray:
 
 
 def _squeezed(x: Any, alpha: Any) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """The number s = α + (1 − 2α) x, and 1 − s."""
+    """Return the number s = α + (1 − 2α) x, and 1 − s."""
     _check_alpha(alpha)
     x = checks.numbers("x", x)
     if not jnp.issubdtype(x.dtype, jnp.floating):

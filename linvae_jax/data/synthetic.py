@@ -1,4 +1,4 @@
-"""Gaussian data whose covariance has a prescribed spectrum.
+"""Gaussian data can have a covariance with a prescribed spectrum.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import moments
@@ -21,7 +21,7 @@ from linvae_jax._internal.linalg import matmul
 def gaussian(
     key: PRNGKeyArray, eigenvalues: Any, num: int, *, exact: bool = False
 ) -> Float[Array, "N n"]:
-    """Zero-mean Gaussian data with covariance Q diag(λ) Qᵀ, Q a uniformly random rotation.
+    """Draw zero-mean Gaussian data with covariance Q diag(λ) Qᵀ, Q a uniformly random rotation.
 
     Args:
         key: PRNG key; decides Q and the data.

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets, prepared and decoded without tensorflow.
+"""Sets of tensorflow-datasets are prepared and decoded without tensorflow.
 
 `prepared` finds a prepared set or makes it, from original files or the network, with checksums
 verified; `load` decodes it into memory, once, and keeps the pixels in a file beside it.
@@ -34,7 +34,7 @@ def load(
     data_dir: Path | None,
     manual_dir: Path | None,
 ) -> dataset.Dataset:
-    """A split in memory, one image per row, with its labels."""
+    """Load a split into memory, one image per row, with its labels."""
     with prepared(name, make_builder, data_dir, manual_dir) as (tfds, builder):
         images, labels = _pixels(tfds, builder, split)
     shape = builder.info.features["image"].shape
@@ -48,7 +48,7 @@ def load(
 
 
 def source(tfds: Any, builder: Any, split: str) -> str:
-    """Where the data came from, in words."""
+    """Say in words where the data came from."""
     version = tfds.__version__
     return f"{builder.name} {builder.version}, split {split}, tensorflow-datasets {version}"
 
@@ -60,7 +60,7 @@ def prepared(
     data_dir: Path | None,
     manual_dir: Path | None,
 ) -> Iterator[tuple[Any, Any]]:
-    """The package tensorflow-datasets, kept quiet, and the builder of a set that is prepared.
+    """Yield the package tensorflow-datasets, kept quiet, and the builder of a prepared set.
 
     Args:
         name: what the user calls the set, for messages.
@@ -95,7 +95,7 @@ def readable(builder: Any) -> Iterator[None]:
 
 
 def fingerprint(builder: Any, split: str) -> str:
-    """Changes when the prepared files do: their description, names and sizes."""
+    """Hash the description, names and sizes of the prepared files."""
     digest = hashlib.sha256((Path(builder.data_dir) / "dataset_info.json").read_bytes())
     for path in map(Path, builder.info.splits[split].filepaths):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -179,7 +179,7 @@ def _shuffled_in_memory() -> Iterator[None]:
 
 
 def _unreachable(url: str) -> str | None:
-    """Why `url` gives no answer within `REACHABLE_SECONDS`, or None if it does."""
+    """Say why `url` gives no answer within `REACHABLE_SECONDS`; None if it does."""
     requests = importlib.import_module("requests")
     seconds = REACHABLE_SECONDS
     answers: list[str | None] = []
@@ -211,7 +211,7 @@ def _damaged(directory: object, name: str, error: object) -> NoReturn:
 def _pixels(
     tfds: Any, builder: Any, split: str
 ) -> tuple[UInt8[np.ndarray, "N ..."], Int[np.ndarray, "N"] | None]:
-    """The decoded images of a prepared split, kept in a file beside it."""
+    """Return the decoded images of a prepared split, kept in a file beside it."""
     with readable(builder):
         cache = Path(builder.data_dir) / f"linvae-{split}.npz"
         of = fingerprint(builder, split)
@@ -245,7 +245,7 @@ def _decode(
 
 
 def _read_cache(path: Path, of: str) -> tuple[Any, Any] | None:
-    """What was decoded from the files with fingerprint `of`, or None if it can't be trusted."""
+    """Read what was decoded from the files with fingerprint `of`; None if it can't be trusted."""
     try:
         # reading a member of an npz verifies its CRC
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
