@@ -69,7 +69,8 @@ def formulas(dtype: Any) -> dict[str, Any]:
     lam = problems.spectrum(N).astype(dtype)
     assignment = np.where(np.arange(K) < K // 2, np.arange(K), -1)
     sigma2 = 2.0
-    hessian = operators.at(jnp.eye(N, dtype=dtype), lam, assignment, sigma2)
+    point = stationary.point(lam, assignment, sigma2)
+    hessian = operators.block_hessian(point, jnp.eye(N, dtype=dtype))
     product = jax.jit(operators.apply)(hessian, params)
     return {
         "covariance": m.cov,
@@ -77,8 +78,8 @@ def formulas(dtype: Any) -> dict[str, Any]:
         "ELBO": linear.elbo(params, m),
         **{f"gradient in {f.name}": getattr(up, f.name) for f in fields(up)},
         "likelihood": ppca.log_likelihood(params.W, 1.5, m),
-        "stationary point": stationary.point(jnp.eye(N, dtype=dtype), lam, assignment, sigma2).W,
-        "Hessian eigenvalues": jnp.sort(blocks.eigenvalues(lam, assignment, sigma2)),
+        "stationary point": stationary.params(point, jnp.eye(N, dtype=dtype)).W,
+        "Hessian eigenvalues": jnp.sort(blocks.hessian_eigenvalues(point)),
         # together, as the product is exact to rounding of the largest eigenvalue
         "Hessian product": jnp.concatenate([product.W.ravel(), product.V.ravel(), product.log_d]),
     }
@@ -93,7 +94,7 @@ def curvature() -> dict[str, Any]:
     ]
     params = jax.tree.unflatten(shape.structure, leaves)
     x = jnp.asarray(data())
-    found = collapsed_latent.at(NETWORK, params, x - x.mean(axis=0), jax.random.key(1), 0)
+    found = collapsed_latent.blocks(NETWORK, params, x - x.mean(axis=0), jax.random.key(1), 0)
     return {
         "A of a collapsed latent": found.decoder,
         "B of a collapsed latent": found.coupling,

@@ -34,13 +34,13 @@ def on_device(lease: Lease) -> Iterator[Measurement]:
     for n, k in sizes:
         p = problems.point(n, k, k // 2)
         sample = timing.interleaved({BLOCKS: lambda p=p: problems.all_eigenvalues(p)}, 7)[0]
-        what = f"all {p.parameters:,} eigenvalues, {size_name(p)}, half collapsed"
+        what = f"all {problems.parameters(p):,} eigenvalues, {size_name(p)}, half collapsed"
         yield records.duration(what, sample[BLOCKS], "ms")
     n, k = sizes[0]
     p = problems.point(n, k, k // 2)
     U = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))[0])
-    hessian = operators.at(U, p.eigenvalues, p.assignment, p.sigma2)
-    direction = stationary.point(U, p.eigenvalues, p.assignment, p.sigma2)
+    hessian = operators.block_hessian(p, U)
+    direction = stationary.params(p, U)
     product = jax.jit(operators.apply)
     sample = timing.interleaved({BLOCKS: lambda: product(hessian, direction)}, 7)[0][BLOCKS]
     what = f"product of the Hessian as an operator, {size_name(p)}, half collapsed"
@@ -103,24 +103,24 @@ def dense(scale: Scale) -> Iterator[Measurement]:
     curve = []
     for n, k in sizes:
         p = problems.point(n, k, k // 2)
-        slow = (DENSE,) if p.parameters > 1000 else ()
+        slow = (DENSE,) if problems.parameters(p) > 1000 else ()
         functions = {
             BLOCKS: lambda p=p: problems.all_eigenvalues(p),
             DENSE: peers.dense_eigenvalues(problems.objective(p)),
         }
-        rounds = 1 if p.parameters > 6000 else 3 if slow else 7
+        rounds = 1 if problems.parameters(p) > 6000 else 3 if slow else 7
         samples, values = timing.interleaved(functions, rounds, compiled=slow)
-        curve.append((p.parameters, float(np.median(samples[DENSE].seconds))))
+        curve.append((problems.parameters(p), float(np.median(samples[DENSE].seconds))))
         exact = np.sort(np.asarray(values[BLOCKS]))
         error = np.abs(exact - np.asarray(values[DENSE])).max() / np.abs(exact).max()
-        where = f"{p.parameters:,} parameters ({size_name(p)}, half collapsed)"
+        where = f"{problems.parameters(p):,} parameters ({size_name(p)}, half collapsed)"
         for method in (BLOCKS, DENSE):
             yield records.duration(
                 f"{method}, {where}",
                 samples[method],
                 "ms",
                 method=method,
-                parameters=p.parameters,
+                parameters=problems.parameters(p),
             )
         yield records.ratio(f"{DENSE} over blocks, {where}", samples[DENSE], samples[BLOCKS])
         yield records.plain(
@@ -174,7 +174,9 @@ def scaling(scale: Scale) -> Iterator[Measurement]:
     for n, k in sizes:
         p = problems.point(n, k, k // 2)
         samples, _ = timing.interleaved({BLOCKS: lambda p=p: problems.all_eigenvalues(p)}, 9)
-        curve.append((p.parameters, float(np.median(samples[BLOCKS].seconds))))
-        what = f"blocks, {p.parameters:,} parameters ({size_name(p)}, half collapsed)"
-        yield records.duration(what, samples[BLOCKS], "ms", method=BLOCKS, parameters=p.parameters)
+        curve.append((problems.parameters(p), float(np.median(samples[BLOCKS].seconds))))
+        what = f"blocks, {problems.parameters(p):,} parameters ({size_name(p)}, half collapsed)"
+        yield records.duration(
+            what, samples[BLOCKS], "ms", method=BLOCKS, parameters=problems.parameters(p)
+        )
     yield _exponent(BLOCKS, curve, 0 if scale == "smoke" else 300_000)

@@ -1,7 +1,5 @@
 """The same inputs for everyone: spectra that fall like those of images, and points on them."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,23 +7,15 @@ import numpy as np
 from landscape.autodiff import objectives
 from landscape.curvature import blocks
 from landscape.points import stationary
+from landscape.points.stationary import Point
 from linvae_jax import moments as mom
 
 LEARN = ("W", "V", "log_d")
 
 
-class Point(NamedTuple):
-    """A stationary point: λ (n,), assignment (k,), σ²."""
-
-    eigenvalues: jax.Array
-    assignment: np.ndarray
-    sigma2: float
-
-    @property
-    def parameters(self) -> int:
-        """2nk + k, in W, V and log D."""
-        k = len(self.assignment)
-        return 2 * len(self.eigenvalues) * k + k
+def parameters(p: Point) -> int:
+    """2nk + k, in W, V and log D."""
+    return 2 * p.n * p.k + p.k
 
 
 def spectrum(n: int) -> jax.Array:
@@ -38,20 +28,19 @@ def point(n: int, k: int, active: int | None = None) -> Point:
     lam = spectrum(n)
     latents = np.arange(k)
     assignment = np.where(latents < (k if active is None else active), latents, -1)
-    return Point(lam, assignment, float(lam[k:].mean()))
+    return stationary.point(lam, assignment, float(lam[k:].mean()))
 
 
 def objective(p: Point) -> objectives.Objective:
     """The ELBO there in the eigenbasis of S, the cheapest coordinates for autodiff."""
-    n = len(p.eigenvalues)
-    moments = mom.Moments(jnp.zeros(n), p.eigenvalues, jnp.asarray(1.0))
-    model = stationary.point(jnp.eye(n), p.eigenvalues, p.assignment, p.sigma2)
+    moments = mom.Moments(jnp.zeros(p.n), p.eigenvalues, jnp.asarray(1.0))
+    model = stationary.params(p, jnp.eye(p.n))
     return objectives.elbo(model, moments, learn=LEARN)
 
 
 def all_eigenvalues(p: Point) -> jax.Array:
     """What is measured: the exact spectrum, as a user calls it."""
-    return blocks.eigenvalues(p.eigenvalues, p.assignment, p.sigma2, learn=LEARN)
+    return blocks.hessian_eigenvalues(p, learn=LEARN)
 
 
 def full_moments(n: int) -> mom.Moments:
@@ -72,4 +61,4 @@ def spectrum_of_data(n: int, k: int, count: int) -> jax.Array:
     x = np.random.default_rng(0).normal(size=(count, n)) * np.sqrt(np.asarray(spectrum(n)))
     thin = mom.thin_spectrum(x).eigenvalues
     lam = jnp.pad(thin, (0, n - len(thin)))
-    return all_eigenvalues(Point(lam, np.arange(k), float(lam[k:].mean())))
+    return all_eigenvalues(stationary.point(lam, np.arange(k), float(lam[k:].mean())))

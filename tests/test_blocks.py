@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from landscape.autodiff import hessian, objectives
-from landscape.curvature import arrowhead, blocks, conditioning, directions, operators, summaries
+from landscape.curvature import arrowhead, blocks, directions, escape, operators, summaries
 from landscape.points import stationary
 from landscape.testing.strategies import moments_with, normal, orthogonal, seeds
 from linvae_jax.linear import LinearVAEParams
@@ -41,7 +41,7 @@ few = st.just((5, 3))
 
 @st.composite
 def problems(draw, shapes=shapes, betas=weights):
-    """Spectrum (n,), an assignment that exists there, σ² and β."""
+    """A point of a spectrum (n,), an assignment that exists there, σ² and β."""
     n, k = draw(shapes)
     lam = np.sort(draw(st.lists(_eigenvalue, min_size=n, max_size=n)))[::-1].copy()
     hypothesis.assume(lam[0] > 0)  # constant data are no data
@@ -50,12 +50,12 @@ def problems(draw, shapes=shapes, betas=weights):
     there = np.flatnonzero(lam > beta * sigma2)
     order = np.append(there, np.full(k, -1))
     assignment = np.array(draw(st.permutations(order)))[:k]
-    return jnp.asarray(lam), assignment, sigma2, beta
+    return stationary.point(jnp.asarray(lam), assignment, sigma2, beta)
 
 
 @partial(jax.jit, static_argnames="learn")
-def dense(point, moments, beta, learn):
-    return hessian.dense(*objectives.elbo(point, moments, beta=beta, learn=learn))
+def dense(params, moments, beta, learn):
+    return hessian.dense(*objectives.elbo(params, moments, beta=beta, learn=learn))
 
 
 @partial(jax.jit, static_argnames="learn")
@@ -63,11 +63,10 @@ def dense_likelihood(W, sigma2, moments, learn):
     return hessian.dense(*objectives.log_likelihood(W, sigma2, moments, learn=learn))
 
 
-def at(problem, seed):
-    """The point of a problem in a random basis, its moments, and that basis."""
-    lam, assignment, sigma2, beta = problem
-    moments, U = moments_with(np.asarray(lam), seed)
-    return stationary.point(U, lam, assignment, sigma2, beta), moments, U
+def at(point, seed):
+    """The weights at a point in a random basis, its moments, and that basis."""
+    moments, U = moments_with(np.asarray(point.eigenvalues), seed)
+    return stationary.params(point, U), moments, U
 
 
 def close(ours, exact, scale):
@@ -87,44 +86,41 @@ def flat(direction, learn=NOISE):
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARN)
 @given(problems(), seeds)
-def test_spectrum_is_the_dense_hessians(learn, problem, seed):
-    lam, assignment, sigma2, beta = problem
-    point, moments, _ = at(problem, seed)
-    exact = np.linalg.eigvalsh(dense(point, moments, beta, learn))
-    ours = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
+def test_spectrum_is_the_dense_hessians(learn, point, seed):
+    params, moments, _ = at(point, seed)
+    exact = np.linalg.eigvalsh(dense(params, moments, point.beta, learn))
+    ours = blocks.hessian_eigenvalues(point, learn=learn)
     close(np.sort(ours), exact, np.abs(exact).max())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [("W",), ("W", "log_sigma2")])
 @given(problems(betas=st.just(1.0)), seeds)
-def test_likelihood_spectrum_is_the_dense_hessians(learn, problem, seed):
-    lam, assignment, sigma2, _ = problem
-    point, moments, _ = at(problem, seed)
-    rotation = orthogonal(seed + 1, len(assignment))  # not the basis, where k = n
-    exact = np.linalg.eigvalsh(dense_likelihood(point.W @ rotation, sigma2, moments, learn))
-    ours = blocks.log_likelihood_eigenvalues(lam, assignment, sigma2, learn=learn)
+def test_likelihood_spectrum_is_the_dense_hessians(learn, point, seed):
+    params, moments, _ = at(point, seed)
+    rotation = orthogonal(seed + 1, point.k)  # not the basis, where k = n
+    exact = np.linalg.eigvalsh(dense_likelihood(params.W @ rotation, point.sigma2, moments, learn))
+    ours = blocks.log_likelihood_eigenvalues(point, learn=learn)
     # at λ = σ² everything may cancel; 1/σ² is the size of what does
-    close(np.sort(ours), exact, max(np.abs(exact).max(), 1 / sigma2))
+    close(np.sort(ours), exact, max(np.abs(exact).max(), 1 / point.sigma2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
 @given(problems(few), seeds)
-def test_operator_is_the_dense_hessian(learn, problem, seed):
-    lam, assignment, sigma2, beta = problem
-    point, moments, U = at(problem, seed)
-    H = np.asarray(dense(point, moments, beta, learn))
+def test_operator_is_the_dense_hessian(learn, point, seed):
+    params, moments, U = at(point, seed)
+    H = np.asarray(dense(params, moments, point.beta, learn))
     scale = np.abs(np.linalg.eigvalsh(H)).max()
-    ours = operators.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
-    x = some_direction(seed, *point.W.shape)
+    ours = operators.block_hessian(point, U, learn=learn)
+    x = some_direction(seed, point.n, point.k)
     size = scale * len(flat(x))
     close(flat(operators.apply(ours, x), learn), H @ flat(x, learn), size)
     close(operators.quadratic(ours, x), flat(x, learn) @ H @ flat(x, learn), size)
     again = operators.from_modes(ours, operators.to_modes(ours, x))
     close(flat(again, learn), flat(x, learn), 1)
-    spectrum = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
+    spectrum = blocks.hessian_eigenvalues(point, learn=learn)
     close(ours.values, spectrum, scale * 1e-3)
 
 
@@ -132,12 +128,11 @@ def test_operator_is_the_dense_hessian(learn, problem, seed):
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
 @given(problems(few), seeds)
-def test_solving_undoes_applying(learn, problem, seed):
-    lam, assignment, sigma2, beta = problem
-    _, _, U = at(problem, seed)
-    H = operators.at(U, lam, assignment, sigma2, beta=beta, learn=learn)
+def test_solving_undoes_applying(learn, point, seed):
+    _, _, U = at(point, seed)
+    H = operators.block_hessian(point, U, learn=learn)
     rtol = 1e-6  # eigenvalues smaller than that are flat here, so that ten digits remain
-    x = some_direction(seed, len(lam), len(assignment))
+    x = some_direction(seed, point.n, point.k)
     count = operators.inertia(H, rtol)
     if count.zero:
         with pytest.raises(ValueError, match=f"{count.zero} zero eigenvalues.*pseudo=True"):
@@ -159,10 +154,10 @@ def test_solving_undoes_applying(learn, problem, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 def test_determinant_is_numpys(learn):
-    lam, assignment = jnp.array([6.0, 3.0, 1.2, 0.4]), np.array([2, -1, 0])
-    point, moments, U = at((lam, assignment, 0.9, 1.3), 0)
-    sign, log = np.linalg.slogdet(np.asarray(dense(point, moments, 1.3, learn)))
-    ours = operators.slogdet(operators.at(U, lam, assignment, 0.9, beta=1.3, learn=learn))
+    point = stationary.point(jnp.array([6.0, 3.0, 1.2, 0.4]), np.array([2, -1, 0]), 0.9, 1.3)
+    params, moments, U = at(point, 0)
+    sign, log = np.linalg.slogdet(np.asarray(dense(params, moments, 1.3, learn)))
+    ours = operators.slogdet(operators.block_hessian(point, U, learn=learn))
     assert ours[0] == sign
     np.testing.assert_allclose(ours[1], log, rtol=1e-11)
 
@@ -171,16 +166,11 @@ def test_determinant_is_numpys(learn):
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=10)
 @given(problems(few), seeds)
-def test_every_eigenvector_is_one(learn, problem, seed):
-    lam, assignment, sigma2, beta = problem
-    point, moments, U = at(problem, seed)
-    H = np.asarray(dense(point, moments, beta, learn))
-    values = np.asarray(blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn))
-    one = partial(
-        directions.eigenvector,
-        eigenvectors=U, eigenvalues=lam, assignment=assignment, sigma2=sigma2, beta=beta,
-        learn=learn,
-    )  # fmt: skip
+def test_every_eigenvector_is_one(learn, point, seed):
+    params, moments, U = at(point, seed)
+    H = np.asarray(dense(params, moments, point.beta, learn))
+    values = np.asarray(blocks.hessian_eigenvalues(point, learn=learn))
+    one = lambda q: directions.eigenvector(point, U, q, learn=learn)  # noqa: E731
     vectors = np.stack([flat(one(q), learn) for q in range(len(values))], axis=1)
     scale = np.abs(values).max()
     close(H @ vectors, vectors * values, scale)
@@ -190,15 +180,14 @@ def test_every_eigenvector_is_one(learn, problem, seed):
 
 
 @given(problems(few), seeds)
-def test_escapes_come_fastest_first_and_all(problem, seed):
-    lam, assignment, sigma2, beta = problem
-    _, _, U = at(problem, seed)
-    found = list(directions.escape_directions(U, lam, assignment, sigma2, beta=beta, rtol=0.0))
+def test_escapes_come_fastest_first_and_all(point, seed):
+    _, _, U = at(point, seed)
+    found = list(directions.escape_directions(point, U, rtol=0.0))
     rates = np.array([float(rate) for rate, _ in found])
     assert (np.diff(rates) <= 0).all()
     # ties are exact zeros of the blocks, so the closed form agrees with them too
-    assert len(found) == stationary.index(lam, assignment, sigma2, beta)
-    H = operators.at(U, lam, assignment, sigma2, beta=beta)
+    assert len(found) == stationary.index(point)
+    H = operators.block_hessian(point, U)
     for rate, way in islice(found, 3):
         np.testing.assert_allclose(
             operators.quadratic(H, way), rate, atol=SPECTRUM * np.abs(H.values).max()
@@ -207,12 +196,12 @@ def test_escapes_come_fastest_first_and_all(problem, seed):
 
 @pytest.mark.slow
 @given(problems())
-def test_summary_reads_the_spectrum(problem):
-    lam, assignment, sigma2, beta = problem
-    summary = summaries.summarise(lam, assignment, sigma2, beta=beta, rtol=0.0)
-    assert summary.index == stationary.index(lam, assignment, sigma2, beta)
-    levels = np.where(assignment >= 0, np.asarray(lam)[assignment], beta * sigma2)
-    unused = np.delete(np.asarray(lam), assignment[assignment >= 0])
+def test_summary_reads_the_spectrum(point):
+    lam, assignment = np.asarray(point.eigenvalues), np.asarray(point.assignment)
+    summary = summaries.summarise(point, rtol=0.0)
+    assert summary.index == stationary.index(point)
+    levels = np.where(assignment >= 0, lam[assignment], point.beta * point.sigma2)
+    unused = np.delete(lam, assignment[assignment >= 0])
     active = levels[assignment >= 0]
     flat_rotations = sum(a == b for i, a in enumerate(active) for b in active[:i])
     ties = (unused == levels[:, None]).sum() + (unused == 0).sum() * len(assignment)
@@ -222,10 +211,14 @@ def test_summary_reads_the_spectrum(problem):
 @given(st.sampled_from([1.0, 1 + 1e-6, 1 + 1e-12, 1 - 1e-9]))
 def test_rates_near_the_threshold_keep_their_digits(lam):
     """Collapsed latent: the known escape rate; active one: the determinant of its own block."""
-    rate = blocks.eigenvalues(jnp.array([lam, 0.1]), np.array([-1]), 1.0)[2]
-    np.testing.assert_allclose(rate, conditioning.escape_rate(jnp.asarray(lam), 1.0), rtol=1e-14)
+    rate = blocks.hessian_eigenvalues(stationary.point(jnp.array([lam, 0.1]), np.array([-1]), 1.0))[
+        2
+    ]
+    np.testing.assert_allclose(rate, escape.escape_rate(jnp.asarray(lam), 1.0), rtol=1e-14)
     if lam > 1:
-        soft = blocks.eigenvalues(jnp.array([lam, 0.1]), np.array([0]), 1.0)[4]
+        soft = blocks.hessian_eigenvalues(
+            stationary.point(jnp.array([lam, 0.1]), np.array([0]), 1.0)
+        )[4]
         # −τ²w² over the other two eigenvalues, −2 and −½ in the limit
         np.testing.assert_allclose(soft, 1 - lam, rtol=1e-3)
 
@@ -234,10 +227,9 @@ def test_rates_near_the_threshold_keep_their_digits(lam):
 @pytest.mark.parametrize("learn", [WEIGHTS, (*NOISE, "mean")])
 @hypothesis.settings(max_examples=15)
 @given(problems(st.just((5, 3))))
-def test_histogram_counts_the_whole_spectrum(learn, problem):
-    lam, assignment, sigma2, beta = problem
-    values = np.asarray(blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn))
-    count = partial(summaries.histogram, lam, assignment, sigma2, beta=beta, learn=learn)
+def test_histogram_counts_the_whole_spectrum(learn, point):
+    values = np.asarray(blocks.hessian_eigenvalues(point, learn=learn))
+    count = partial(summaries.histogram, point, learn=learn)
     counts, edges = count(7)
     assert counts.sum() == len(values)
     np.testing.assert_allclose(edges[jnp.array([0, -1])], [values.min(), values.max()])
@@ -249,20 +241,20 @@ def test_histogram_counts_the_whole_spectrum(learn, problem):
 @pytest.mark.slow
 @hypothesis.settings(max_examples=15)
 @given(problems(st.just((5, 3))))
-def test_path_is_point_after_point(problem):
-    lam, _, _, beta = problem
+def test_path_is_point_after_point(point):
+    lam, beta = point.eigenvalues, point.beta
     sigma2 = jnp.linspace(0.03, 5.0, 11)
     pattern = np.array([2, -1, 0])
-    path = summaries.path(lam, pattern, sigma2, beta=beta, learn=NOISE)
+    path = summaries.over_sigma2(lam, pattern, sigma2, beta=beta, learn=NOISE)
     for q in range(0, 11, 5):
         assignment = np.asarray(path.assignment[q])
         alive = np.asarray(lam)[pattern] > beta * sigma2[q]
         np.testing.assert_array_equal(assignment, np.where((pattern >= 0) & alive, pattern, -1))
-        one = summaries.summarise(lam, assignment, sigma2[q], beta=beta, learn=NOISE)
+        one = summaries.summarise(stationary.point(lam, assignment, sigma2[q], beta), learn=NOISE)
         many = jax.tree.map(lambda x, q=q: x[q], path.conditioning)
         assert (many.index, many.nullity) == (one.index, one.nullity)
         np.testing.assert_allclose(many.escape_rate, one.escape_rate, rtol=1e-9, atol=1e-12)
-        value = stationary.value(lam, assignment, sigma2[q], beta)
+        value = stationary.value(stationary.point(lam, assignment, sigma2[q], beta))
         np.testing.assert_allclose(path.value[q], value, rtol=1e-12)
 
 
@@ -271,7 +263,7 @@ def test_path_is_point_after_point(problem):
 def test_vmap_is_a_loop_and_jit_changes_nothing(learn):
     lam = jnp.array([5.0, 3.0, 3.0, 0.2])
     assignments = jnp.array([[1, -1, 0], [-1, -1, -1], [2, 0, 1], [-1, 2, -1]])
-    one = lambda a, s: blocks.eigenvalues(lam, a, s, learn=learn)  # noqa: E731
+    one = lambda a, s: blocks.hessian_eigenvalues(stationary.point(lam, a, s), learn=learn)  # noqa: E731
     sigma2 = jnp.array([0.3, 1.0, 2.5])
     many = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(assignments, sigma2)
     for i, a in enumerate(assignments):
@@ -281,11 +273,11 @@ def test_vmap_is_a_loop_and_jit_changes_nothing(learn):
 
 def test_operator_under_jit_and_vmap():
     lam, a = jnp.array([5.0, 3.0, 1.5, 0.2]), np.array([1, -1, 0])
-    _, _, U = at((lam, a, 1.0, 1.0), 0)
+    _, _, U = at(stationary.point(lam, a, 1.0), 0)
     x = some_direction(1, 4, 3)
 
     def solved(sigma2):
-        H = operators.at(U, lam, a, sigma2)
+        H = operators.block_hessian(stationary.point(lam, a, sigma2), U)
         return flat(operators.solve(H, x)), operators.slogdet(H)[1]
 
     sigma2 = jnp.array([0.3, 0.9, 2.5])
@@ -300,14 +292,14 @@ def test_float32_stays_float32():
     lam = jnp.array([5.0, 3.0, 0.2], jnp.float32)
     U, a = jnp.eye(3, dtype=jnp.float32), np.array([1, -1])
     for learn in (WEIGHTS, LEARN[-1]):
-        values = blocks.eigenvalues(lam, a, 1.0, learn=learn)
-        exact = blocks.eigenvalues(lam.astype(float), a, 1.0, learn=learn)
+        values = blocks.hessian_eigenvalues(stationary.point(lam, a, 1.0), learn=learn)
+        exact = blocks.hessian_eigenvalues(stationary.point(lam.astype(float), a, 1.0), learn=learn)
         assert values.dtype == jnp.float32
         np.testing.assert_allclose(values, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
-    assert blocks.log_likelihood_eigenvalues(lam, a, 1.0).dtype == jnp.float32
+    assert blocks.log_likelihood_eigenvalues(stationary.point(lam, a, 1.0)).dtype == jnp.float32
     x = jax.tree.map(jnp.float32, some_direction(0, 3, 2))
-    H = operators.at(U, lam, a, 1.0, learn=NOISE)
-    way = directions.eigenvector(0, U, lam, a, 1.0, learn=NOISE)
+    H = operators.block_hessian(stationary.point(lam, a, 1.0), U, learn=NOISE)
+    way = directions.eigenvector(stationary.point(lam, a, 1.0), U, 0, learn=NOISE)
     leaves = jax.tree.leaves((operators.solve(H, x), operators.slogdet(H), way))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
@@ -317,8 +309,8 @@ def test_thin_spectrum_is_the_padded_one():
     """Leading eigenvectors only, the rest of S zero: the operator needs no other columns."""
     n, lam, a = 6, jnp.array([5.0, 3.0, 0.2]), np.array([1, -1])
     _, U = moments_with(np.append(lam, np.zeros(3)), 0)
-    thin = operators.at(U[:, :3], lam, a, 0.8, learn=NOISE)
-    full = operators.at(U, jnp.pad(lam, (0, 3)), a, 0.8, learn=NOISE)
+    thin = operators.block_hessian(stationary.point(lam, a, 0.8), U[:, :3], learn=NOISE)
+    full = operators.block_hessian(stationary.point(jnp.pad(lam, (0, 3)), a, 0.8), U, learn=NOISE)
     x = some_direction(1, n, 2)
     for f in (jnp.sin, lambda mu: mu + 1):
         close(flat(operators.function(thin, f, x)), flat(operators.function(full, f, x)), 1)
@@ -331,14 +323,14 @@ def test_thin_spectrum_is_the_padded_one():
 
 @pytest.mark.slow
 def test_newton_step_returns_to_the_point():
-    lam, a = jnp.array([6.0, 3.0, 1.2]), np.array([0, 1])
-    point, moments, U = at((lam, a, 0.9, 1.0), 3)
-    H = operators.at(U, lam, a, 0.9)
+    point = stationary.point(jnp.array([6.0, 3.0, 1.2]), np.array([0, 1]), 0.9)
+    params, moments, U = at(point, 3)
+    H = operators.block_hessian(point, U)
     x = replace(some_direction(2, 3, 2), log_sigma2=jnp.zeros(()))
-    away = jax.tree.map(lambda p, d: p + 1e-4 * d, point, x)
+    away = jax.tree.map(lambda p, d: p + 1e-4 * d, params, x)
     gradient = jax.grad(lambda p: objectives.elbo(p, moments).function({}))(away)
     step = operators.solve(H, gradient)
-    left = jax.tree.map(lambda p, q, s: p - s - q, away, point, step)
+    left = jax.tree.map(lambda p, q, s: p - s - q, away, params, step)
     assert np.abs(flat(left, WEIGHTS)).max() < 1e-5  # (1e-4)², times third derivatives
 
 
@@ -367,27 +359,27 @@ def test_arrowhead_eigenvalues(m, seed):
 def test_bad_input_is_refused():
     lam, a = jnp.array([4.0, 2.0, 0.5]), np.array([0, -1])
     with pytest.raises(ValueError, match=r"learn: got .* expected .*'log_d'.* any of .*'mean'"):
-        blocks.eigenvalues(lam, a, 1.0, learn=("W", "V"))
+        blocks.hessian_eigenvalues(stationary.point(lam, a, 1.0), learn=("W", "V"))
     with pytest.raises(ValueError, match="learn"):
-        blocks.log_likelihood_eigenvalues(lam, a, 1.0, learn=("V",))
+        blocks.log_likelihood_eigenvalues(stationary.point(lam, a, 1.0), learn=("V",))
     with pytest.raises(ValueError, match=r"component 2 with eigenvalue 0\.5"):
-        blocks.eigenvalues(lam, np.array([2, -1]), 1.0)
+        blocks.hessian_eigenvalues(stationary.point(lam, np.array([2, -1]), 1.0))
     with pytest.raises(ValueError, match="component 0 with eigenvalue 4"):
-        blocks.eigenvalues(lam, a, 2.0, beta=3.0)
+        blocks.hessian_eigenvalues(stationary.point(lam, a, 2.0, 3.0))
     with pytest.raises(ValueError, match="sorted"):
-        blocks.eigenvalues(lam[::-1], a, 1.0)
+        blocks.hessian_eigenvalues(stationary.point(lam[::-1], a, 1.0))
     with pytest.raises(ValueError, match="sigma2"):
-        blocks.eigenvalues(lam, a, 0.0)
+        blocks.hessian_eigenvalues(stationary.point(lam, a, 0.0))
     with pytest.raises(ValueError, match="beta"):
-        summaries.path(lam, a, jnp.ones(2), beta=-1.0)
+        summaries.over_sigma2(lam, a, jnp.ones(2), beta=-1.0)
     with pytest.raises(ValueError, match="no component twice"):
-        summaries.path(lam, np.array([1, 1]), jnp.ones(2))
+        summaries.over_sigma2(lam, np.array([1, 1]), jnp.ones(2))
     with pytest.raises(ValueError, match="edges that do not increase"):
-        summaries.histogram(lam, a, 1.0, jnp.array([1.0, 1.0]))
+        summaries.histogram(stationary.point(lam, a, 1.0), jnp.array([1.0, 1.0]))
     with pytest.raises(ValueError, match="bins"):
-        summaries.histogram(lam, a, 1.0, 0)
+        summaries.histogram(stationary.point(lam, a, 1.0), 0)
     with pytest.raises(ValueError, match="learn"):
-        operators.at(jnp.eye(3), lam, a, 1.0, learn=(*WEIGHTS, "mean"))
-    H = operators.at(jnp.eye(3), lam, a, 1.0)
+        operators.block_hessian(stationary.point(lam, a, 1.0), jnp.eye(3), learn=(*WEIGHTS, "mean"))
+    H = operators.block_hessian(stationary.point(lam, a, 1.0), jnp.eye(3))
     with pytest.raises(ValueError, match=r"direction.W: got shape \(3, 3\)"):
         operators.apply(H, some_direction(0, 3, 3))

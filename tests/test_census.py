@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from landscape.autodiff import hessian
-from landscape.curvature import mixed_points
-from landscape.points import census, search, stationary
-from landscape.points.census import Group, PointType
+from landscape.curvature import mixed_blocks
+from landscape.points import census, mixed, search, stationary
+from landscape.points.mixed import Group, PointType
 from linvae_jax import linear, moments, ppca
 
 # (n, k, βσ² / median eigenvalue, β); four latents make two mixed groups
@@ -38,18 +38,20 @@ def autodiff(params, m, beta):
 
 def assert_type_is_right(lam, U, m, point_type, sigma2, beta=1.0):
     """Gradient, value, spectrum, index and nullity at the representative, against autodiff."""
-    params = census.representative(U, lam, point_type, sigma2, beta)
+    params = mixed.params(mixed.point(lam, point_type, sigma2, beta), U)
     value, gradient, H = autodiff(params, m, jnp.asarray(beta))
     for field in gradient:
         np.testing.assert_allclose(field, 0, atol=1e-13 * float(lam[0]) * (1 + 1 / sigma2))
-    np.testing.assert_allclose(census.value(lam, point_type, sigma2, beta), value, rtol=1e-13)
+    np.testing.assert_allclose(
+        mixed.value(mixed.point(lam, point_type, sigma2, beta)), value, rtol=1e-13
+    )
 
     dense = np.linalg.eigvalsh(H)
-    blocks = mixed_points.eigenvalues(lam, point_type, sigma2, beta)
+    blocks = mixed_blocks.hessian_eigenvalues(mixed.point(lam, point_type, sigma2, beta))
     np.testing.assert_allclose(blocks, dense, rtol=0, atol=1e-11 * np.abs(dense).max())
     flat = np.abs(dense) <= 1e-11 * np.abs(dense).max()
     expected = (int((dense[~flat] > 0).sum()), int(flat.sum()))
-    assert census.inertia(lam, point_type, sigma2, beta) == expected, str(point_type)
+    assert mixed.inertia(mixed.point(lam, point_type, sigma2, beta)) == expected, str(point_type)
 
 
 @pytest.mark.slow
@@ -92,12 +94,12 @@ def test_three_groups_and_collapsed_latents_together():
 
 def profile_spectrum(lam, point_type, sigma2):
     """Eigenvalues of the profile ELBO's Hessian by blocks (a) to (e) of the proof."""
-    p = census.layout(lam, point_type, sigma2)
-    gamma, noise = p.gamma, p.noise
+    p = mixed.point(lam, point_type, sigma2)
+    gamma, noise = p.gamma, p.tau
     a2 = gamma - noise
     parts: list[np.ndarray] = [
         p.unused[:, None] / noise**2 - 1 / p.spare_s2,
-        (p.unused[:, None] - p.lam) / (noise * gamma),
+        (p.unused[:, None] - p.used) / (noise * gamma),
         (1 / p.s2 - 1 / p.spare_s2[:, None])[p.foreign],
     ]
     for i, t in zip(*np.nonzero(np.triu(p.group[:, None] != p.group)), strict=True):
@@ -109,7 +111,7 @@ def profile_spectrum(lam, point_type, sigma2):
     for g, group in enumerate(point_type.groups):
         mine = p.group == g
         s2 = p.s2[mine][0]
-        W = np.sqrt(a2[mine])[:, None] * census.sharing(a2[mine], group.latents)
+        W = np.sqrt(a2[mine])[:, None] * mixed.sharing(a2[mine], group.latents)
 
         basis = np.eye(W.size).reshape(-1, *W.shape)
         E = basis @ W.T + W @ basis.swapaxes(1, 2)
@@ -127,7 +129,7 @@ def test_blocks_of_the_proof_are_those_of_the_profile_elbo(groups):
         tuple(Group(c, r) for c, r in zip(groups[::2], groups[1::2], strict=True)), collapsed=1
     )
     sigma2 = 0.5 * float(lam[3])
-    W = census.representative(U, lam, point_type, sigma2).W
+    W = mixed.params(mixed.point(lam, point_type, sigma2), U).W
     dense = np.linalg.eigvalsh(hessian.dense(lambda W: linear.profile_elbo(W, sigma2, m), W))
     mine = profile_spectrum(lam, point_type, sigma2)
     np.testing.assert_allclose(mine, dense, rtol=0, atol=1e-11 * np.abs(dense).max())
@@ -137,14 +139,18 @@ def test_single_component_types_are_the_stationary_points_of_ppca():
     lam, _, _ = problem(5, seed=3)
     sigma2 = 0.8 * float(lam[3])
     single = [t for t in census.types(lam, 3, sigma2) if not t.mixed]
-    assignments = list(stationary.points(lam, 3, sigma2))
+    assignments = list(stationary.assignments(lam, 3, sigma2))
     assert len(single) == len(assignments) == stationary.count(lam, 3, sigma2)
     by_components = {tuple(g.components[0] for g in t.groups): t for t in single}
     for a in assignments:
         point_type = by_components[tuple(a[a >= 0].tolist())]
-        assert census.index(lam, point_type, sigma2) == stationary.index(lam, a, sigma2)
-        expected = float(stationary.value(lam, a, sigma2))
-        np.testing.assert_allclose(census.value(lam, point_type, sigma2), expected, rtol=1e-14)
+        assert mixed.index(mixed.point(lam, point_type, sigma2)) == stationary.index(
+            stationary.point(lam, a, sigma2)
+        )
+        expected = float(stationary.value(stationary.point(lam, a, sigma2)))
+        np.testing.assert_allclose(
+            mixed.value(mixed.point(lam, point_type, sigma2)), expected, rtol=1e-14
+        )
 
 
 @pytest.mark.slow
@@ -174,7 +180,7 @@ def test_groups_can_use_components_below_the_noise():
 def test_sharing_has_orthonormal_rows_equal_columns_and_couples_all_latents(squares, spare):
     squares = np.array(squares)
     m = len(squares) + spare
-    Q = census.sharing(squares, m)
+    Q = mixed.sharing(squares, m)
     np.testing.assert_allclose(Q @ Q.T, np.eye(len(squares)), atol=1e-14)
     G = Q.T @ np.diag(squares) @ Q
     np.testing.assert_allclose(np.diag(G), squares.sum() / m, rtol=1e-13)
@@ -249,9 +255,9 @@ def test_bad_types_and_spectra_are_refused_with_the_argument_named():
     with pytest.raises(ValueError, match=r"^collapsed: got"):
         PointType(())
     with pytest.raises(ValueError, match=r"^point_type: .* can share"):
-        census.value(lam, PointType((Group((2,), 1),)), 1.0)
+        mixed.value(mixed.point(lam, PointType((Group((2,), 1),)), 1.0))
     with pytest.raises(ValueError, match=r"^point_type: .* components 0 to 2"):
-        census.index(lam, PointType((Group((3,), 1),)), 1.0)
+        mixed.index(mixed.point(lam, PointType((Group((3,), 1),)), 1.0))
     with pytest.raises(ValueError, match=r"^eigenvalues: "):
         census.types(lam[::-1], 2, 1.0)
     with pytest.raises(ValueError, match=r"^k: "):
@@ -260,3 +266,31 @@ def test_bad_types_and_spectra_are_refused_with_the_argument_named():
         census.table(lam, 2, 0.0)
     with pytest.raises(ValueError, match=r"^eigenvalues: .* float64"):
         search.search(lam.astype(jnp.float32), 1, 1.0, jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_mixed_points_are_values_for_jit_and_vmap():
+    """Traced numbers give what NumPy gives, and NaN where the group cannot share."""
+    lam = jnp.array([9.0, 4.0, 0.6, 0.1])
+    shared = PointType((Group((0, 2), 3), Group((1,), 1)), collapsed=1)
+
+    @jax.jit
+    @jax.vmap
+    def measure(sigma2):
+        point = mixed.point(lam, shared, sigma2, 1.5)
+        params = mixed.params(point, jnp.eye(4))
+        spectrum = mixed_blocks.hessian_eigenvalues(point)
+        return mixed.value(point), jnp.stack(mixed.inertia(point)), params.W, spectrum
+
+    value, inertia, W, spectrum = measure(jnp.array([0.3, 0.5, 5.0]))
+    for i, sigma2 in enumerate((0.3, 0.5)):
+        point = mixed.point(lam, shared, sigma2, 1.5)
+        np.testing.assert_allclose(value[i], mixed.value(point), rtol=1e-14)
+        assert tuple(inertia[i]) == mixed.inertia(point)
+        np.testing.assert_allclose(W[i], mixed.params(point, jnp.eye(4)).W, atol=1e-14)
+        exact = mixed_blocks.hessian_eigenvalues(point)
+        np.testing.assert_allclose(spectrum[i], exact, atol=1e-13 * np.abs(exact).max())
+    assert np.isnan(value[2])
+    assert inertia[2].tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"^point_type: .* can share"):
+        mixed.point(lam, shared, 5.0, 1.5)

@@ -45,7 +45,7 @@ def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
     slopes = jax.jit(jax.grad(elbo))(weights)  # jit: op by op it takes ten times as long
     assert max(float(abs(g).max()) for g in jax.tree.leaves(slopes)) < 1e-13
     dense = jnp.linalg.eigvalsh(jax.jit(partial(hessian.dense, elbo))(weights))
-    blocks = collapsed_latent.at(model, params, data, KEY, 1)
+    blocks = collapsed_latent.blocks(model, params, data, KEY, 1)
     found = jnp.linalg.eigvalsh(blocks.hessian(sigma2, beta))
     np.testing.assert_allclose(found, dense, atol=1e-12 * float(abs(dense).max()))
     # the threshold is where the largest eigenvalue crosses zero
@@ -61,7 +61,7 @@ def test_blocks_of_the_linear_vae_are_those_of_the_theory(monkeypatch):
     monkeypatch.setattr(collapsed_latent, "_PIECE", 7)  # 20 data: two pieces and a rest
     model = linear.Model(3, 1)
     x = jax.random.normal(KEY, (20, 3))
-    blocks = collapsed_latent.at(
+    blocks = collapsed_latent.blocks(
         model, model.init(KEY, 1.0), x, KEY, 0, hessian_data=5, batch_size=4
     )
     S = x.T @ x / 20
@@ -82,7 +82,7 @@ def test_noise_and_data_of_each_datum_stay_together():
     x = jax.random.normal(jax.random.key(1), (60, 4))
     # datum i is used where the noise is its own: by hand, from those alone
     some = [0, 15, 30, 45]
-    blocks = collapsed_latent.at(model, params, x, KEY, 1, hessian_data=4)
+    blocks = collapsed_latent.blocks(model, params, x, KEY, 1, hessian_data=4)
     noise = jax.random.normal(KEY, (60, 2))[jnp.array(some)].at[:, 1].set(1)
     point = collapsed_latent.collapsed(model, params, (1,))
 
@@ -137,7 +137,7 @@ def test_curvature_by_finite_steps_sees_the_kink_of_a_relu():
     params = vae.VAEParams(weights, params.log_sigma2)
     x = jnp.tile(jnp.array([3.0, 0.0]), (200_000, 1))
     along = jnp.ones(1)
-    blocks = collapsed_latent.at(model, params, x[:2000], KEY, 1)
+    blocks = collapsed_latent.blocks(model, params, x[:2000], KEY, 1)
     np.testing.assert_allclose(blocks.decoder[0, 0], 0.005, rtol=0.1)  # half of 2000, ± 2 %
     bent = collapsed_latent.curvature_along(model, params, x, KEY, 1, along, 0.1)
     # 4 % of the data cross the kink, each with 0.3 · |a|/step² ≲ 3: ± 0.001; step² of it is 1 %
@@ -148,7 +148,7 @@ def test_curvature_by_finite_steps_is_the_block_of_a_smooth_decoder():
     model = networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64")
     params = model.init(KEY, 1.0)
     x = jax.random.normal(jax.random.key(1), (60, 4))
-    blocks = collapsed_latent.at(model, params, x, KEY, 1)
+    blocks = collapsed_latent.blocks(model, params, x, KEY, 1)
     along = blocks.direction()
     bent = collapsed_latent.curvature_along(model, params, x, KEY, 1, along, 1e-3)
     np.testing.assert_allclose(bent, along @ blocks.decoder @ along, rtol=1e-5)  # step²
@@ -160,6 +160,6 @@ def test_single_precision_and_unknown_latents_are_refused():
     with pytest.raises(ValueError, match=r"latents: got 2, expected 0 <= latents <= 1"):
         collapsed_latent.collapsed(model, params, (2,))
     with pytest.raises(ValueError, match="hessian_data: got 0"):
-        collapsed_latent.at(model, params, jnp.ones((5, 4)), KEY, 0, hessian_data=0)
+        collapsed_latent.blocks(model, params, jnp.ones((5, 4)), KEY, 0, hessian_data=0)
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         collapsed_latent.in_float64(params)

@@ -17,7 +17,7 @@ import pytest
 from landscape import cli
 from landscape.autodiff import hessian, objectives
 from landscape.cli import options
-from landscape.curvature import blocks, conditioning, summaries
+from landscape.curvature import blocks, conditioning, escape, summaries
 from landscape.points import stationary
 from landscape.studies import surface
 from linvae_jax import collapse, linear, linear_task, network_task, ppca, sweeps, tables, training
@@ -113,11 +113,11 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "β NaN": (lambda: linear.gradient(PARAMS, MOMENTS, NAN), r"beta: got 1 NaN or Inf"),
     "index at σ² < 0": (
-        lambda: stationary.index(LAM, np.array([-1]), -1.0),
+        lambda: stationary.index(stationary.point(LAM, np.array([-1]), -1.0)),
         r"sigma2: got -1.0, expected a number > 0",
     ),
     "value at σ² = NaN": (
-        lambda: stationary.value(LAM, np.array([-1]), NAN),
+        lambda: stationary.value(stationary.point(LAM, np.array([-1]), NAN)),
         r"sigma2: got 1 NaN or Inf",
     ),
     "samples at σ² < 0": (
@@ -230,52 +230,56 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     # stationary points
     "component used twice": (
-        lambda: stationary.point(EYE, LAM, np.array([0, 0]), 0.1),
+        lambda: stationary.params(stationary.point(LAM, np.array([0, 0]), 0.1), EYE),
         r"assignment: got \[0, 0\], expected no component twice",
     ),
     "component out of range": (
-        lambda: stationary.point(EYE, LAM, np.array([0, 3]), 0.1),
+        lambda: stationary.params(stationary.point(LAM, np.array([0, 3]), 0.1), EYE),
         r"assignment: got \[0, 3\], expected components 0 to 2, or -1",
     ),
     "component at the noise in float32, 0.1f > 0.1": (
-        lambda: blocks.eigenvalues(jnp.array([4.0, 0.1], jnp.float32), np.array([1]), 0.1),
+        lambda: blocks.hessian_eigenvalues(
+            stationary.point(jnp.array([4.0, 0.1], jnp.float32), np.array([1]), 0.1)
+        ),
         r"assignment: got component 1 with eigenvalue 0.1, expected eigenvalues >",
     ),
     "critical σ² of no latents": (
-        lambda: conditioning.critical_sigma2(LAM, 0, 1.0),
+        lambda: escape.critical_sigma2(LAM, 0, 1.0),
         r"k: got 0, expected 1 <= k <= 3",
     ),
-    "escape at σ² < 0": (lambda: conditioning.escape_rate(4.0, -1.0), r"sigma2: got -1.0"),
+    "escape at σ² < 0": (lambda: escape.escape_rate(4.0, -1.0), r"sigma2: got -1.0"),
     "edges that do not increase": (
-        lambda: summaries.histogram(LAM, np.array([0]), 1.0, jnp.array([1.0, 1.0])),
+        lambda: summaries.histogram(
+            stationary.point(LAM, np.array([0]), 1.0), jnp.array([1.0, 1.0])
+        ),
         r"bins: got edges that do not increase",
     ),
     "component below the noise": (
-        lambda: stationary.point(EYE, LAM, np.array([0, 2]), 1.0),
+        lambda: stationary.params(stationary.point(LAM, np.array([0, 2]), 1.0), EYE),
         r"assignment: got component 2 with eigenvalue 0.5, expected eigenvalues > .* = 1",
     ),
     "component at the noise exactly": (
-        lambda: stationary.index(LAM, np.array([1]), 2.0),
+        lambda: stationary.index(stationary.point(LAM, np.array([1]), 2.0)),
         r"assignment: got component 1 with eigenvalue 2, expected eigenvalues >",
     ),
     "assignment of floats": (
-        lambda: stationary.value(LAM, np.array([0.0]), 1.0),
+        lambda: stationary.value(stationary.point(LAM, np.array([0.0]), 1.0)),
         r"assignment: got dtype float64, expected integers",
     ),
     "more latents than components": (
-        lambda: stationary.points(LAM, 4, 1.0),
+        lambda: stationary.assignments(LAM, 4, 1.0),
         r"k: got 4, expected 1 <= k <= 3",
     ),
     "unsorted eigenvalues": (
-        lambda: stationary.points(LAM[::-1], 2, 1.0),
+        lambda: stationary.assignments(LAM[::-1], 2, 1.0),
         r"eigenvalues: got an increasing sequence",
     ),
     "negative eigenvalues": (
-        lambda: stationary.points(LAM - 1.0, 2, 1.0),
+        lambda: stationary.assignments(LAM - 1.0, 2, 1.0),
         r"eigenvalues: got smallest eigenvalue -0.5",
     ),
     "eigenvectors of another n": (
-        lambda: stationary.point(jnp.eye(2), LAM, np.array([0]), 1.0),
+        lambda: stationary.params(stationary.point(LAM, np.array([0]), 1.0), jnp.eye(2)),
         r"eigenvectors: got shape \(2, 2\), expected shape \(n, 3\)",
     ),
     # Hessians and surfaces
@@ -372,11 +376,13 @@ def test_inside_jit_bad_values_become_nan_and_bad_shapes_still_raise():
 
 def test_what_is_known_is_looked_at_inside_jit_too():
     """Constants of a compiled function, and edges, chunks and `learned` among them."""
-    histogram = jax.jit(lambda s: summaries.histogram(LAM, np.array([0]), s, np.ones(2)))
+    histogram = jax.jit(
+        lambda s: summaries.histogram(stationary.point(LAM, np.array([0]), s), np.ones(2))
+    )
     with pytest.raises(ValueError, match="bins: got edges that do not increase"):
         histogram(1.0)
     with pytest.raises(ValueError, match="assignment: got component 2"):
-        jax.jit(lambda U: stationary.point(U, LAM, np.array([2]), 1.0))(EYE)
+        jax.jit(lambda U: stationary.params(stationary.point(LAM, np.array([2]), 1.0), U))(EYE)
     with pytest.raises(ValueError, match="chunks: got one row"):
         jax.jit(lambda x: mom.from_chunks([x]))(np.ones((1, 2)))
     hyper = training.Hyperparameters(learned=False)
@@ -392,9 +398,9 @@ def test_assignments_that_are_no_points_are_nan_under_vmap():
     """Component 2 is below the noise, 7 is none at all; [0, -1] is a point."""
     assignments = jnp.array([[0, -1], [2, -1], [7, -1]])
     expected = [False, True, True]
-    values = jax.vmap(lambda a: stationary.value(LAM, a, 1.0))(assignments)
+    values = jax.vmap(lambda a: stationary.value(stationary.point(LAM, a, 1.0)))(assignments)
     assert jnp.isnan(values).tolist() == expected
-    points = jax.vmap(lambda a: stationary.point(EYE, LAM, a, 1.0))(assignments)
+    points = jax.vmap(lambda a: stationary.params(stationary.point(LAM, a, 1.0), EYE))(assignments)
     for leaf in (points.W[:, :, 0], points.V[:, 0], points.log_d[:, :1]):
         assert jnp.isnan(leaf).all(axis=1).tolist() == expected
         assert jnp.isfinite(leaf[0]).all()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from tolerances import EXACT, FACTORED
 
 from landscape.autodiff import hessian, objectives
-from landscape.curvature import conditioning
+from landscape.curvature import conditioning, escape
 from landscape.points import stationary
 from landscape.studies import surface
 from landscape.testing.strategies import moments_with, normal, problems
@@ -83,18 +83,16 @@ def test_summary_of_a_known_spectrum():
 def test_escape_direction_climbs():
     lam = jnp.array([4.0, 2.0, 0.5])
     moments, U = moments_with(np.asarray(lam), 0)
-    params = stationary.point(U, lam, jnp.array([1, -1]), 1.0)
+    params = stationary.params(stationary.point(lam, jnp.array([1, -1]), 1.0), U)
     function, point = objectives.elbo(params, moments)
-    found, direction = conditioning.at(function, point)
-    assert found.index == stationary.index(lam, jnp.array([1, -1]), 1.0) == 2
+    found, direction = conditioning.of_function(function, point)
+    assert found.index == stationary.index(stationary.point(lam, jnp.array([1, -1]), 1.0)) == 2
     step = 1e-4
     moved = jax.tree.map(lambda p, d: p + step * d, point, direction)
     gain = function(moved) - function(point)
     np.testing.assert_allclose(gain, 0.5 * step**2 * found.escape_rate, rtol=1e-3)
     # the collapsed latent's rate is the closed form's, here the fastest of the two
-    np.testing.assert_allclose(
-        found.escape_rate, conditioning.escape_rate(lam[0], 1.0), rtol=FACTORED
-    )
+    np.testing.assert_allclose(found.escape_rate, escape.escape_rate(lam[0], 1.0), rtol=FACTORED)
 
 
 def test_objective_of_the_mean_is_highest_at_the_data_mean():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape.curvature import conditioning, escape
+from landscape.curvature import escape
 from landscape.figures import linear as linear_figures
 from landscape.figures import style
 from landscape.paper import linear_claims
@@ -27,8 +27,10 @@ def test_path_is_the_closed_form_index_and_value_at_every_sigma2():
         at = path.sel(pattern=name)
         for i, s in enumerate(sigma2):
             alive = np.where((pattern >= 0) & (np.asarray(LAM)[pattern] > s), pattern, -1)
-            assert at["index"][i] == stationary.index(LAM, alive, s)
-            np.testing.assert_allclose(at.value[i], stationary.value(LAM, alive, s), rtol=1e-12)
+            assert at["index"][i] == stationary.index(stationary.point(LAM, alive, s))
+            np.testing.assert_allclose(
+                at.value[i], stationary.value(stationary.point(LAM, alive, s)), rtol=1e-12
+            )
             if (alive < 0).any() and (np.delete(LAM, alive[alive >= 0]) > s).any():
                 assert at.escape_rate[i] > 0
     assert path.critical_sigma2.sel(pattern="every second active").values.tolist() == [9, 0, 2]
@@ -47,8 +49,8 @@ def test_gradient_descent_of_the_whole_model_leaves_at_the_predicted_rate(compon
     S = (U * LAM) @ U.T
     moments = mom.from_covariance((S + S.T) / 2)
     step = float(1 / escape.collapsed_stiffness(LAM[0], jnp.asarray(sigma2)))
-    rate = float(conditioning.escape_rate(LAM[component], sigma2))
-    point = stationary.point(U, LAM, jnp.full(k, -1), sigma2)
+    rate = float(escape.escape_rate(LAM[component], sigma2))
+    point = stationary.params(stationary.point(LAM, jnp.full(k, -1), sigma2), U)
     w, v = float(LAM[component] / sigma2), rate + 1 / sigma2
     scale = start / np.hypot(w, v)
     params = linear.LinearVAEParams(
@@ -95,7 +97,7 @@ def test_histogram_counts_every_eigenvalue():
     total = (table.negative + table.positive).sum("size")
     assert total.values.tolist() == [2 * 5 * 2 + 2] * 4
     for name, assignment in points.items():
-        expected = stationary.index(LAM, assignment, 0.7)
+        expected = stationary.index(stationary.point(LAM, assignment, 0.7))
         assert table.positive.sel(point=name).sum() == expected
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from landscape.autodiff import hessian
-from landscape.curvature import collapsed_latent, conditioning
+from landscape.curvature import collapsed_latent, escape
 from landscape.points import stationary
 from landscape.studies import network_spectra
 from landscape.studies import networks as network_study
@@ -33,8 +33,8 @@ def x() -> jax.Array:
 def at_component(x: jax.Array, sigma2: float) -> tuple[linear.Model, linear.LinearVAEParams]:
     """The linear VAE with its first latent on the first component, the second collapsed."""
     s = mom.spectrum(mom.from_data(x))
-    return linear.Model(4, 2), stationary.point(
-        s.eigenvectors, s.eigenvalues, jnp.array([0, -1]), sigma2
+    return linear.Model(4, 2), stationary.params(
+        stationary.point(s.eigenvalues, jnp.array([0, -1]), sigma2), s.eigenvectors
     )
 
 
@@ -43,7 +43,7 @@ def at_component(x: jax.Array, sigma2: float) -> tuple[linear.Model, linear.Line
 def test_collapsed_latent_of_the_linear_vae_escapes_as_the_closed_form_says(x, sigma2):
     model, params = at_component(x, sigma2)
     table = network_study.escape_path(model, params, x, KEY, [sigma2], latent=1)
-    rate = max(float(conditioning.escape_rate(jnp.asarray(3.0), sigma2)), 0)
+    rate = max(float(escape.escape_rate(jnp.asarray(3.0), sigma2)), 0)
     # the active latent's noise is one draw of 400, its correlation with the data some 1/20; it acts
     # on another component, and so to second order alone
     np.testing.assert_allclose(float(table.escape_rate[0]), rate, rtol=1e-5)
@@ -71,13 +71,15 @@ def test_threshold_of_the_linear_vae_is_that_of_its_blocks(seed, beta):
         jnp.eye(n), jnp.diag(jnp.asarray((1 - wv) * lam)), jnp.diag(jnp.asarray(lam))
     )
     found = float(blocks.critical_sigma2(beta))
-    expected = float(conditioning.critical_sigma2(jnp.asarray(lam), k, sigma2, beta))
+    expected = float(escape.critical_sigma2(jnp.asarray(lam), k, sigma2, beta))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_the_latent_of_least_kl_is_taken(x):
     s = mom.spectrum(mom.from_data(x))
-    both = stationary.point(s.eigenvectors, s.eigenvalues, jnp.array([1, 0]), 0.5)
+    both = stationary.params(
+        stationary.point(s.eigenvalues, jnp.array([1, 0]), 0.5), s.eigenvectors
+    )
     table = network_study.escape_path(linear.Model(4, 2), both, x, KEY, [1.0, 0.5])
     assert int(table.latent) == 0
     # ½ log λ₂/σ², to the float64 rounding of a mean over data

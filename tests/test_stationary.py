@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tolerances import EXACT, FACTORED
 
 from landscape.autodiff import hessian, objectives
-from landscape.curvature import conditioning
+from landscape.curvature import conditioning, escape
 from landscape.points import stationary
 from landscape.testing.strategies import (
     moments_with,
@@ -37,12 +37,12 @@ def test_gradient_vanishes_at_every_point(draw, size, seed, sigma2, beta):
     moments, U = moments_with(lam, seed)
     # a gradient is a difference of terms of this size
     scale = float(lam[0] ** 1.5 / min(1, beta * sigma2) ** 2 + 1)
-    for assignment in stationary.points(jnp.asarray(lam), k, sigma2, beta):
-        params = stationary.point(U, jnp.asarray(lam), assignment, sigma2, beta)
+    for assignment in stationary.assignments(jnp.asarray(lam), k, sigma2, beta):
+        params = stationary.params(stationary.point(jnp.asarray(lam), assignment, sigma2, beta), U)
         slope = linear.gradient(params, moments, beta)
         for name in ("W", "V", "log_d"):
             assert jnp.abs(getattr(slope, name)).max() <= EXACT * scale, (assignment, name)
-        value = stationary.value(jnp.asarray(lam), assignment, sigma2, beta)
+        value = stationary.value(stationary.point(jnp.asarray(lam), assignment, sigma2, beta))
         np.testing.assert_allclose(value, linear.elbo(params, moments, beta), rtol=FACTORED)
 
 
@@ -50,7 +50,7 @@ def test_gradient_vanishes_at_every_point(draw, size, seed, sigma2, beta):
 def dense_conditioning(params, moments):
     objective = objectives.elbo(params, moments)
     # 1e-10 of the stiffest direction: dense eigenvalues are good to about 1e-14 of it
-    found, direction = conditioning.at(*objective, rtol=1e-10)
+    found, direction = conditioning.of_function(*objective, rtol=1e-10)
     rate = hessian.product(*objective, direction)
     return found, sum(jnp.vdot(direction[name], rate[name]) for name in direction)
 
@@ -65,14 +65,14 @@ def test_index_is_that_of_the_dense_hessian(draw, size, seed, sigma2):
     if np.min(np.abs(np.log(lam / sigma2))) < 0.02:
         sigma2 *= 1.05
     moments, U = moments_with(lam, seed)
-    points = list(stationary.points(jnp.asarray(lam), k, sigma2))
+    points = list(stationary.assignments(jnp.asarray(lam), k, sigma2))
     rng = np.random.default_rng(seed)
     chosen = [points[i] for i in rng.choice(len(points), min(4, len(points)), replace=False)]
     for assignment in [points[0], points[-1], *chosen]:
         shuffled = rng.permutation(assignment)
-        params = stationary.point(U, jnp.asarray(lam), shuffled, sigma2)
+        params = stationary.params(stationary.point(jnp.asarray(lam), shuffled, sigma2), U)
         found, along_direction = dense_conditioning(params, moments)
-        assert found.index == stationary.index(jnp.asarray(lam), shuffled, sigma2)
+        assert found.index == stationary.index(stationary.point(jnp.asarray(lam), shuffled, sigma2))
         assert found.nullity == 0
         if found.index:
             np.testing.assert_allclose(along_direction, found.escape_rate, rtol=1e-8)
@@ -81,11 +81,11 @@ def test_index_is_that_of_the_dense_hessian(draw, size, seed, sigma2):
 @given(st.data(), seeds, noise)
 def test_only_the_first_point_has_index_zero_and_it_is_the_optimum(draw, seed, sigma2):
     lam = jnp.asarray(draw.draw(separated_spectra(5)))
-    points = list(stationary.points(lam, 3, sigma2))
-    indices = [int(stationary.index(lam, a, sigma2)) for a in points]
+    points = list(stationary.assignments(lam, 3, sigma2))
+    indices = [int(stationary.index(stationary.point(lam, a, sigma2))) for a in points]
     assert indices[0] == 0
     assert min(indices[1:], default=1) >= 1
-    values = [float(stationary.value(lam, a, sigma2)) for a in points]
+    values = [float(stationary.value(stationary.point(lam, a, sigma2))) for a in points]
     assert max(values) == values[0]
     np.testing.assert_allclose(values[0], ppca.optimal_elbo(lam, 3, sigma2), rtol=EXACT)
 
@@ -93,7 +93,7 @@ def test_only_the_first_point_has_index_zero_and_it_is_the_optimum(draw, seed, s
 @given(st.data(), noise)
 def test_points_are_counted_distinct_and_complete(draw, sigma2):
     lam = jnp.asarray(draw.draw(spectra(5)))
-    points = [tuple(a) for a in stationary.points(lam, 3, sigma2)]
+    points = [tuple(a) for a in stationary.assignments(lam, 3, sigma2)]
     assert len(points) == len(set(points)) == stationary.count(lam, 3, sigma2)
     available = [i for i in range(5) if lam[i] > sigma2]
     subsets = {s for r in range(4) for s in itertools.combinations(available, r)}
@@ -102,7 +102,7 @@ def test_points_are_counted_distinct_and_complete(draw, sigma2):
 
 def test_points_are_lazy():
     lam = jnp.linspace(10, 5, 500)
-    first = list(itertools.islice(stationary.points(lam, 200, 1.0), 3))
+    first = list(itertools.islice(stationary.assignments(lam, 200, 1.0), 3))
     assert first[0].tolist() == list(range(200))
     assert stationary.count(lam, 200, 1.0) > 10**140
 
@@ -111,11 +111,50 @@ def test_index_runs_over_assignments_and_noise_at_once():
     lam = jnp.array([4.0, 2.0, 1.0, 0.5])
     assignments = jnp.array([[0, 1], [0, -1], [1, -1]])
     sigma2 = jnp.array([0.3, 0.7])
-    both = jax.jit(jax.vmap(jax.vmap(stationary.index, (None, 0, None)), (None, None, 0)))(
-        lam, assignments, sigma2
-    )
+    count = lambda a, s: stationary.index(stationary.point(lam, a, s))  # noqa: E731
+    both = jax.jit(jax.vmap(jax.vmap(count, (0, None)), (None, 0)))(assignments, sigma2)
     # with k − r spare latents and unused λ above σ² or above a used one, counted by hand
     assert both.tolist() == [[0, 3, 4], [0, 2, 3]]
+
+
+def test_what_a_point_knows_of_itself():
+    # 1e-17 is a zero of S, of a size that an eigensolver leaves
+    point = stationary.point(jnp.array([4.0, 2.0, 0.5, 1e-17]), np.array([1, -1]), 0.6, 2.0)
+    assert (point.n, point.k, float(point.tau)) == (4, 2, 1.2)
+    assert point.owners.tolist() == [2, 0, 2, 2]
+    assert (point.used.tolist(), point.active.tolist()) == ([0, 1, 0, 0], [1, 0])
+    assert point.lam.tolist() == [4.0, 2.0, 0.5, 0.0]
+    np.testing.assert_allclose(point.levels, [2.0, 1.2])
+    np.testing.assert_allclose(point.widths, [np.sqrt(0.8), 0.0])
+    assert stationary.unit_free(point).unit == 4.0
+
+
+def test_points_are_values_for_jit_vmap_and_grad():
+    lam, a = jnp.array([4.0, 2.0, 0.5]), jnp.array([0, -1])
+    sigma2 = jnp.array([0.3, 1.0])
+    points = jax.vmap(lambda s: stationary.point(lam, a, s))(sigma2)
+    many = jax.jit(jax.vmap(stationary.value))(points)
+    for s, value in zip(sigma2, many, strict=True):
+        np.testing.assert_allclose(value, stationary.value(stationary.point(lam, a, s)), rtol=EXACT)
+    slope = jax.grad(lambda s: stationary.value(stationary.point(lam, a, s)))(1.0)
+    # of the likelihood at fixed W, which moves to second order only: −½ Σ_unused (1/σ² − λ/σ⁴)
+    np.testing.assert_allclose(slope, -0.5 * (2 - 2.0 - 0.5), rtol=FACTORED)
+
+
+@pytest.mark.parametrize("wrong", [[2, -1], [0, 0], [3, -1]])  # λ ≤ τ, twice, no such component
+def test_traced_points_that_are_none_say_nan(wrong):
+    lam = jnp.array([4.0, 2.0, 0.5])
+
+    @jax.vmap
+    def measure(a):
+        point = stationary.point(lam, a, 1.0)
+        params = stationary.params(point, jnp.eye(3))
+        known = jnp.isnan(point.levels).any(), jnp.isnan(params.W).any()
+        return *known, jnp.isnan(stationary.value(point)), stationary.index(point)
+
+    right, bad = np.transpose(measure(jnp.array([[0, -1], wrong])))
+    assert right.tolist() == [0, 0, 0, 1]
+    assert bad[:3].tolist() == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -123,7 +162,7 @@ def test_zero_column_curvature_of_the_profile():
     """Along an unused u_i the profile ELBO bends with (λ_i − σ²)/σ⁴ (landscape/README.md, 2)."""
     lam, sigma2 = jnp.array([4.0, 2.0, 0.5]), 1.3
     moments, U = moments_with(np.asarray(lam), 0)
-    W = stationary.point(U, lam, jnp.array([0, -1]), sigma2).W
+    W = stationary.params(stationary.point(lam, jnp.array([0, -1]), sigma2), U).W
     for i in (1, 2):
         direction = jnp.zeros_like(W).at[:, 1].set(U[:, i])
         line = lambda t, d=direction: linear.profile_elbo(W + t * d, sigma2, moments)  # noqa: E731
@@ -136,14 +175,14 @@ def test_escape_rate_is_the_eigenvalue_of_its_block(lam, sigma2):
     block = [[-1 / sigma2, lam / sigma2], [lam / sigma2, -lam]]
     exact = np.linalg.eigvalsh(block)[-1]
     scale = abs(np.linalg.eigvalsh(block)[0])
-    ours = conditioning.escape_rate(jnp.asarray(lam), sigma2)
+    ours = escape.escape_rate(jnp.asarray(lam), sigma2)
     np.testing.assert_allclose(ours, exact, rtol=0, atol=10 * EXACT * scale)
 
 
 def test_escape_rate_keeps_its_digits_at_the_threshold():
     # at σ² = 1, λ = 1 + δ the block has determinant −δ(1 + δ), and μ₋ is −2: μ₊ is δ/2
     delta = 1e-12
-    ours = conditioning.escape_rate(jnp.asarray(1 + delta), 1.0)
+    ours = escape.escape_rate(jnp.asarray(1 + delta), 1.0)
     np.testing.assert_allclose(ours, delta / 2, rtol=1e-3)  # 1 + 1e-12 itself has four digits of δ
 
 
@@ -165,5 +204,5 @@ def test_rotation_stiffness_is_the_second_derivative(draw, seed, sigma2):
 
     bend = jax.grad(jax.grad(turned))(0.0)
     # D is held while rotating, as in the joint space of all parameters
-    expected = -conditioning.rotation_stiffness(jnp.asarray(lam[:2]))[0]
+    expected = -escape.rotation_stiffness(jnp.asarray(lam[:2]))[0]
     np.testing.assert_allclose(bend, expected, rtol=1e-7, atol=1e-9)

@@ -23,11 +23,12 @@ from landscape.curvature import (
     conditioning,
     directions,
     escape,
-    mixed_points,
+    mixed_blocks,
     operators,
+    own_blocks,
     summaries,
 )
-from landscape.points import census, stationary
+from landscape.points import census, mixed, stationary
 from landscape.studies import surface
 from landscape.testing.strategies import moments_with, normal, orthogonal
 from linvae_jax import linear, moments, ppca, predictions
@@ -92,17 +93,17 @@ def counted(problem, learn=WEIGHTS):
 @hypothesis.settings(max_examples=20)
 @given(problems(), units)
 def test_summary_is_the_same_in_every_unit(learn, problem, u):
-    lam, assignment, sigma2, beta = in_unit(problem, u)
-    found = summaries.summarise(lam, assignment, sigma2, beta=beta, learn=learn)
+    here = in_unit(problem, u)
+    found = summaries.summarise(stationary.point(*here), learn=learn)
     index, flat = counted(problem, learn)
     assert (int(found.index), int(found.nullity)) == (index, flat)
-    assert index == stationary.index(lam, assignment, sigma2, beta)
+    assert index == stationary.index(stationary.point(*here))
     assert (found.escape_rate > 0) == (found.unit_free.escape_rate > 0) == (index > 0)
     assert found.stiffness > 0
     # the eigenvalues' own signs say the same
-    values = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=learn)
+    values = blocks.hessian_eigenvalues(stationary.point(*here), learn=learn)
     assert ((values > 0).sum(), (values == 0).sum()) == (index, flat)
-    first = summaries.summarise(*in_unit(problem, 1.0)[:3], beta=beta, learn=learn)
+    first = summaries.summarise(stationary.point(*in_unit(problem, 1.0)), learn=learn)
     np.testing.assert_allclose(
         jnp.stack(found.unit_free), jnp.stack(first.unit_free), rtol=INVARIANT
     )
@@ -111,17 +112,15 @@ def test_summary_is_the_same_in_every_unit(learn, problem, u):
 @hypothesis.settings(max_examples=20)
 @given(problems(), units)
 def test_unit_free_numbers_are_those_of_normalised_data(problem, u):
-    lam, assignment, sigma2, beta = in_unit(problem, u)
-    found = summaries.summarise(lam, assignment, sigma2, beta=beta, learn=NOISE)
+    here = in_unit(problem, u)
+    found = summaries.summarise(stationary.point(*here), learn=NOISE)
     root = np.sqrt(problem[0][0])
-    plain = summaries.summarise(*in_unit(problem, 1 / root)[:3], beta=beta, learn=NOISE)
+    plain = summaries.summarise(stationary.point(*in_unit(problem, 1 / root)), learn=NOISE)
     expected = (plain.stiffness, plain.condition_number, plain.escape_rate)
     np.testing.assert_allclose(jnp.stack(found.unit_free), jnp.stack(expected), rtol=INVARIANT)
     edges = jnp.array([-np.inf, -0.5, 0.0, 0.7, np.inf])
-    values = blocks.eigenvalues(lam, assignment, sigma2, beta=beta, learn=NOISE, unit_free=True)
-    histogram = summaries.histogram(
-        lam, assignment, sigma2, edges, beta=beta, learn=NOISE, unit_free=True
-    )
+    values = blocks.hessian_eigenvalues(stationary.point(*here), learn=NOISE, unit_free=True)
+    histogram = summaries.histogram(stationary.point(*here), edges, learn=NOISE, unit_free=True)
     np.testing.assert_array_equal(histogram.counts, np.histogram(values, edges)[0])
 
 
@@ -129,7 +128,7 @@ def test_unit_free_numbers_are_those_of_normalised_data(problem, u):
 @given(problems(), st.sampled_from([WEIGHTS, NOISE]), st.randoms(use_true_random=False))
 def test_order_of_latents_and_of_equal_components_decides_nothing(problem, learn, random):
     lam, assignment, sigma2, beta = problem
-    base = summaries.summarise(*in_unit(problem, 1.0)[:3], beta=beta, learn=learn)
+    base = summaries.summarise(stationary.point(*in_unit(problem, 1.0)), learn=learn)
     shuffled = np.array(random.sample(list(assignment), K))
     # another of the equal components for each latent in use
     other, taken = [], set()
@@ -138,7 +137,9 @@ def test_order_of_latents_and_of_equal_components_decides_nothing(problem, learn
         other.append(random.choice(equal) if equal else -1)
         taken.add(other[-1])
     for again in (shuffled, np.array(other)):
-        found = summaries.summarise(jnp.asarray(lam), again, sigma2, beta=beta, learn=learn)
+        found = summaries.summarise(
+            stationary.point(jnp.asarray(lam), again, sigma2, beta), learn=learn
+        )
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(base), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11)
 
@@ -157,16 +158,16 @@ def test_two_latents_collapsed_at_a_sigma2_below_three_eigenvalues(issue, u, dty
     """Both can escape along three components, whatever the unit: 6, where it was 0 to 6."""
     problem = np.asarray(issue[1]), np.array([-1, -1]), 0.9 * float(issue[1][2]), 1.0
     lam, a, sigma2, _ = in_unit(problem, u, dtype)
-    found = summaries.summarise(lam, a, sigma2)
+    found = summaries.summarise(stationary.point(lam, a, sigma2))
     assert (found.index, found.nullity) == (6, 0)
-    base = summaries.summarise(*in_unit(problem, 1.0)[:3])
+    base = summaries.summarise(stationary.point(*in_unit(problem, 1.0)))
     rtol = 100 * np.finfo(dtype).eps  # λ₃ − σ² is a tenth of σ²
     np.testing.assert_allclose(jnp.stack(found.unit_free), jnp.stack(base.unit_free), rtol=rtol)
-    for rate in (conditioning.escape_rate(lam[0], sigma2), found.escape_rate):
+    for rate in (escape.escape_rate(lam[0], sigma2), found.escape_rate):
         assert is_escape_rate(rate, lam[0], sigma2, 20 * np.finfo(dtype).eps)
-    H = operators.at(jnp.eye(4, dtype=dtype), lam, a, sigma2)
+    H = operators.block_hessian(stationary.point(lam, a, sigma2), jnp.eye(4, dtype=dtype))
     assert operators.inertia(H) == (6, 12, 0)
-    ways = directions.escape_directions(jnp.eye(4, dtype=dtype), lam, a, sigma2)
+    ways = directions.escape_directions(stationary.point(lam, a, sigma2), jnp.eye(4, dtype=dtype))
     assert sum(1 for _ in ways) == 6
     sign, log = operators.slogdet(H)
     # det = ½² Π [λ(λ − σ²)/σ⁴]² over all components, and six signs are plus
@@ -190,7 +191,7 @@ def test_escape_rate_has_all_its_digits_in_every_unit(e, excess, sigma2):
         sigma2_u = dtype(sigma2 * 10 ** (2 * e))
         lam = dtype(sigma2_u * dtype(1 + excess))
         hypothesis.assume(lam > sigma2_u)
-        ours = conditioning.escape_rate(jnp.asarray(lam), jnp.asarray(sigma2_u))
+        ours = escape.escape_rate(jnp.asarray(lam), jnp.asarray(sigma2_u))
         assert ours.dtype == dtype
         # λ − σ² is exact; a dozen roundings
         assert is_escape_rate(ours, lam, sigma2_u, 12 * np.finfo(dtype).eps)
@@ -293,7 +294,7 @@ def test_every_eigenvalue_and_the_determinant_are_right_in_every_unit(name, e, l
         place[np.where(assignment < 0, len(lam), assignment)],
         float(sigma2 * u**2),
     )
-    values = np.sort(blocks.eigenvalues(*args, beta=2.0, learn=learn))
+    values = np.sort(blocks.hessian_eigenvalues(stationary.point(*args, beta=2.0), learn=learn))
     room = Fraction(1, 10**9)
     for q, value in enumerate(values):
         value = Fraction(float(value))
@@ -301,14 +302,14 @@ def test_every_eigenvalue_and_the_determinant_are_right_in_every_unit(name, e, l
         assert sum(p < 0 for p in pivots(scaled, value - away)) <= q, (q, float(value))
         assert sum(p > 0 for p in pivots(scaled, value + away)) <= len(values) - 1 - q
     signs = pivots(H, Fraction(0))
-    count = summaries.summarise(*args, beta=2.0, learn=learn)
+    count = summaries.summarise(stationary.point(*args, beta=2.0), learn=learn)
     assert count.index == sum(p > 0 for p in signs)
     assert count.nullity == sum(p == 0 for p in signs) == 0
     exact = sum(np.log(float(abs(p))) for p in signs)
     if "mean" in learn:
         exact -= 2 * len(lam) * e * np.log(2)
-    p = blocks.levels(*args, beta=2.0)
-    ours = blocks.log_determinant(p, frozenset(learn))
+    p = stationary.point(*args, beta=2.0)
+    ours = blocks.log_determinant(p, learn)
     np.testing.assert_allclose(ours, exact, rtol=1e-12, atol=1e-12)
 
 
@@ -341,11 +342,11 @@ def test_solve_and_determinant_without_tolerance_are_numpys(lam, assignment, lea
     """The pseudo-inverse and the product of nonzero eigenvalues, of the dense Hessian."""
     m, U = moments_with(np.array(lam), 0)
     lam, assignment = jnp.asarray(lam), np.array(assignment)
-    point = stationary.point(U, lam, assignment, 1.0)
+    point = stationary.params(stationary.point(lam, assignment, 1.0), U)
     H = np.asarray(dense(point, m, 1.0, learn))
     values = np.linalg.eigvalsh(H)
     zero = np.abs(values) < 1e-11 * np.abs(values).max()
-    ours = operators.at(U, lam, assignment, 1.0, learn=learn)
+    ours = operators.block_hessian(stationary.point(lam, assignment, 1.0), U, learn=learn)
     assert operators.inertia(ours) == (
         (values[~zero] > 0).sum(), (values[~zero] < 0).sum(), zero.sum(),
     )  # fmt: skip
@@ -372,7 +373,7 @@ def test_newton_steps_are_the_same_in_every_unit(u, learn):
 
     def solve(u, back):
         lam, a, sigma2, _ = in_unit(problem, u)
-        H = operators.at(U, lam, a, sigma2, learn=learn)
+        H = operators.block_hessian(stationary.point(lam, a, sigma2), U, learn=learn)
         step = operators.solve(H, LinearVAEParams(b.W / u, b.V * u, b.log_d, b.log_sigma2))
         if back:
             step = operators.apply(H, step)
@@ -395,25 +396,26 @@ def test_census_is_the_same_in_every_unit(problem, u):
     np.testing.assert_array_equal(found.index, base.index)
     np.testing.assert_array_equal(found.nullity, base.nullity)
     for t in base.types[:: max(1, len(base.types) // 8)]:
-        spectrum = partial(mixed_points.eigenvalues, point_type=t, beta=beta, unit_free=True)
-        one = spectrum(jnp.asarray(lam), sigma2=sigma2)
-        other = spectrum(jnp.asarray(lam * u**2), sigma2=sigma2 * u**2)
+        one, other = (
+            mixed_blocks.hessian_eigenvalues(mixed.point(here, t, s2, beta), unit_free=True)
+            for here, s2 in [(lam, sigma2), (lam * u**2, sigma2 * u**2)]
+        )
         np.testing.assert_allclose(other, one, atol=1e-12 * np.abs(one).max(), rtol=INVARIANT)
         if t.mixed:
             continue
         used = [g.components[0] for g in t.groups]
         a = np.array(used + [-1] * t.collapsed)
         own = in_unit((lam, a, sigma2, beta), u)
-        assert census.inertia(own[0], t, own[2], beta) == tuple(
-            blocks.inertia(blocks.levels(*own), frozenset(WEIGHTS))[::2]
+        assert mixed.inertia(mixed.point(own[0], t, own[2], beta)) == tuple(
+            blocks.inertia(stationary.point(*own), WEIGHTS)[::2]
         )
 
 
 def test_raw_spectrum_of_mixed_points_is_that_of_normalised_data_but_for_units():
     lam = jnp.array([9.0, 4.0, 2.0, 0.5])
     for t in census.types(lam, 3, 0.7):
-        free = mixed_points.eigenvalues(lam, t, 0.7, unit_free=True)
-        plain = mixed_points.eigenvalues(lam / 9, t, 0.7 / 9)
+        free = mixed_blocks.hessian_eigenvalues(mixed.point(lam, t, 0.7), unit_free=True)
+        plain = mixed_blocks.hessian_eigenvalues(mixed.point(lam / 9, t, 0.7 / 9))
         np.testing.assert_allclose(free, plain, atol=1e-12 * np.abs(plain).max())
 
 
@@ -428,21 +430,23 @@ def objective_in(saddle, u):
     lam, U, a, sigma2 = saddle
     lam = jnp.asarray(lam * u**2)
     m = moments.from_covariance((U * lam) @ U.T)
-    return objectives.elbo(stationary.point(jnp.asarray(U), lam, a, sigma2 * u**2), m)
+    return objectives.elbo(
+        stationary.params(stationary.point(lam, a, sigma2 * u**2), jnp.asarray(U)), m
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("u", [1e-8, 1e-4, 1.0, 1e4, 1e8])
 def test_dense_index_needs_no_unit(saddle, u):
     objective = objective_in(saddle, u)
-    found, _ = conditioning.at(*objective)
-    expected = int(stationary.index(jnp.asarray(saddle[0]), saddle[2], saddle[3]))
+    found, _ = conditioning.of_function(*objective)
+    expected = int(stationary.index(stationary.point(jnp.asarray(saddle[0]), saddle[2], saddle[3])))
     assert (found.index, found.nullity) == (expected, 0) == (3, 0)
     # with units taken out all numbers are those of the blocks
     scale = float(np.sqrt(saddle[0][0])) * u
-    free, way = conditioning.at(*objectives.rescaled(objective, scale))
+    free, way = conditioning.of_function(*objectives.rescaled(objective, scale))
     exact = summaries.summarise(
-        jnp.asarray(saddle[0] * u**2), saddle[2], saddle[3] * u**2
+        stationary.point(jnp.asarray(saddle[0] * u**2), saddle[2], saddle[3] * u**2)
     ).unit_free
     assert (free.index, free.nullity) == (3, 0)
     ours = (free.stiffness, free.condition_number, free.escape_rate)
@@ -458,9 +462,11 @@ def test_dense_index_needs_no_unit(saddle, u):
 def test_dense_index_takes_the_unit_of_an_array_without_curvature_from_its_coupling():
     for c in (1e-8, 1.0, 1e8):
         f = lambda v, c=c: -((v["a"] / c) ** 2) / 2 + v["a"] * v["b"]  # noqa: E731
-        found, _ = conditioning.at(f, {"a": jnp.array(0.0), "b": jnp.array(0.0)})
+        found, _ = conditioning.of_function(f, {"a": jnp.array(0.0), "b": jnp.array(0.0)})
         assert (found.index, found.nullity) == (1, 0)
-    found, _ = conditioning.at(lambda v: 1e9 * v["a"] * v["b"], {"a": 0.0, "b": 0.0, "c": 0.0})
+    found, _ = conditioning.of_function(
+        lambda v: 1e9 * v["a"] * v["b"], {"a": 0.0, "b": 0.0, "c": 0.0}
+    )
     assert (found.index, found.nullity) == (1, 1)
 
 
@@ -472,7 +478,9 @@ def test_matrix_free_index_of_a_rescaled_objective(saddle, u):
     objective = objective_in((lam, U, *saddle[2:]), u)
     free = objectives.rescaled(objective, float(np.sqrt(lam[0])) * u)
     found = lobpcg.escapes(*free, jax.random.key(0), tolerance=0.01)
-    exact = blocks.eigenvalues(jnp.asarray(lam), saddle[2], saddle[3], unit_free=True)
+    exact = blocks.hessian_eigenvalues(
+        stationary.point(jnp.asarray(lam), saddle[2], saddle[3]), unit_free=True
+    )
     exact = np.sort(exact)[::-1]
     assert found.complete
     np.testing.assert_allclose(found.values, exact[exact > 0], rtol=1e-7)
@@ -490,7 +498,7 @@ def test_what_a_collapsed_latent_waits_for_scales_with_the_data(u):
     x = jax.random.normal(jax.random.key(0), (50, 3)) * jnp.array([3.0, 2.0, 1.0])
     x = x - x.mean(axis=0)
     point = LinearVAEParams(params.W * 0, params.V * 0, params.log_d * 0, params.log_sigma2)
-    found = collapsed_latent.at(model, point, x * u, jax.random.key(2), 0)
+    found = collapsed_latent.blocks(model, point, x * u, jax.random.key(2), 0)
     lam = np.linalg.eigvalsh(x.T @ x / 50)[::-1]
     np.testing.assert_allclose(found.critical_sigma2(), lam[0] * u**2, rtol=1e-12)
     for sigma2, index in ((1.01 * lam[0], 0), (0.9 * lam[0], 1), (0.9 * lam[2], 3)):
@@ -508,12 +516,12 @@ def test_critical_sigma2_and_rotations_in_every_unit(u, dtype):
     # below σ² = 2 two are in use, and what the second leaves, τ²/λ₂, is less than λ₃ at σ² = 2
     for sigma2, beta in ((2.0, 1.0), (2.9, 1.0), (1.0, 2.9)):
         expected = max(1.5, (beta * sigma2) ** 2 / 3.0) / beta
-        ours = conditioning.critical_sigma2(here, 3, sigma2 * u**2, beta)
+        ours = escape.critical_sigma2(here, 3, sigma2 * u**2, beta)
         np.testing.assert_allclose(ours, expected * u**2, rtol=rtol)
     gaps = (lam[:-1] - lam[1:]) ** 2 / (lam[:-1] * lam[1:])
-    np.testing.assert_allclose(conditioning.rotation_stiffness(here), gaps, rtol=rtol)
+    np.testing.assert_allclose(escape.rotation_stiffness(here), gaps, rtol=rtol)
     stiff = escape.collapsed_stiffness(here[0], jnp.asarray(u**2, dtype))
-    spectrum = blocks.eigenvalues(here, np.array([-1]), u**2)
+    spectrum = blocks.hessian_eigenvalues(stationary.point(here, np.array([-1]), u**2))
     np.testing.assert_allclose(stiff, -spectrum.min(), rtol=rtol)
 
 
@@ -536,7 +544,9 @@ def test_density_of_a_rotated_multiple_of_the_identity_integrates_to_one(scale, 
 def test_points_that_are_none_count_as_nothing_where_values_are_traced():
     lam = jnp.array([4.0, 2.0, 0.5])
     assignments = jnp.array([[0, -1], [2, -1], [0, 1]])
-    found = jax.jit(jax.vmap(lambda a: summaries.summarise(lam, a, 1.0, learn=NOISE)))(assignments)
+    found = jax.jit(
+        jax.vmap(lambda a: summaries.summarise(stationary.point(lam, a, 1.0), learn=NOISE))
+    )(assignments)
     assert found.index.tolist() == [1, 0, 0]
     assert found.nullity.tolist() == [0, 0, 0]
     for leaf in (found.stiffness, found.condition_number, found.escape_rate, *found.unit_free):
@@ -548,8 +558,12 @@ def test_all_units_at_once_under_vmap():
     squares = jnp.array([1e-24, 1e-6, 1.0, 1e24])
 
     def read(u2):
-        found = summaries.summarise(jnp.asarray(lam) * u2, a, 0.9 * u2, learn=NOISE)
-        H = operators.at(jnp.eye(N), jnp.asarray(lam) * u2, a, 0.9 * u2, learn=NOISE)
+        found = summaries.summarise(
+            stationary.point(jnp.asarray(lam) * u2, a, 0.9 * u2), learn=NOISE
+        )
+        H = operators.block_hessian(
+            stationary.point(jnp.asarray(lam) * u2, a, 0.9 * u2), jnp.eye(N), learn=NOISE
+        )
         return found, operators.inertia(H), operators.slogdet(H)
 
     found, count, (sign, log) = jax.jit(jax.vmap(read))(squares)
@@ -587,7 +601,7 @@ def test_what_has_no_hessian_is_refused(function, point, message):
     directions = jax.tree.map(jnp.ones_like, point)
     for ask in (
         lambda: hessian.dense(function, point),
-        lambda: conditioning.at(function, point),
+        lambda: conditioning.of_function(function, point),
         lambda: hessian.product(function, point, directions),
     ):
         with pytest.raises(ValueError, match=message):
@@ -615,22 +629,25 @@ def test_zeros_of_a_covariance_of_low_rank_are_flat_in_every_unit(u, dtype):
     rough = jnp.sort(jnp.linalg.eigvalsh(jnp.cov(jnp.asarray(x), rowvar=False, bias=True)))[::-1]
     sigma2 = float(lam[2]) / 2
     for spectrum in (lam, rough):
-        found = summaries.summarise(spectrum, np.array([0, -1]), sigma2)
+        found = summaries.summarise(stationary.point(spectrum, np.array([0, -1]), sigma2))
         # six data have five directions about their mean
         assert found.nullity == 2 * (12 - 5)
         above = int((spectrum > sigma2).sum())
         assert found.index == above - 1
         assert found.unit_free.condition_number < 1e3
         if dtype == np.float64:
-            t = census.PointType((census.Group((0,), 1),), 1)
-            assert census.inertia(spectrum, t, sigma2) == (above - 1, 14)
+            t = mixed.PointType((mixed.Group((0,), 1),), 1)
+            assert mixed.inertia(mixed.point(spectrum, t, sigma2)) == (above - 1, 14)
 
 
 @pytest.mark.parametrize(("u", "power"), [(1e-6, -1), (1e6, 1)])
 def test_raw_numbers_scale_as_the_chapter_says(u, power):
     """Like u⁴ or 1/u⁴ where they compare W with V, and the rate's two limits."""
     lam, sigma2, a = np.array([6.0, 3.0, 0.4]), 0.9, np.array([-1, -1])
-    read = lambda u: summaries.summarise(jnp.asarray(lam * u**2), a, sigma2 * u**2)  # noqa: E731
+
+    def read(u):
+        return summaries.summarise(stationary.point(lam * u**2, a, sigma2 * u**2))
+
     one, ten = read(u), read(10.0**power * u)
     np.testing.assert_allclose(ten.stiffness / one.stiffness, 1e2, rtol=1e-9)
     np.testing.assert_allclose(ten.condition_number / one.condition_number, 1e4, rtol=1e-9)
@@ -654,29 +671,20 @@ CONTAINERS = {
 }
 PLACE = [0, -1]
 AXES = np.eye(4)
-BOTH = census.PointType((census.Group((0, 1), 2),))
+BOTH = mixed.PointType((mixed.Group((0, 1), 2),))
 # every function of a spectrum, by a number that follows from all of its result
 OF_SPECTRUM = {
-    "summarise": lambda v: summaries.summarise(v, PLACE, 1.5).condition_number,
-    "path": lambda v: summaries.path(v, PLACE, [0.5, 1.5]).value.sum(),
-    "histogram": lambda v: summaries.histogram(v, PLACE, 1.5, 9).edges.sum(),
-    "blocks": lambda v: blocks.eigenvalues(v, PLACE, 1.5).sum(),
-    "of the likelihood": lambda v: blocks.log_likelihood_eigenvalues(v, PLACE, 1.5).sum(),
-    "eigenvector": lambda v: abs(directions.eigenvector(0, AXES, v, PLACE, 1.5).W).sum(),
-    "escapes": lambda v: sum(
-        float(rate) for rate, _ in directions.escape_directions(AXES, v, PLACE, 1.5)
-    ),
-    "operator": lambda v: operators.slogdet(operators.at(AXES, v, PLACE, 1.5))[1],
-    "points": lambda v: len(list(stationary.points(v, 2, 1.5))),
+    "summarise": lambda v: summaries.summarise(stationary.point(v, PLACE, 1.5)).condition_number,
+    "path": lambda v: summaries.over_sigma2(v, PLACE, [0.5, 1.5]).value.sum(),
+    "points": lambda v: len(list(stationary.assignments(v, 2, 1.5))),
     "count": lambda v: stationary.count(v, 2, 1.5),
-    "point": lambda v: stationary.point(AXES, v, PLACE, 1.5).W.sum(),
-    "value": lambda v: stationary.value(v, PLACE, 1.5),
-    "index": lambda v: stationary.index(v, PLACE, 1.5),
+    "point": lambda v: stationary.params(stationary.point(v, PLACE, 1.5), AXES).W.sum(),
+    "value": lambda v: stationary.value(stationary.point(v, PLACE, 1.5)),
     "census": lambda v: census.table(v, 2, 1.5).value.sum(),
-    "mixed": lambda v: mixed_points.eigenvalues(v, BOTH, 1.5).sum(),
-    "escape rate": lambda v: conditioning.escape_rate(v, 1.5).sum(),
-    "critical": lambda v: conditioning.critical_sigma2(v, 2, 1.5),
-    "rotations": lambda v: conditioning.rotation_stiffness(v).sum(),
+    "mixed": lambda v: mixed_blocks.hessian_eigenvalues(mixed.point(v, BOTH, 1.5)).sum(),
+    "escape rate": lambda v: escape.escape_rate(v, 1.5).sum(),
+    "critical": lambda v: escape.critical_sigma2(v, 2, 1.5),
+    "rotations": lambda v: escape.rotation_stiffness(v).sum(),
     "conditioning": lambda v: conditioning.summarise(v).condition_number,
     "simulated": lambda v: escape.simulate(v, 0, 1.5).simulated_steps,
     "sigma2": lambda v: ppca.optimal_sigma2(v, 2),
@@ -687,7 +695,7 @@ OF_SPECTRUM = {
     "rank": lambda v: moments.rank(v, 3.0),
     "surface": lambda v: float(
         surface.zero_column(v, [1.5], (1, 2), 3).profile_elbo.sum()
-        + surface.default_sigma2(v, (1, 2))[0]
+        + surface.sigma2_around(v, (1, 2))[0]
     ),
 }
 NO_SPECTRUM = (None, "abc", 3.0, np.zeros((4, 1)), [], [1j, 1j], [9.0, np.nan, 1.0, 1.0])
@@ -715,7 +723,7 @@ def test_a_point_is_compared_with_the_noise_in_the_precision_of_the_formulas():
     with jax.enable_x64(False):
         lam, sigma2 = np.array([1 + 1e-9, 0.5]), 1.0
         with pytest.raises(ValueError, match=r"assignment: got component 0 with eigenvalue 1, "):
-            stationary.value(lam, [0], sigma2)
+            stationary.value(stationary.point(lam, [0], sigma2))
         assert stationary.count(lam, 1, sigma2) == 1
         with pytest.raises(ValueError, match=r"eigenvalues: got 1e-50 as the largest"):
             stationary.count(np.array([1e-50, 0.0]), 1, sigma2)
@@ -731,8 +739,8 @@ def test_own_blocks_keep_their_digits_however_small_the_noise_is(ratio, unit, dt
         return  # 1 + 1e-6 is eight roundings from one; σ² is beyond float32
     lam = dtype(1.7 * unit)
     sigma2 = dtype(lam / dtype(ratio))
-    p = blocks.levels(jnp.asarray([lam]), np.array([0]), jnp.asarray(sigma2))
-    found = np.sort(np.asarray(blocks.own_spectra(p)[0])[0].astype(float))
+    p = stationary.point(jnp.asarray([lam]), np.array([0]), jnp.asarray(sigma2))
+    found = np.sort(np.asarray(own_blocks.spectra(p)[0])[0].astype(float))
     l, s = Fraction(float(lam)), Fraction(float(sigma2))
     AA, BB, dd = -1 / s, -l * l / s, Fraction(-1, 2)
     AB, square_of_Ad = (2 * s - l) / s, (l - s) / l**2

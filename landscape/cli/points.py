@@ -2,7 +2,6 @@
 
 from itertools import islice
 
-import jax
 import numpy as np
 
 from landscape.cli import text
@@ -33,16 +32,18 @@ def points(options: Points) -> int:
 
         identity.check_file(options.out, settings)
     total = stationary.count(lam, options.k, sigma2)
-    assignments = np.array(list(islice(stationary.points(lam, options.k, sigma2), options.limit)))
-    per_point = jax.vmap(stationary.value, (None, 0, None))(lam, assignments, sigma2)
-    index = jax.vmap(stationary.index, (None, 0, None))(lam, assignments, sigma2)
+    every = stationary.assignments(lam, options.k, sigma2)
+    assignments = np.array(list(islice(every, options.limit)))
+    points = [stationary.point(lam, a, sigma2) for a in assignments]
+    per_point = [float(stationary.value(p)) for p in points]
+    index = [int(stationary.index(p)) for p in points]
     best = float(ppca.optimal_elbo(lam, options.k, sigma2))
-    rates = [float(summaries.summarise(lam, a, sigma2).escape_rate) for a in assignments]
+    rates = [float(summaries.summarise(p).escape_rate) for p in points]
     print(f"{total:,} stationary points of pPCA, up to the order of latents; σ² = {sigma2:.6g}")
     rows = [("components, from 1 (-: collapsed)", "below optimum", "index", "escape rate")]
     for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
         name = " ".join("-" if c < 0 else str(c + 1) for c in a)
-        rows.append((name, f"{best - float(value):.6g}", f"{int(i):,}", f"{rate:.6g}"))
+        rows.append((name, f"{best - value:.6g}", f"{i:,}", f"{rate:.6g}"))
     print("\n".join(text.columns(rows, left=1)))
     if options.out:
         from landscape.studies import identity

@@ -35,7 +35,7 @@ def surface(options: Surface) -> int:
     settings = of_data | {text.flag(n): getattr(options, n) for n in ("components", "sigma2")}
     written = options.out.with_name(options.out.name + ".nc")
     identity.check_file(written, settings)
-    sigma2 = options.sigma2 or plane.default_sigma2(lam, pair)
+    sigma2 = options.sigma2 or plane.sigma2_around(lam, pair)
     table = plane.zero_column(lam, sigma2, pair).assign_attrs(text.attrs(options, source))
     saved = [tables.save(identity.signed(table, settings), written)]
     saved += style.save(linear_figures.stationary_surface(table), options.out)

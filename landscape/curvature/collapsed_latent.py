@@ -13,7 +13,7 @@ nothing to share that is the largest eigenvalue that no latent uses.
 ...     x = jax.random.normal(jax.random.key(0), (1000, 2)) * jnp.array([3.0, 1.0])
 ...     model = linear.Model(2, 1)
 ...     params = model.init(jax.random.key(1), 1.0)  # of no matter: the one latent is collapsed
-...     blocks = collapsed_latent.at(model, params, x, jax.random.key(2), 0)
+...     blocks = collapsed_latent.blocks(model, params, x, jax.random.key(2), 0)
 ...     largest = jnp.linalg.eigvalsh(x.T @ x / 1000)[-1]
 ...     print(round(float(blocks.critical_sigma2() / largest), 12))
 1.0
@@ -238,7 +238,7 @@ def _second_order(model: vae.LatentModel, params: Any, x: Array, noise: Array) -
     return hessian.dense(half_error, weights[name], chunk=8)
 
 
-def at(
+def blocks(
     model: vae.LatentModel,
     params: Any,
     x: Float[Array, "N n"],
@@ -314,7 +314,7 @@ def curvature_along(
     """dᵀA d from slopes of the error at ±step · d: with the kinks that lie between.
 
     Args:
-        model: as for `at`, like the arguments not listed here.
+        model: as for `blocks`, like the arguments not listed here.
         params: a trained one.
         x: (N, n), centred data.
         key: for the noise.
@@ -326,7 +326,7 @@ def curvature_along(
         Mean over data, of the same unit as A.
 
     Raises:
-        ValueError: as `at`; a direction of another shape, NaN or Inf; step ≤ 0.
+        ValueError: as `blocks`; a direction of another shape, NaN or Inf; step ≤ 0.
     """
     checks.data_matrix("x", x, model.n)
     checks.shape("direction", direction, ("d",))

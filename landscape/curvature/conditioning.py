@@ -73,8 +73,8 @@ def summarise(
     A tolerance relative to the largest eigenvalue compares curvatures of different units, where
     the variables have any: of weights that are measured in the data's unit and of weights in one
     over it. So give eigenvalues of a matrix whose variables are all of one unit, as those of
-    `objectives.rescaled` are. `at` takes the units out first, and `summaries.summarise` needs
-    no tolerance.
+    `objectives.rescaled` are. `of_function` takes the units out first, and `summaries.summarise`
+    needs no tolerance.
 
     Args:
         eigenvalues: (*batch, p), in any order; a list or integers will do.
@@ -135,7 +135,7 @@ def _without_units(matrix: Array, sizes: tuple[int, ...]) -> Array:
     return matrix / scale / scale[:, None]
 
 
-def at(
+def of_function(
     function: Callable[[Any], Float[Array, ""]],
     point: Any,
     *,
@@ -174,7 +174,7 @@ def at(
 def _of_matrix(
     matrix: Array, sizes: tuple[int, ...], rtol: Array | float
 ) -> tuple[Conditioning, Array]:
-    """What `at` finds, of a Hessian in arrays of these sizes."""
+    """What `of_function` finds, of a Hessian in arrays of these sizes."""
     values, vectors = jnp.linalg.eigh(matrix)
     counted = _summarise(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
     up, flat, p = counted.index, counted.nullity, values.shape[0]
@@ -195,105 +195,3 @@ def _of_matrix(
         unit_free=counted.unit_free,
     )
     return found, vectors[:, -1]
-
-
-@jax.jit
-def _escape_rate(lam: Array, s: Array) -> Float[Array, "..."]:
-    # −(a + b) + root loses all digits near the threshold λ = σ²; multiply by the conjugate
-    half = jnp.hypot((1 / s - lam) / 2, lam / s) + (1 / s + lam) / 2
-    return lam / s * ((lam - s) / s) / half
-
-
-def escape_rate(
-    eigenvalue: Float[Array, "*#batch"] | Any, sigma2: Float[Array, "*#batch"] | float
-) -> Float[Array, "..."]:
-    """Rate at which a collapsed latent leaves along a component, in joint (W, V) space.
-
-    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return.
-
-    Args:
-        eigenvalue: λ, of an unused component.
-        sigma2: noise variance; the two broadcast.
-
-    Returns:
-        Rate per unit time of gradient flow. Exact: λ/σ² and (λ − σ²)/σ² decide, so that it keeps
-        its digits in every unit of the data, in float32 from about 1e-37 to 1e38. In a unit u
-        times smaller it tends to a multiple of u² or of 1/u²: `escape_rate(λ/λ₁, σ²/λ₁)`, of
-        normalised data, does not depend on it.
-
-    Raises:
-        ValueError: λ < 0, σ² ≤ 0.
-
-    Source: landscape/README.md, 2, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
-    """
-    checks.nonnegative("eigenvalue", eigenvalue)
-    checks.positive("sigma2", sigma2)
-    lam = arrays.as_float("eigenvalue", eigenvalue)
-    return _escape_rate(lam, arrays.as_float("sigma2", sigma2).astype(lam.dtype))
-
-
-def critical_sigma2(
-    eigenvalues: Float[Array, "n"] | Any,
-    k: int,
-    sigma2: float | Float[Array, ""],
-    beta: float | Float[Array, ""] = 1.0,
-) -> Float[Array, ""]:
-    """σ² below which collapse of a linear VAE's least latent is unstable, its other weights held.
-
-    It can go to the first component not in use, which is its own if all are, γ = λ; or, where σ²
-    falls below the τ = βσ² that the model was trained at, to one that is, γ = τ²/λ: what is left.
-
-    Args:
-        eigenvalues: (n,), of S, from large to small.
-        k: latents, ≤ n.
-        sigma2: at which the model is at its optimum.
-        beta: weight of the KL.
-
-    Returns:
-        γ/β. Exact.
-
-    Raises:
-        ValueError: eigenvalues unsorted or negative, k out of range, σ² or β ≤ 0.
-
-    Source: landscape/README.md, 5.
-    """
-    lam = arrays.spectrum("eigenvalues", eigenvalues)
-    checks.in_range("k", k, 1, len(lam), "at most n components")
-    sigma2 = checks.positive_scalar("sigma2", sigma2, lam.dtype)
-    beta = checks.positive_scalar("beta", beta, lam.dtype)
-    return _critical_sigma2(lam, k, sigma2, beta)
-
-
-@partial(jax.jit, static_argnames="k")
-def _critical_sigma2(lam: Array, k: int, sigma2: Array, beta: Array) -> Array:
-    # rounded as everywhere else (`stationary`), or a component at the noise would count as used
-    tau = jnp.asarray(beta, lam.dtype) * jnp.asarray(sigma2, lam.dtype)
-    used = jnp.minimum((lam > tau).sum(), k - 1)
-    # not τ²/λ, whose square leaves float32 in units of 1e-10
-    shared = jnp.where(used > 0, tau * (tau / jnp.where(used > 0, lam[used - 1], 1)), 0)
-    return jnp.maximum(lam[used], shared) / beta
-
-
-def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pairs"]:
-    """Curvature against rotating neighbouring latents into each other at the optimum.
-
-    (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: close eigenvalues align slowly.
-
-    Args:
-        eigenvalues: (k,), λ of the components in use, from large to small.
-
-    Returns:
-        (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO. It has
-        no unit.
-
-    Raises:
-        ValueError: eigenvalues that are not positive numbers (k,).
-
-    Source: landscape/README.md, 2; Bao, Lucas, Sachdeva, Grosse, NeurIPS 2020.
-    """
-    checks.positive("eigenvalues", eigenvalues)
-    checks.shape("eigenvalues", eigenvalues, ("k",))
-    lam = arrays.as_float("eigenvalues", eigenvalues)
-    gap = lam[:-1] - lam[1:]
-    # two ratios: a product of two λ leaves float32 in units of 1e-10
-    return gap / lam[:-1] * (gap / lam[1:])

@@ -6,8 +6,9 @@ latent l owns component i, latent l along j's component as much, or as much the 
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import directions
->>> lam, collapsed = jnp.array([4.0, 2.0, 0.5]), jnp.array([-1])
->>> for rate, way in directions.escape_directions(jnp.eye(3), lam, collapsed, sigma2=1.0):
+>>> from landscape.points import stationary
+>>> collapsed = stationary.point(jnp.array([4.0, 2.0, 0.5]), jnp.array([-1]), sigma2=1.0)
+>>> for rate, way in directions.escape_directions(collapsed, jnp.eye(3)):
 ...     print(f"{rate:.3f}", abs(way.W[:, 0]).argmax(), abs(way.V[0]).argmax())
 1.772 0 0
 0.562 1 1
@@ -22,55 +23,54 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from landscape.curvature import arrowhead, blocks
-from landscape.curvature.blocks import WEIGHTS, Assignment, Levels, Scalar
+from landscape.curvature import arrowhead, blocks, own_blocks
+from landscape.curvature.blocks import WEIGHTS
+from landscape.points.stationary import Point
 from linvae_jax._internal import arrays, checks
 from linvae_jax.linear import LinearVAEParams
 
 
-def levels(
-    eigenvectors: Float[Array, "n m"] | Any,
-    eigenvalues: Float[Array, "m"] | Any,
-    assignment: Assignment,
-    sigma2: Scalar,
-    beta: Scalar,
-    learn: Sequence[str],
-) -> tuple[Float[Array, "n m"], Levels]:
-    """`blocks.levels`, where eigenvectors are wanted too: checks those, and `learn`."""
-    blocks.check_learn(learn, optional=("log_sigma2",))
-    p = blocks.levels(eigenvalues, assignment, sigma2, beta)
-    eigenvectors = arrays.as_float("eigenvectors", eigenvectors).astype(p.noise.dtype)
-    checks.shape("eigenvectors", eigenvectors, ("n", p.owner.shape[0]))
-    return eigenvectors, p
+def read(
+    point: Point, eigenvectors: Float[Array, "n m"] | Any, learn: Sequence[str]
+) -> tuple[Float[Array, "n m"], bool]:
+    """The eigenvectors as an array of JAX, checked, and whether log σ² is learned.
+
+    Raises:
+        ValueError: they are not (n, m), or W, V or log D is not learned, or the mean is.
+    """
+    variables = blocks.learned(learn, optional=("log_sigma2",))
+    eigenvectors = arrays.as_float("eigenvectors", eigenvectors).astype(point.eigenvalues.dtype)
+    checks.shape("eigenvectors", eigenvectors, ("n", point.n))
+    return eigenvectors, "log_sigma2" in variables
 
 
-def turns(p: Levels, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
-    """Cosine and sine of θ of the 2 × 2 blocks, each (*latents, m); see `blocks.rotation`."""
+def turns(p: Point, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
+    """Cosine and sine of θ of the 2 × 2 blocks, each (*latents, m); see `own_blocks.rotation`."""
     a, b, c, _ = blocks.pair_blocks(p, latents)
-    return blocks.rotation(a, b, c)
+    return own_blocks.rotation(a, b, c)
 
 
-def own(p: Levels, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Array, "p p"] | None]:
+def own(p: Point, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Array, "p p"] | None]:
     """Eigenvectors of the 3 × 3 blocks, and of the arrowhead in their coordinates, as columns.
 
     Columns are in the eigenvalues' places (`blocks.Modes`); the second is None if log σ² is held.
     """
-    threes, vectors = blocks.own_spectra(p)
+    threes, vectors = own_blocks.spectra(p)
     if not learn_sigma2:
         return vectors, None
-    h = blocks.noise_arrowhead(p, threes, vectors)
+    h = own_blocks.arrow(p, threes, vectors)
     m, edge = h.diagonal.size, h.edge.ravel()
     matrix = jnp.diag(jnp.append(h.diagonal, h.corner)).at[m, :m].set(edge).at[:m, m].set(edge)
     return vectors, jnp.linalg.eigh(matrix)[1][:, arrowhead.places(jnp.append(h.real, True))]
 
 
 @jax.jit
-def _pair(U: Array, p: Levels, upper: Array, j: Array, i: Array) -> LinearVAEParams:
+def _pair(U: Array, p: Point, upper: Array, j: Array, i: Array) -> LinearVAEParams:
     """Eigenvector of latent j's block with component i, not its own."""
-    n, k = U.shape[0], p.w.shape[0]
+    n, k = U.shape[0], p.k
     cos, sin = (x[i] for x in turns(p, j))
     A, B = jnp.where(upper, cos, -sin), jnp.where(upper, sin, cos)
-    l = p.owner[i]
+    l = p.owners[i]
     both = p.active[j] & (l < k)
     half = jnp.where(both, jnp.sqrt(0.5).astype(U.dtype), 1)
     # latent j along u_i, and l, if there is one, along j's component
@@ -82,9 +82,9 @@ def _pair(U: Array, p: Levels, upper: Array, j: Array, i: Array) -> LinearVAEPar
 
 
 @partial(jax.jit, static_argnames="learn_sigma2")
-def _own(U: Array, p: Levels, place: Array, learn_sigma2: bool) -> LinearVAEParams:
+def _own(U: Array, p: Point, place: Array, learn_sigma2: bool) -> LinearVAEParams:
     """Eigenvector of the own blocks; `place` counts (latent, three), then log σ²."""
-    k = p.w.shape[0]
+    k = p.k
     vectors, arrow = own(p, learn_sigma2)
     if arrow is None:
         y, log_sigma2 = jnp.zeros(3 * k, U.dtype).at[place].set(1), jnp.zeros((), U.dtype)
@@ -95,10 +95,14 @@ def _own(U: Array, p: Levels, place: Array, learn_sigma2: bool) -> LinearVAEPara
     return LinearVAEParams(columns * x[:, 0], (columns * x[:, 1]).T, x[:, 2], log_sigma2)
 
 
-def _eigenvector(U: Array, p: Levels, number: int, learn_sigma2: bool) -> LinearVAEParams:
-    k, m = p.w.shape[0], p.owner.shape[0]
+def _eigenvector(U: Array, p: Point, number: int, learn_sigma2: bool) -> LinearVAEParams:
+    k, m = p.k, p.n
     checks.in_range(
-        "number", number, 0, (2 * m + 1) * k + learn_sigma2 - 1, "order of blocks.eigenvalues"
+        "number",
+        number,
+        0,
+        (2 * m + 1) * k + learn_sigma2 - 1,
+        "order of blocks.hessian_eigenvalues",
     )
     if number >= 2 * m * k:
         j = number - 2 * m * k
@@ -111,24 +115,18 @@ def _eigenvector(U: Array, p: Levels, number: int, learn_sigma2: bool) -> Linear
 
 
 def eigenvector(
-    number: int,
+    point: Point,
     eigenvectors: Float[Array, "n m"] | Any,
-    eigenvalues: Float[Array, "m"] | Any,
-    assignment: Assignment,
-    sigma2: Scalar,
+    number: int,
     *,
-    beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
 ) -> LinearVAEParams:
-    """The unit eigenvector that belongs to one of `blocks.eigenvalues`.
+    """The unit eigenvector that belongs to one of `blocks.hessian_eigenvalues`.
 
     Args:
-        number: which, in the order of `blocks.eigenvalues` with these m eigenvalues.
+        point: with m eigenvalues, of known values.
         eigenvectors: (n, m), of S.
-        eigenvalues: (m,), of S, from large to small.
-        assignment: (k,) int, of known values.
-        sigma2: noise variance.
-        beta: weight of the KL.
+        number: which, in the order of `blocks.hessian_eigenvalues` with these m eigenvalues.
         learn: "W", "V", "log_d", and "log_sigma2" if wanted. The mean's eigenvectors are the u_i.
 
     Returns:
@@ -136,30 +134,24 @@ def eigenvector(
         held. Cost O(nk); O(k³) for one of the arrowhead's.
 
     Raises:
-        ValueError: as `blocks.eigenvalues`, or no such number.
+        ValueError: no such number, eigenvectors that are not (n, m), W, V or log D not learned.
     """
-    eigenvectors, p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
-    return _eigenvector(eigenvectors, p, number, "log_sigma2" in learn)
+    eigenvectors, learn_sigma2 = read(point, eigenvectors, learn)
+    return _eigenvector(eigenvectors, point, number, learn_sigma2)
 
 
 def escape_directions(
+    point: Point,
     eigenvectors: Float[Array, "n m"] | Any,
-    eigenvalues: Float[Array, "m"] | Any,
-    assignment: Assignment,
-    sigma2: Scalar,
     *,
-    beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
     rtol: float | None = None,
 ) -> Iterator[tuple[Float[Array, ""], LinearVAEParams]]:
     """All ways to escape, the fastest first, each made when it is asked for.
 
     Args:
-        eigenvectors: as for `eigenvector`, like the arguments below.
-        eigenvalues: (m,).
-        assignment: (k,) int.
-        sigma2: noise variance.
-        beta: weight of the KL.
+        point: as for `eigenvector`, like the arguments below.
+        eigenvectors: (n, m), of S.
         learn: which variables.
         rtol: by default all positive eigenvalues are ways to escape, their signs being exact. If
             given, rates up to rtol · max|μ| count as zero, which depends on the data's unit.
@@ -171,10 +163,9 @@ def escape_directions(
     Raises:
         ValueError: as `eigenvector`, at the call.
     """
-    eigenvectors, p = levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
-    values = blocks.eigenvalues(eigenvalues, assignment, sigma2, beta=beta, learn=learn)
+    eigenvectors, learn_sigma2 = read(point, eigenvectors, learn)
+    values = blocks.hessian_eigenvalues(point, learn=learn)
     rates = np.asarray(values)
     ways = np.flatnonzero(rates > (rtol or 0.0) * np.abs(rates).max())
     ways = ways[np.argsort(-rates[ways], kind="stable")]
-    learn_sigma2 = "log_sigma2" in learn
-    return ((values[w], _eigenvector(eigenvectors, p, int(w), learn_sigma2)) for w in ways)
+    return ((values[w], _eigenvector(eigenvectors, point, int(w), learn_sigma2)) for w in ways)

@@ -11,10 +11,10 @@ All directions are `LinearVAEParams`s in the original basis.
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import operators
 >>> from landscape.points import stationary
->>> lam = jnp.array([4.0, 2.0, 0.5])
->>> H = operators.at(jnp.eye(3), lam, jnp.array([0, -1]), sigma2=1.0)
->>> point = stationary.point(jnp.eye(3), lam, jnp.array([0, -1]), 1.0)
->>> bool(operators.quadratic(H, point) < 0)  # making all weights larger or smaller
+>>> point = stationary.point(jnp.array([4.0, 2.0, 0.5]), jnp.array([0, -1]), sigma2=1.0)
+>>> H = operators.block_hessian(point, jnp.eye(3))
+>>> weights = stationary.params(point, jnp.eye(3))
+>>> bool(operators.quadratic(H, weights) < 0)  # making all weights larger or smaller
 True
 """
 
@@ -28,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from landscape.curvature import blocks, directions
-from landscape.curvature.blocks import WEIGHTS, Assignment, Inertia, Levels, Modes, Scalar
+from landscape.curvature import blocks, directions, own_blocks
+from landscape.curvature.blocks import WEIGHTS, Inertia, Modes
+from landscape.points.stationary import Point
 from linvae_jax._internal import checks
 from linvae_jax._internal.linalg import matmul
 from linvae_jax.linear import LinearVAEParams
@@ -45,7 +46,7 @@ class BlockHessian:
 
     Attributes:
         eigenvectors: (n, m), U.
-        levels: the point.
+        point: where.
         eigenvalues: μ; `Modes` of (k, m).
         cos: (k, m), of the angle of each 2 × 2 block: its upper eigenvector is (cos, sin).
         sin: (k, m).
@@ -55,7 +56,7 @@ class BlockHessian:
     """
 
     eigenvectors: Float[Array, "n m"]
-    levels: Levels
+    point: Point
     eigenvalues: Modes
     cos: Float[Array, "k m"]
     sin: Float[Array, "k m"]
@@ -64,60 +65,56 @@ class BlockHessian:
 
     @property
     def values(self) -> Float[Array, "p"]:
-        """The eigenvalues of all modes, flat, in the order of `blocks.eigenvalues`."""
+        """The eigenvalues of all modes, flat, in the order of `blocks.hessian_eigenvalues`."""
         lower, upper, log_d, log_sigma2 = self.eigenvalues
         parts = [lower.ravel(), upper.ravel(), log_d]
         return jnp.concatenate(parts if self.arrow is None else [*parts, log_sigma2[None]])
 
     @property
+    def learn(self) -> tuple[str, ...]:
+        """The variables that the Hessian is taken in."""
+        return WEIGHTS if self.arrow is None else (*WEIGHTS, "log_sigma2")
+
+    @property
     def missing(self) -> int:
         """(n − m) k: how many eigenvalues −1/σ², and as many zeros, U leaves out."""
         n, m = self.eigenvectors.shape
-        return (n - m) * self.levels.w.shape[0]
+        return (n - m) * self.point.k
 
 
 @partial(jax.jit, static_argnames="learn_sigma2")
-def _at(eigenvectors: Array, p: Levels, learn_sigma2: bool) -> BlockHessian:
-    cos, sin = directions.turns(p, jnp.arange(p.w.shape[0]))
+def _block_hessian(p: Point, eigenvectors: Array, learn_sigma2: bool) -> BlockHessian:
+    cos, sin = directions.turns(p, jnp.arange(p.k))
     own, arrow = directions.own(p, learn_sigma2)
     return BlockHessian(eigenvectors, p, blocks.modes(p, learn_sigma2), cos, sin, own, arrow)
 
 
-def at(
-    eigenvectors: Float[Array, "n m"] | Any,
-    eigenvalues: Float[Array, "m"] | Any,
-    assignment: Assignment,
-    sigma2: Scalar,
-    *,
-    beta: Scalar = 1.0,
-    learn: Sequence[str] = WEIGHTS,
+def block_hessian(
+    point: Point, eigenvectors: Float[Array, "n m"] | Any, *, learn: Sequence[str] = WEIGHTS
 ) -> BlockHessian:
-    """The Hessian at `stationary.point`; cost O(mk), and O(k³) more if log σ² is learned.
+    """The Hessian at a point; it costs O(mk), and O(k³) more if log σ² is learned.
 
     Args:
+        point: with m eigenvalues.
         eigenvectors: (n, m), the leading eigenvectors of S; all others belong to eigenvalue zero.
-        eigenvalues: (m,), from large to small.
-        assignment: (k,) int.
-        sigma2: noise variance.
-        beta: weight of the KL.
         learn: "W", "V", "log_d", and "log_sigma2" if wanted. The mean needs no operator: it is
             uncoupled, with eigenvectors u_i.
 
     Raises:
-        ValueError: as `blocks.eigenvalues`, or eigenvectors that are not (n, m).
+        ValueError: eigenvectors that are not (n, m); W, V or log D not learned.
     """
-    eigenvectors, p = directions.levels(eigenvectors, eigenvalues, assignment, sigma2, beta, learn)
-    return _at(eigenvectors, p, "log_sigma2" in learn)
+    eigenvectors, learn_sigma2 = directions.read(point, eigenvectors, learn)
+    return _block_hessian(point, eigenvectors, learn_sigma2)
 
 
-def _columns(p: Levels) -> Int[Array, "k"]:
+def _columns(p: Point) -> Int[Array, "k"]:
     """Each latent's component, and m, which is none, for a collapsed one."""
-    return jnp.where(p.active, p.assignment, p.owner.shape[0])
+    return jnp.where(p.active, p.assignment, p.n)
 
 
-def _exchange(p: Levels, x: Float[Array, "k m"], sign: int) -> Float[Array, "k m"]:
+def _exchange(p: Point, x: Float[Array, "k m"], sign: int) -> Float[Array, "k m"]:
     """Sums and differences, over √2, of x_jπ(l) and x_lπ(j): sign +1 there, −1 back."""
-    columns, k = _columns(p), p.w.shape[0]
+    columns, k = _columns(p), p.k
     square = x[:, p.assignment]
     both = p.active[:, None] & p.active & ~jnp.eye(k, dtype=bool)
     side = jnp.where(jnp.tri(k, dtype=bool), -sign, sign)  # sums above the diagonal
@@ -142,52 +139,80 @@ def _rotate_own(
     return threes, log_sigma2
 
 
-def _own_part(p: Levels, first: Array, second: Array, third: Array) -> Float[Array, "k 3"]:
-    """What belongs to `own_blocks`: entries (j, π(j)) of two (k, m) arrays, and a (k,) array."""
+def _own_part(p: Point, first: Array, second: Array, third: Array) -> Float[Array, "k 3"]:
+    """The variables of `own_blocks`: entries (j, π(j)) of two (k, m) arrays, and a (k,) array."""
     pick = lambda x: jnp.where(  # noqa: E731
         p.active, jnp.take_along_axis(x, p.assignment[:, None], axis=1)[:, 0], 0
     )
     return jnp.stack([pick(first), pick(second), third], axis=-1)
 
 
+class _Parts(NamedTuple):
+    """A direction taken apart: what each block acts on, and what lies outside U's span."""
+
+    A: Float[Array, "k m"]
+    B: Float[Array, "k m"]
+    own: Float[Array, "k 3"]
+    log_sigma2: Float[Array, ""]
+    outside_W: Float[Array, "n k"] | None
+    outside_V: Float[Array, "k n"] | None
+
+
+def _apart(hessian: BlockHessian, direction: LinearVAEParams) -> _Parts:
+    p, U = hessian.point, hessian.eigenvectors
+    A, B = matmul(direction.W.T, U), matmul(direction.V, U)
+    own = _own_part(p, A, B, direction.log_d)
+    outside_W = outside_V = None
+    if hessian.missing:
+        outside_W, outside_V = direction.W - matmul(U, A.T), direction.V - matmul(B, U.T)
+    A, B = _exchange(p, A, 1), _exchange(p, B, 1)
+    return _Parts(A, B, own, direction.log_sigma2, outside_W, outside_V)
+
+
+def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
+    p, U = hessian.point, hessian.eigenvectors
+    rows, columns = jnp.arange(p.k), _columns(p)
+    A, B = _exchange(p, parts.A, -1), _exchange(p, parts.B, -1)
+    A = A.at[rows, columns].set(parts.own[:, 0], mode="drop")
+    B = B.at[rows, columns].set(parts.own[:, 1], mode="drop")
+    W, V = matmul(U, A.T), matmul(B, U.T)
+    if parts.outside_W is not None and parts.outside_V is not None:
+        W, V = W + parts.outside_W, V + parts.outside_V
+    held = hessian.arrow is None
+    log_sigma2 = jnp.zeros_like(parts.log_sigma2) if held else parts.log_sigma2
+    return LinearVAEParams(W, V, parts.own[:, 2], log_sigma2)
+
+
 @jax.jit
 def to_modes(hessian: BlockHessian, direction: LinearVAEParams) -> Modes:
-    """Coordinates of a direction along the eigenvectors: Qᵀ x. Isometric if m = n.
+    """Coordinates of a direction along the eigenvectors: Qᵀ x. They are isometric if m = n.
 
     Without log σ² learned that entry of the direction is not looked at.
     """
-    p, U = hessian.levels, hessian.eigenvectors
-    A, B = matmul(direction.W.T, U), matmul(direction.V, U)
+    p, x = hessian.point, _apart(hessian, direction)
     held = hessian.arrow is None
-    log_sigma2 = jnp.zeros_like(direction.log_sigma2) if held else direction.log_sigma2
-    threes = _own_part(p, A, B, direction.log_d)
-    threes, log_sigma2 = _rotate_own(hessian, threes, log_sigma2, back=False)
-    A, B = _exchange(p, A, 1), _exchange(p, B, 1)
+    log_sigma2 = jnp.zeros_like(x.log_sigma2) if held else x.log_sigma2
+    threes, log_sigma2 = _rotate_own(hessian, x.own, log_sigma2, back=False)
     cos, sin = hessian.cos, hessian.sin
-    rows, columns = jnp.arange(p.w.shape[0]), _columns(p)
-    lower = (cos * B - sin * A).at[rows, columns].set(threes[:, 0], mode="drop")
-    upper = (cos * A + sin * B).at[rows, columns].set(threes[:, 1], mode="drop")
+    rows, columns = jnp.arange(p.k), _columns(p)
+    lower = (cos * x.B - sin * x.A).at[rows, columns].set(threes[:, 0], mode="drop")
+    upper = (cos * x.A + sin * x.B).at[rows, columns].set(threes[:, 1], mode="drop")
     return Modes(lower, upper, threes[:, 2], log_sigma2)
 
 
 @jax.jit
 def from_modes(hessian: BlockHessian, coordinates: Modes) -> LinearVAEParams:
     """The direction with these coordinates along the eigenvectors: Q y."""
-    p, U = hessian.levels, hessian.eigenvectors
     lower, upper, log_d, log_sigma2 = coordinates
-    threes = _own_part(p, lower, upper, log_d)
+    threes = _own_part(hessian.point, lower, upper, log_d)
     threes, log_sigma2 = _rotate_own(hessian, threes, log_sigma2, back=True)
     cos, sin = hessian.cos, hessian.sin
-    rows, columns = jnp.arange(p.w.shape[0]), _columns(p)
-    A = _exchange(p, cos * upper - sin * lower, -1)
-    B = _exchange(p, sin * upper + cos * lower, -1)
-    A = A.at[rows, columns].set(threes[:, 0], mode="drop")
-    B = B.at[rows, columns].set(threes[:, 1], mode="drop")
-    return LinearVAEParams(matmul(U, A.T), matmul(B, U.T), threes[:, 2], log_sigma2)
+    A, B = cos * upper - sin * lower, sin * upper + cos * lower
+    return _together(hessian, _Parts(A, B, threes, log_sigma2, None, None))
 
 
 def _check(hessian: BlockHessian, direction: LinearVAEParams) -> None:
-    n, k = hessian.eigenvectors.shape[0], hessian.levels.w.shape[0]
+    n, k = hessian.eigenvectors.shape[0], hessian.point.k
     for name, shape in (("W", (n, k)), ("V", (k, n)), ("log_d", (k,)), ("log_sigma2", ())):
         checks.shape(f"direction.{name}", getattr(direction, name), shape)
 
@@ -202,7 +227,7 @@ def function(
     Laplace approximation at a maximum.
 
     Args:
-        hessian: from `at`.
+        hessian: from `block_hessian`.
         f: elementwise, array → array.
         direction: x.
 
@@ -221,47 +246,11 @@ def function(
     W, V, log_sigma2 = result.W, result.V, result.log_sigma2
     if hessian.missing:
         U = hessian.eigenvectors
-        W += f(-1 / hessian.levels.sigma2) * (direction.W - matmul(U, matmul(U.T, direction.W)))
+        W += f(-1 / hessian.point.sigma2) * (direction.W - matmul(U, matmul(U.T, direction.W)))
         V += f(jnp.zeros_like(log_sigma2)) * (direction.V - matmul(matmul(direction.V, U), U.T))
     if hessian.arrow is None:
         log_sigma2 = jnp.zeros_like(log_sigma2)  # f(0) may be infinite
     return LinearVAEParams(W, V, result.log_d, log_sigma2)
-
-
-class _Parts(NamedTuple):
-    """A direction taken apart: what each block acts on, and what lies outside U's span."""
-
-    A: Float[Array, "k m"]
-    B: Float[Array, "k m"]
-    own: Float[Array, "k 3"]
-    log_sigma2: Float[Array, ""]
-    outside_W: Float[Array, "n k"] | None
-    outside_V: Float[Array, "k n"] | None
-
-
-def _apart(hessian: BlockHessian, direction: LinearVAEParams) -> _Parts:
-    p, U = hessian.levels, hessian.eigenvectors
-    A, B = matmul(direction.W.T, U), matmul(direction.V, U)
-    own = _own_part(p, A, B, direction.log_d)
-    outside_W = outside_V = None
-    if hessian.missing:
-        outside_W, outside_V = direction.W - matmul(U, A.T), direction.V - matmul(B, U.T)
-    A, B = _exchange(p, A, 1), _exchange(p, B, 1)
-    return _Parts(A, B, own, direction.log_sigma2, outside_W, outside_V)
-
-
-def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
-    p, U = hessian.levels, hessian.eigenvectors
-    rows, columns = jnp.arange(p.w.shape[0]), _columns(p)
-    A, B = _exchange(p, parts.A, -1), _exchange(p, parts.B, -1)
-    A = A.at[rows, columns].set(parts.own[:, 0], mode="drop")
-    B = B.at[rows, columns].set(parts.own[:, 1], mode="drop")
-    W, V = matmul(U, A.T), matmul(B, U.T)
-    if parts.outside_W is not None and parts.outside_V is not None:
-        W, V = W + parts.outside_W, V + parts.outside_V
-    held = hessian.arrow is None
-    log_sigma2 = jnp.zeros_like(parts.log_sigma2) if held else parts.log_sigma2
-    return LinearVAEParams(W, V, parts.own[:, 2], log_sigma2)
 
 
 def _times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
@@ -270,13 +259,13 @@ def _times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Flo
 
 @jax.jit
 def _apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
-    p, x = hessian.levels, _apart(hessian, direction)
-    a, b, c, _ = blocks.pair_blocks(p, jnp.arange(p.w.shape[0]))
-    own, log_sigma2 = _times(blocks.own_blocks(p), x.own), x.log_sigma2
+    p, x = hessian.point, _apart(hessian, direction)
+    a, b, c, _ = blocks.pair_blocks(p, jnp.arange(p.k))
+    own, log_sigma2 = _times(own_blocks.matrices(p), x.own), x.log_sigma2
     if hessian.arrow is not None:
-        edge = blocks.noise_edge(p)
+        edge = own_blocks.noise_edge(p)
         own = own + edge * log_sigma2
-        log_sigma2 = (edge * x.own).sum() + blocks.noise_corner(p) * log_sigma2
+        log_sigma2 = (edge * x.own).sum() + own_blocks.noise_corner(p) * log_sigma2
     outside_W = None if x.outside_W is None else -a * x.outside_W
     outside_V = None if x.outside_V is None else jnp.zeros_like(x.outside_V)
     parts = _Parts(c * x.B - a * x.A, c * x.A - b * x.B, own, log_sigma2, outside_W, outside_V)
@@ -287,7 +276,7 @@ def apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
     """H x, by the blocks: to rounding of its terms, entry by entry. Arguments as `function`.
 
     Args:
-        hessian: from `at`.
+        hessian: from `block_hessian`.
         direction: x.
 
     Returns:
@@ -314,7 +303,7 @@ def _nonzero(hessian: BlockHessian, rtol: float) -> tuple[Callable[[Array], Arra
     values = hessian.values
     largest = jnp.abs(values).max()
     if hessian.missing:
-        largest = jnp.maximum(largest, 1 / hessian.levels.sigma2)
+        largest = jnp.maximum(largest, 1 / hessian.point.sigma2)
 
     def nonzero(mu: Array) -> Bool[Array, "*shape"]:
         return jnp.abs(mu) > rtol * largest
@@ -332,37 +321,11 @@ def _refuse_singular(zeros: Array, pseudo: bool) -> None:
         )
 
 
-def _own_inverses(p: Levels) -> Float[Array, "k 3 3"]:
-    """Inverses of `blocks.own_blocks` by their cofactors, none of which cancels.
-
-    The determinant is −β²w²/σ²; with w in units of σ, and x = λ/σ² = w² + β, the cofactors are
-    those written out below. Of a collapsed latent only log D has a block.
-    """
-    beta, root = p.noise / p.sigma2, jnp.sqrt(p.sigma2)
-    w, x = jnp.where(p.active, p.w / root, 1), p.level / p.sigma2
-    mixed = (p.noise - p.w**2) / p.sigma2
-    AB, Ad, Bd = beta * mixed / 2, -beta * w * x, -mixed * beta * w / x
-    rows = [
-        [beta * x**2 / 2, AB, Ad],
-        [AB, beta / 2 * ((w / x * w) ** 2 + (beta / x) ** 2), Bd],
-        [Ad, Bd, 4 * beta * w**2],
-    ]
-    cofactors = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
-    # from variables in units of the noise to those of the blocks
-    unit = jnp.sqrt(p.unit) / root
-    scale = jnp.stack([1 / unit, unit, jnp.ones_like(unit)])
-    det = -((beta * w) ** 2)
-    active = cofactors / det[:, None, None] * scale * scale[:, None]
-    return jnp.where(
-        p.active[:, None, None], active, jnp.diag(jnp.stack([0 * beta, 0 * beta, -2 / beta]))
-    )
-
-
 @jax.jit
 def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
     """The pseudo-inverse of H times a direction, block by block."""
-    p, x = hessian.levels, _apart(hessian, right)
-    a, b, c, det = blocks.pair_blocks(p, jnp.arange(p.w.shape[0]))
+    p, x = hessian.point, _apart(hessian, right)
+    a, b, c, det = blocks.pair_blocks(p, jnp.arange(p.k))
     flat = det == 0
     safe = jnp.where(flat, 1, det)
     # a singular block is −v vᵀ with v = (√a, −c/√a): b = c²/a
@@ -371,12 +334,12 @@ def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
     A = jnp.where(flat, -along, -(b / safe * x.A) - c / safe * x.B)
     B = jnp.where(flat, c / a * along, -(c / safe * x.A) - a / safe * x.B)
     own, log_sigma2 = x.own, x.log_sigma2
-    inverses = _own_inverses(p)
+    inverses = own_blocks.inverses(p)
     if hessian.arrow is None:
         own = _times(inverses, own)
     else:
         # the others follow log σ² along `noise_path`; what is left of its own curvature is `schur`
-        path, schur = blocks.noise_path(p), blocks.noise_schur(p)
+        path, schur = own_blocks.noise_path(p), own_blocks.noise_schur(p)
         free = schur == 0
         length = 1 + (path**2).sum()
         along = jnp.where(free, (path * own).sum() + log_sigma2, 0) / length
@@ -404,7 +367,7 @@ def solve(
     the data.
 
     Args:
-        hessian: from `at`.
+        hessian: from `block_hessian`.
         right: b.
         pseudo: invert on the range of H only, and give nothing along flat directions.
         rtol: by default only what is zero exactly is flat: ties and zeros of S (`inertia`). If
@@ -441,19 +404,19 @@ def slogdet(
     where H is invertible; `blocks.log_determinant`.
 
     Args:
-        hessian: from `at`.
+        hessian: from `block_hessian`.
         pseudo: of the nonzero eigenvalues only.
         rtol: see `solve`.
 
     Raises:
         ValueError: H is singular and `pseudo` is not set (under tracing: as with `pseudo`).
     """
-    p = hessian.levels
+    p = hessian.point
     outside = hessian.missing * jnp.log(p.sigma2)
     if rtol is None:
         count = inertia(hessian)
         _refuse_singular(count.zero, pseudo)
-        log = blocks.log_determinant(p, _learned(hessian)) - outside
+        log = blocks.log_determinant(p, hessian.learn) - outside
         return 1 - 2 * (count.negative % 2).astype(log.dtype), log
     nonzero, zeros = _nonzero(hessian, rtol)
     _refuse_singular(zeros, pseudo)
@@ -464,14 +427,10 @@ def slogdet(
     return 1 - 2 * (negative % 2).astype(log.dtype), log
 
 
-def _learned(hessian: BlockHessian) -> frozenset[str]:
-    return frozenset(WEIGHTS if hessian.arrow is None else (*WEIGHTS, "log_sigma2"))
-
-
 def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
     """How many eigenvalues have which sign, exactly; `rtol` as in `solve`."""
     if rtol is None:
-        count = blocks.inertia(hessian.levels, _learned(hessian))
+        count = blocks.inertia(hessian.point, hessian.learn)
         out = hessian.missing
         return Inertia(count.positive, count.negative + out, count.zero + out)
     nonzero, zero = _nonzero(hessian, rtol)

@@ -1,10 +1,10 @@
-"""Exact spectra that are read off and let go: five numbers, a sweep over σ², a histogram.
+"""Exact spectra that are read off and let go: six numbers, a sweep over σ², a histogram.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import summaries
 >>> lam, pattern = jnp.array([4.0, 2.0, 0.5]), jnp.array([0, -1])
->>> path = summaries.path(lam, pattern, sigma2=jnp.array([0.4, 1.0, 3.0, 5.0]))
->>> path.assignment.tolist(), path.conditioning.index.tolist()
+>>> found = summaries.over_sigma2(lam, pattern, sigma2=jnp.array([0.4, 1.0, 3.0, 5.0]))
+>>> found.assignment.tolist(), found.conditioning.index.tolist()
 ([[0, -1], [0, -1], [0, -1], [-1, -1]], [2, 1, 0, 0])
 """
 
@@ -18,21 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from landscape.curvature import blocks, conditioning
-from landscape.curvature.blocks import WEIGHTS, Assignment, Levels, Scalar
+from landscape.curvature import blocks, conditioning, own_blocks
+from landscape.curvature.blocks import WEIGHTS
 from landscape.curvature.conditioning import Conditioning, UnitFree
 from landscape.points import stationary
+from landscape.points.stationary import Point
 from linvae_jax._internal import arrays, checks
+
+Scalar = stationary.Scalar
 
 
 def summarise(
-    eigenvalues: Float[Array, "n"] | Any,
-    assignment: Assignment,
-    sigma2: Scalar,
-    *,
-    beta: Scalar = 1.0,
-    learn: Sequence[str] = WEIGHTS,
-    rtol: float | None = None,
+    point: Point, *, learn: Sequence[str] = WEIGHTS, rtol: float | None = None
 ) -> Conditioning:
     """Index, nullity, condition number and escape rate at a stationary point.
 
@@ -40,37 +37,35 @@ def summarise(
     says; `unit_free` has them for normalised data x/√λ₁, which is what one trains on.
 
     Args:
-        eigenvalues: as for `blocks.eigenvalues`, like the arguments below.
-        assignment: (k,) int.
-        sigma2: noise variance.
-        beta: weight of the KL.
-        learn: which variables.
+        point: with all n eigenvalues.
+        learn: which variables, as for `blocks.hessian_eigenvalues`.
         rtol: by default no tolerance: signs are exact, zeros are ties and zeros of S alone
             (`blocks.inertia`). If given, |μ| below rtol · max|μ| counts as zero too, which depends
             on the data's unit.
 
     Raises:
-        ValueError: as `blocks.eigenvalues`.
+        ValueError: W, V or log D not learned.
     """
-    blocks.check_learn(learn)
-    p = blocks.levels(eigenvalues, assignment, sigma2, beta)
-    return _summarise(p, frozenset(learn), rtol)
+    return _summarise(point, blocks.learned(learn), rtol)
 
 
 @partial(jax.jit, static_argnames=("learn", "rtol"))
-def _summarise(p: Levels, learn: frozenset[str], rtol: float | None) -> Conditioning:
-    found = conditioning.summarise(blocks.at_levels(p, learn), rtol or 0.0)
-    free = conditioning.summarise(blocks.at_levels(blocks.normalised(p), learn), rtol or 0.0)
+def _summarise(p: Point, learn: frozenset[str], rtol: float | None) -> Conditioning:
+    def read(unit_free: bool) -> Conditioning:
+        values = blocks.hessian_eigenvalues(p, learn=tuple(learn), unit_free=unit_free)
+        return conditioning.summarise(values, rtol or 0.0)
+
+    found, free = read(unit_free=False), read(unit_free=True)
     unit_free = UnitFree(free.stiffness, free.condition_number, free.escape_rate)
     if rtol is not None:
         return replace(found, unit_free=unit_free)
-    count = blocks.inertia(p, learn)
+    count = blocks.inertia(p, tuple(learn))
     return replace(found, index=count.positive, nullity=count.zero, unit_free=unit_free)
 
 
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
-class Path:
+class OverSigma2:
     """A pattern of collapse followed over σ².
 
     Attributes:
@@ -87,7 +82,7 @@ class Path:
 
 
 @partial(jax.jit, static_argnames=("learn", "rtol", "batch_size"))
-def _path(
+def _over_sigma2(
     eigenvalues: Array,
     pattern: Array,
     sigma2: Array,
@@ -95,25 +90,25 @@ def _path(
     learn: frozenset[str],
     rtol: float | None,
     batch_size: int,
-) -> Path:
-    def at(s: Array) -> Path:
+) -> OverSigma2:
+    def step(s: Array) -> OverSigma2:
         a = jnp.where((pattern >= 0) & (eigenvalues[pattern] > beta * s), pattern, -1)
-        summary = _summarise(blocks.levels(eigenvalues, a, s, beta), learn, rtol)
-        return Path(s, a, stationary.value(eigenvalues, a, s, beta), summary)
+        point = Point(eigenvalues, a, s, beta, jnp.ones_like(s))
+        return OverSigma2(s, a, stationary.value(point), _summarise(point, learn, rtol))
 
-    return jax.lax.map(at, sigma2, batch_size=batch_size)
+    return jax.lax.map(step, sigma2, batch_size=batch_size)
 
 
-def path(
+def over_sigma2(
     eigenvalues: Float[Array, "n"] | Any,
-    pattern: Assignment,
+    pattern: Int[Array, "k"] | Any,
     sigma2: Float[Array, "steps"] | Any,
     *,
     beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
     rtol: float | None = None,
     batch_size: int = 8,
-) -> Path:
+) -> OverSigma2:
     """One pattern of collapse over many σ², in one compiled call.
 
     Latent j of the pattern sits on its component while βσ² < λ_i, and is collapsed beyond: the
@@ -124,7 +119,7 @@ def path(
         pattern: (k,) int, an assignment, of any components.
         sigma2: (steps,), in any order.
         beta: weight of the KL.
-        learn: which variables, see `blocks.eigenvalues`.
+        learn: which variables, see `blocks.hessian_eigenvalues`.
         rtol: see `summarise`.
         batch_size: σ² taken at once; each needs memory for all its eigenvalues.
 
@@ -132,23 +127,15 @@ def path(
         ValueError: unsorted or negative eigenvalues, σ² or β ≤ 0, a component twice or out of
             range.
     """
-    blocks.check_learn(learn)
+    variables = blocks.learned(learn)
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     sigma2 = arrays.as_float("sigma2", sigma2).astype(eigenvalues.dtype)
     checks.shape("sigma2", sigma2, ("steps",))
     checks.positive("sigma2", sigma2)
     beta = jnp.asarray(checks.positive_scalar("beta", beta, eigenvalues.dtype), eigenvalues.dtype)
-    # any component will do: at some σ² it may exist
-    pattern = stationary.read(pattern, jnp.ones_like(eigenvalues), 0.5)[0]
-    return _path(
-        eigenvalues,
-        pattern,
-        sigma2,
-        beta,
-        frozenset(learn),
-        rtol,
-        min(batch_size, len(sigma2)),
-    )
+    pattern = jnp.asarray(stationary.read_pattern(pattern, len(eigenvalues)))
+    at_once = min(batch_size, len(sigma2))
+    return _over_sigma2(eigenvalues, pattern, sigma2, beta, variables, rtol, at_once)
 
 
 class Histogram(NamedTuple):
@@ -159,9 +146,9 @@ class Histogram(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("learn", "bins"))
-def _histogram(p: Levels, edges: Array | None, learn: frozenset[str], bins: int) -> Histogram:
-    k, n = p.assignment.shape[0], p.owner.shape[0]
-    threes, log_sigma2 = blocks.own_eigenvalues(p, "log_sigma2" in learn)
+def _histogram(p: Point, edges: Array | None, learn: frozenset[str], bins: int) -> Histogram:
+    k, n = p.k, p.n
+    threes, log_sigma2 = own_blocks.eigenvalues(p, "log_sigma2" in learn)
     # not concatenated: on CPUs XLA of JAX 0.12 makes no program of that and the counting below
     others = [threes[:, 2]]
     if "log_sigma2" in learn:
@@ -195,37 +182,30 @@ def _histogram(p: Levels, edges: Array | None, learn: frozenset[str], bins: int)
 
 
 def histogram(
-    eigenvalues: Float[Array, "n"] | Any,
-    assignment: Assignment,
-    sigma2: Scalar,
+    point: Point,
     bins: int | Float[Array, "edges"] | Any = 100,
     *,
-    beta: Scalar = 1.0,
     learn: Sequence[str] = WEIGHTS,
     unit_free: bool = False,
 ) -> Histogram:
     """The whole spectrum as a histogram, latent by latent: O(n) memory.
 
     Args:
-        eigenvalues: as for `blocks.eigenvalues`, like the arguments below.
-        assignment: (k,) int.
-        sigma2: noise variance.
+        point: with all n eigenvalues.
         bins: their number, equal between the extreme eigenvalues; or their edges, increasing.
             Eigenvalues beyond the edges are not counted.
-        beta: weight of the KL.
-        learn: which variables.
-        unit_free: of the data x/√λ₁ instead, as `blocks.eigenvalues`. In the data's own unit a
-            histogram of fixed reach may miss one end of the spectrum.
+        learn: which variables, as for `blocks.hessian_eigenvalues`.
+        unit_free: of the data x/√λ₁ instead. In the data's own unit a histogram of fixed reach may
+            miss one end of the spectrum.
 
     Returns:
         Counts as `numpy.histogram` of the flat spectrum, up to rounding at the edges.
 
     Raises:
-        ValueError: as `blocks.eigenvalues`, or edges that do not increase.
+        ValueError: W, V or log D not learned, or edges that do not increase.
     """
-    blocks.check_learn(learn)
-    p = blocks.levels(eigenvalues, assignment, sigma2, beta)
-    p = blocks.normalised(p) if unit_free else p
+    variables = blocks.learned(learn)
+    p = stationary.unit_free(point) if unit_free else point
     edges = None
     if isinstance(bins, int | np.integer):
         checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
@@ -234,8 +214,8 @@ def histogram(
         increase = (
             not checks.concrete(given) or (np.asarray(given)[1:] > np.asarray(given)[:-1]).all()
         )
-        edges = arrays.as_float("bins", given).astype(p.noise.dtype)
+        edges = arrays.as_float("bins", given).astype(p.eigenvalues.dtype)
         if edges.shape[:1] in ((), (1,)) or not increase:
             checks.fail("bins", "edges that do not increase", "a number, or increasing edges")
         bins = len(edges) - 1
-    return _histogram(p, edges, frozenset(learn), int(bins))
+    return _histogram(p, edges, variables, int(bins))

@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from landscape.curvature import escape, summaries
-from landscape.curvature.conditioning import rotation_stiffness as stiffness
+from landscape.curvature.escape import rotation_stiffness as stiffness
 from landscape.paper.ledger import Check, Claim
 from landscape.paper.linear_experiments import SEPARATED, Measured
 from landscape.paper.settings import LinearSettings
@@ -209,12 +209,13 @@ def only_saddles(
 ) -> Claim:
     """Measure C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
     lam = spectrum.eigenvalues
-    optimum = stationary.value(lam, next(stationary.points(lam, k, sigma2)), sigma2)
+    best = next(stationary.assignments(lam, k, sigma2))
+    optimum = stationary.value(stationary.point(lam, best, sigma2))
     spare = []  # escape directions at points below the optimum, whatever the rounding of equals
     for one in jax.random.split(key, 50):
-        a = random_assignment(one, lam, k, sigma2)
-        if stationary.value(lam, a, sigma2) < optimum:
-            spare.append(int(summaries.summarise(lam, a, sigma2).index))
+        point = stationary.point(lam, random_assignment(one, lam, k, sigma2), sigma2)
+        if stationary.value(point) < optimum:
+            spare.append(int(summaries.summarise(point).index))
     maxima = int((census["index"] == 0).sum())
     starts = int(searches.attrs["num_starts"]) * searches.sizes["problem"]
     return Claim(
@@ -267,7 +268,7 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKey
 
     @jax.jit
     def measure(assignment: Array) -> tuple[Array, ...]:
-        params = stationary.point(eye, lam, assignment, sigma2)
+        params = stationary.params(stationary.point(lam, assignment, sigma2), eye)
         slope = linear.gradient(params, moments)
         largest = jnp.max(jnp.stack([jnp.abs(g).max() for g in (slope.W, slope.V, slope.log_d)]))
         zero = jnp.sum(jnp.all(params.W == 0, axis=0))

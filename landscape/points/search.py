@@ -26,13 +26,12 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from landscape.points import census
+from landscape.points import census, mixed
+from landscape.points.stationary import Scalar
 from linvae_jax import linear
 from linvae_jax import moments as mom
 from linvae_jax._internal import checks
 from linvae_jax._internal.linalg import matmul
-
-Scalar = Float[Array, ""] | float
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,11 @@ def _signature(WWt: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.concatenate([WWt.reshape(*WWt.shape[:-2], -1), np.sort(columns)], axis=-1)
 
 
-def _listed_signature(lam: np.ndarray, point_type: census.PointType) -> np.ndarray:
+def _listed_signature(lam: np.ndarray, point_type: mixed.PointType) -> np.ndarray:
     """The signature that the census gives a type, at noise 1."""
-    p = census.layout(jnp.asarray(lam), point_type, 1.0)
+    p = mixed.point(lam, point_type, 1.0)
     squares = np.zeros(len(lam))
-    squares[[i for g in point_type.groups for i in g.components]] = p.gamma - 1
+    squares[p.components] = p.gamma - 1
     return _signature(np.diag(squares), np.append(p.s2, p.spare_s2) - 1)
 
 
@@ -173,8 +172,8 @@ def search(
     if eigenvalues.dtype != jnp.float64:
         checks.fail("eigenvalues", eigenvalues.dtype, "float64", "Set jax_enable_x64.")
     checks.in_range("num_starts", num_starts, 1, 2**31 - 1, "at least one")
-    noise = float(beta) * float(sigma2)
-    lam = jnp.maximum(eigenvalues, 0) / noise
+    tau = float(beta) * float(sigma2)
+    lam = jnp.maximum(eigenvalues, 0) / tau
     W, residual = _newton(lam, key, tolerance, max_steps, k=k, num_starts=num_starts)
     W, converged = np.asarray(W), np.asarray(residual) <= tolerance
     W = W[converged]
@@ -190,6 +189,6 @@ def search(
             hits[nearest] += 1
             worst[nearest] = max(worst[nearest], distance[nearest])
         else:
-            unexplained.append(np.sqrt(noise) * decoder)
+            unexplained.append(np.sqrt(tau) * decoder)
     strangers = np.array(unexplained).reshape(-1, len(lam), k)
     return Search(listed, hits, worst, strangers, num_starts - int(converged.sum()))

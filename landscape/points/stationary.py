@@ -3,20 +3,24 @@
 At noise σ² each stationary point of the pPCA likelihood puts some latents on principal
 components, √(λ_i − σ²) u_i, and leaves the others at zero: posterior collapse. Which latent sits
 where is an *assignment*: an integer array (k,), entry j the component of latent j (0-based, from
-the largest eigenvalue), −1 where latent j is collapsed.
+the largest eigenvalue), −1 where latent j is collapsed. With spectrum, σ² and β it is a `Point`,
+which every function on a point takes.
 
-With a KL weight β, σ² becomes βσ² throughout (landscape/README.md, 1).
+With a KL weight β, τ = βσ² takes the place of σ² (landscape/README.md, 1).
 
 >>> import jax.numpy as jnp
 >>> from landscape.points import stationary
 >>> lam = jnp.array([4.0, 2.0, 0.5])
->>> [a.tolist() for a in stationary.points(lam, k=2, sigma2=1.0)]
+>>> [a.tolist() for a in stationary.assignments(lam, k=2, sigma2=1.0)]
 [[0, 1], [0, -1], [1, -1], [-1, -1]]
->>> [int(stationary.index(lam, a, 1.0)) for a in stationary.points(lam, k=2, sigma2=1.0)]
+>>> points = [stationary.point(lam, a, 1.0) for a in stationary.assignments(lam, 2, 1.0)]
+>>> [int(stationary.index(p)) for p in points]
 [0, 1, 2, 4]
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -24,7 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from linvae_jax import ppca
 from linvae_jax._internal import arrays, checks
@@ -32,50 +36,198 @@ from linvae_jax.linear import LinearVAEParams
 
 Scalar = Float[Array, ""] | float
 
-
-def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
-    """Number of components with λ_i > βσ²."""
-    lam = np.asarray(arrays.read_spectrum("eigenvalues", eigenvalues))
-    checks.in_range("k", k, 1, len(lam), "at most n components")
-    sigma2 = checks.positive_scalar("sigma2", sigma2, lam.dtype)
-    beta = checks.positive_scalar("beta", beta, lam.dtype)
-    return int(np.sum(lam > _noise(beta, sigma2, lam.dtype)))
-
-
-def _noise(beta: Any, sigma2: Any, dtype: Any) -> Any:
-    """βσ², rounded as formulas in that dtype do."""
-    return np.asarray(beta, dtype) * np.asarray(sigma2, dtype)
-
-
 # an eigensolver leaves 2 ε of λ₁ where S has a zero, whatever n is (n = 64 to 1000)
 _ZERO = 10.0
 
 
-def zeros_of_s(eigenvalues: Any, noise: Any) -> Any:
-    """Which λ are zeros of S: at most 10 ε λ₁, which is rounding, and below the noise βσ².
+def zeros_of_s(eigenvalues: Any, tau: Any) -> Any:
+    """Which λ are zeros of S: at most 10 ε λ₁, which is rounding, and below τ = βσ².
 
-    The answer is the same in every unit. A λ above the noise is never one, so that no latent and
+    The answer is the same in every unit. A λ above τ is never one, so that no latent and
     no way to escape is lost. The question is which λ are certainly rounding. Which are certainly
     not is another one, whose bound is n times larger (`linvae_jax.moments.rank`).
 
     Args:
         eigenvalues: (n,), of S, from large to small; of NumPy or JAX.
-        noise: (), βσ².
+        tau: (), βσ².
 
     Returns:
         (n,), bool.
     """
     small = _ZERO * float(jnp.finfo(eigenvalues.dtype).eps) * eigenvalues[0]
-    return (eigenvalues <= small) & (eigenvalues < noise)
+    return (eigenvalues <= small) & (eigenvalues < tau)
+
+
+@partial(jax.tree_util.register_dataclass)
+@dataclass(frozen=True)
+class Point:
+    """A stationary point that pPCA has too: a value, which `point` makes and checks.
+
+    It is a pytree, for jit and vmap; the properties are of one point, not of a batch. Where traced values are no stationary point (a component with
+    λ ≤ τ, out of range, or taken twice), `levels` and `widths` are NaN for that latent, and so is
+    what follows from them.
+
+    Attributes:
+        eigenvalues: (n,), λ, of S, from large to small.
+        assignment: (k,) int, the component of each latent, −1 if collapsed.
+        sigma2: (), noise variance σ².
+        beta: (), weight β of the KL.
+        unit: (), a variance in which curvatures are given: W is measured in its root, V in one
+            over its root. 1 is the data's own unit; see `unit_free`.
+    """
+
+    eigenvalues: Float[Array, "*batch n"]
+    assignment: Int[Array, "*batch k"]
+    sigma2: Float[Array, "*batch"]
+    beta: Float[Array, "*batch"]
+    unit: Float[Array, "*batch"]
+
+    @property
+    def n(self) -> int:
+        """Number of components."""
+        return self.eigenvalues.shape[-1]
+
+    @property
+    def k(self) -> int:
+        """Number of latents."""
+        return self.assignment.shape[-1]
+
+    @property
+    def tau(self) -> Float[Array, ""]:
+        """The noise level τ = βσ²."""
+        return self.beta * self.sigma2
+
+    @property
+    def lam(self) -> Float[Array, "n"]:
+        """λ, with exact zeros where S has zeros: rounding leaves them off, on either side."""
+        return jnp.where(zeros_of_s(self.eigenvalues, self.tau), 0, self.eigenvalues)
+
+    @property
+    def active(self) -> Bool[Array, "k"]:
+        """Which latents sit on a component."""
+        return self.assignment >= 0
+
+    @property
+    def owners(self) -> Int[Array, "n"]:
+        """The latent on each component; k where it is unused."""
+        place = jnp.where(self.active, self.assignment, self.n)
+        return jnp.full(self.n, self.k).at[place].set(jnp.arange(self.k), mode="drop")
+
+    @property
+    def used(self) -> Bool[Array, "n"]:
+        """Which components have a latent."""
+        return self.owners < self.k
+
+    @property
+    def levels(self) -> Float[Array, "k"]:
+        """ℓ_j: λ of each latent's component, τ where it is collapsed."""
+        a, tau = self.assignment, self.tau
+        lam = self.eigenvalues.at[a].get(mode="fill", fill_value=jnp.nan)
+        mine = self.owners.at[a].get(mode="fill", fill_value=self.k) == jnp.arange(self.k)
+        return jnp.where(self.active, jnp.where(mine & (lam > tau), lam, jnp.nan), tau)
+
+    @property
+    def widths(self) -> Float[Array, "k"]:
+        """w_j = √(ℓ_j − τ): the norms of the columns of W."""
+        # the inner where keeps the gradient of the square root finite at zero
+        excess = jnp.where(self.active, self.levels - self.tau, 1)
+        return jnp.where(self.active, jnp.sqrt(excess), 0)
+
+
+def unit_free(point: Point) -> Point:
+    """The same point with curvatures as those of the data x/√λ₁, whose largest variance is one.
+
+    λ₁ is known of thin spectra too; dividing σ² and λ by it would round ties away, so it is kept
+    as the unit.
+    """
+    return Point(point.eigenvalues, point.assignment, point.sigma2, point.beta, point.lam[0])
+
+
+def _numbers(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
+    """Spectrum, σ² and β as they come, checked; the last two rounded to the spectrum's dtype."""
+    lam = arrays.read_spectrum("eigenvalues", eigenvalues)
+    sigma2 = checks.positive_scalar("sigma2", sigma2, lam.dtype)
+    return lam, sigma2, checks.positive_scalar("beta", beta, lam.dtype)
+
+
+def _tau(beta: Any, sigma2: Any, dtype: Any) -> Any:
+    """βσ² of known numbers, rounded as `Point.tau`."""
+    return np.asarray(beta, dtype) * np.asarray(sigma2, dtype)
+
+
+def read_pattern(assignment: Any, n: int) -> Any:
+    """An assignment of n components as it comes, a point's at some σ²; not yet on a device.
+
+    Raises:
+        ValueError: no integers (k,), k > n, a component twice or out of range.
+    """
+    a = checks.numbers("assignment", assignment)
+    checks.shape("assignment", a, ("k",))
+    if not jnp.issubdtype(a.dtype, jnp.integer):
+        checks.fail("assignment", f"dtype {a.dtype}", "integers")
+    checks.in_range("k", len(a), 1, n, "at most n components")
+    if checks.concrete(a):
+        known = np.asarray(a)
+        used = known[known >= 0]
+        if (known < -1).any() or (known >= n).any():
+            checks.fail(
+                "assignment", known.tolist(), f"components 0 to {n - 1}, or -1 for collapsed"
+            )
+        if len(np.unique(used)) < len(used):
+            checks.fail("assignment", known.tolist(), "no component twice")
+    return a
+
+
+def point(
+    eigenvalues: Float[Array, "n"] | Any,
+    assignment: Int[Array, "k"] | Any,
+    sigma2: Scalar,
+    beta: Scalar = 1.0,
+) -> Point:
+    """The stationary point of an assignment, checked where the values are known.
+
+    Args:
+        eigenvalues: (n,), of S, from large to small; their dtype is that of the point.
+        assignment: (k,) int, k ≤ n.
+        sigma2: noise variance.
+        beta: weight of the KL.
+
+    Raises:
+        ValueError: a component repeated, out of range, or with λ_i ≤ βσ²; unsorted or negative
+            eigenvalues; σ² or β ≤ 0; no real numbers, or beyond what JAX's float holds.
+    """
+    lam, sigma2, beta = _numbers(eigenvalues, sigma2, beta)
+    a = read_pattern(assignment, len(lam))
+    if checks.concrete(a, lam, sigma2, beta):
+        known, tau = np.asarray(lam), _tau(beta, sigma2, lam.dtype)
+        used = np.asarray(a)[np.asarray(a) >= 0]
+        small = used[known[used] <= tau]
+        if len(small):
+            i = int(small[0])
+            checks.fail(
+                "assignment",
+                f"component {i} with eigenvalue {float(known[i]):.6g}",
+                f"eigenvalues > beta * sigma2 = {float(tau):.6g}",
+                "Below that level there is no such stationary point: the latent is collapsed (-1).",
+            )
+    sigma2, beta = jnp.asarray(sigma2, lam.dtype), jnp.asarray(beta, lam.dtype)
+    return Point(jnp.asarray(lam), jnp.asarray(a), sigma2, beta, jnp.ones((), lam.dtype))
+
+
+def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
+    """Number of components with λ_i > βσ²."""
+    lam, sigma2, beta = _numbers(eigenvalues, sigma2, beta)
+    checks.in_range("k", k, 1, len(lam), "at most n components")
+    return int(np.sum(np.asarray(lam) > _tau(beta, sigma2, lam.dtype)))
 
 
 def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
-    """Number of assignments that `points` yields: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
+    """Number of `assignments`: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
     q = _available(eigenvalues, k, sigma2, beta)
     return sum(comb(q, r) for r in range(min(k, q) + 1))
 
 
-def points(
+def assignments(
     eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Iterator[np.ndarray]:
     """All pPCA stationary points, lazily, one assignment for each set of components in use.
@@ -91,7 +243,7 @@ def points(
         beta: weight of the KL.
 
     Yields:
-        Assignments: int arrays (k,). There are `count` of them, a combinatorial number.
+        Int arrays (k,). There are `count` of them, a combinatorial number.
 
     Raises:
         ValueError: unsorted or negative eigenvalues, k > n, σ² or β ≤ 0 (at the call, not at the
@@ -107,166 +259,56 @@ def points(
     return generate()
 
 
-def read(
-    assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any = 1.0
-) -> tuple[Int[Array, "k"], Float[Array, "n"], Float[Array, ""], Float[Array, ""]]:
-    """The four that say which point, as they come, made arrays of JAX: in that order.
-
-    The spectrum's dtype is that of σ² and β too.
-
-    Raises:
-        ValueError: the assignment is none of this spectrum at this noise, or one of them is no
-            real numbers, or beyond what JAX's float holds.
-    """
-    eigenvalues = arrays.read_spectrum("eigenvalues", eigenvalues)
-    dtype = eigenvalues.dtype
-    sigma2 = checks.positive_scalar("sigma2", sigma2, dtype)
-    beta = checks.positive_scalar("beta", beta, dtype)
-    a = checks.numbers("assignment", assignment)
-    checks.shape("assignment", a, ("k",))
-    if not jnp.issubdtype(a.dtype, jnp.integer):
-        checks.fail("assignment", f"dtype {a.dtype}", "integers")
-    _check_assignment(a, eigenvalues, sigma2, beta)
-    noise, weight = jnp.asarray(sigma2, dtype), jnp.asarray(beta, dtype)
-    return jnp.asarray(a), jnp.asarray(eigenvalues), noise, weight
-
-
-def _check_assignment(assignment: Any, eigenvalues: Any, sigma2: Any, beta: Any) -> None:
-    n = len(eigenvalues)
-    checks.in_range("k", len(assignment), 1, n, "at most n components")
-    if not checks.concrete(assignment, eigenvalues, sigma2, beta):
-        return
-    a = np.asarray(assignment)
-    used = a[a >= 0]
-    if (a < -1).any() or (a >= n).any():
-        checks.fail("assignment", a.tolist(), f"components 0 to {n - 1}, or -1 for collapsed")
-    if len(np.unique(used)) < len(used):
-        checks.fail("assignment", a.tolist(), "no component twice")
-    lam = np.asarray(eigenvalues)
-    level = _noise(beta, sigma2, lam.dtype)
-    small = used[lam[used] <= level]
-    if len(small):
-        i = int(small[0])
-        checks.fail(
-            "assignment",
-            f"component {i} with eigenvalue {float(lam[i]):.6g}",
-            f"eigenvalues > beta * sigma2 = {float(level):.6g}",
-            "Below that level there is no such stationary point: the latent is collapsed (-1).",
-        )
-
-
-def _levels(
-    eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar
-) -> tuple[Array, Array]:
-    """βσ², and λ of each latent's component: βσ² where collapsed, NaN where that is no point."""
-    dtype = eigenvalues.dtype
-    noise = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
-    lam = eigenvalues.at[assignment].get(mode="fill", fill_value=jnp.nan)
-    return noise, jnp.where(assignment < 0, noise, jnp.where(lam > noise, lam, jnp.nan))
-
-
 @jax.jit
-def _point(
-    eigenvectors: Array, eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar
-) -> LinearVAEParams:
-    noise, lam = _levels(eigenvalues, assignment, sigma2, beta)
-    W = ppca.principal_weights(eigenvectors[:, assignment], lam, noise)
-    W = jnp.where(jnp.isnan(lam), jnp.nan, W)
-    return LinearVAEParams(
-        W, (W / lam).T, jnp.log(noise / lam), jnp.log(jnp.asarray(sigma2, eigenvalues.dtype))
-    )
+def _params(point: Point, eigenvectors: Array) -> LinearVAEParams:
+    levels, tau = point.levels, point.tau
+    W = ppca.principal_weights(eigenvectors[:, point.assignment], levels, tau)
+    W = jnp.where(jnp.isnan(levels), jnp.nan, W)
+    return LinearVAEParams(W, (W / levels).T, jnp.log(tau / levels), jnp.log(point.sigma2))
 
 
-def point(
-    eigenvectors: Float[Array, "n m"] | Any,
-    eigenvalues: Float[Array, "m"] | Any,
-    assignment: Int[Array, "k"] | Any,
-    sigma2: Scalar,
-    beta: Scalar = 1.0,
-) -> LinearVAEParams:
-    """The stationary point of an assignment.
+def params(point: Point, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEParams:
+    """The linear VAE at a stationary point.
 
-    Active latent j on component i: w_j = √(λ_i − βσ²) u_i, v_j = w_j/λ_i, D_j = βσ²/λ_i.
-    Collapsed latent: w_j = v_j = 0, D_j = 1.
+    An active latent j on component i has w_j = √(λ_i − βσ²) u_i, v_j = w_j/λ_i, D_j = βσ²/λ_i. A
+    collapsed latent has w_j = v_j = 0, D_j = 1.
 
     Args:
+        point: with m eigenvalues.
         eigenvectors: (n, m), the leading eigenvectors of S (m = n, or fewer for large n).
-        eigenvalues: (m,).
-        assignment: (k,) int.
-        sigma2: noise variance.
-        beta: weight of the KL.
 
     Returns:
         `LinearVAEParams` of shape (n, k), where `linear.gradient` is zero in W, V and log D. Exact.
 
     Raises:
-        ValueError: a component repeated, out of range, or with λ_i ≤ βσ².
+        ValueError: eigenvectors that are not (n, m).
     """
-    a, lam, sigma2, beta = read(assignment, eigenvalues, sigma2, beta)
     eigenvectors = arrays.as_float("eigenvectors", eigenvectors)
-    checks.shape("eigenvectors", eigenvectors, ("n", len(lam)))
-    return _point(eigenvectors, lam, a, sigma2, beta)
-
-
-def _in_use(assignment: Array, n: int) -> Array:
-    """(n,) bool: which components have a latent."""
-    return (assignment[:, None] == jnp.arange(n)).any(axis=0)
+    checks.shape("eigenvectors", eigenvectors, ("n", point.n))
+    return _params(point, eigenvectors)
 
 
 @jax.jit
-def _value(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) -> Float[Array, ""]:
-    active = _in_use(assignment, len(eigenvalues))
-    _, lam = _levels(eigenvalues, assignment, sigma2, beta)
-    value = ppca.elbo_with_components(eigenvalues, active, sigma2, beta)
-    return jnp.where(jnp.isnan(lam).any(), jnp.nan, value)
+def value(point: Point) -> Float[Array, ""]:
+    """β-ELBO at a point, nats per datum; for β = 1 also its log-likelihood.
 
-
-def value(
-    eigenvalues: Float[Array, "n"] | Any,
-    assignment: Int[Array, "k"] | Any,
-    sigma2: Scalar,
-    beta: Scalar = 1.0,
-) -> Float[Array, ""]:
-    """β-ELBO at the point of an assignment, nats per datum; for β = 1 also its log-likelihood.
-
-    Exact. All n eigenvalues are needed, zeros included. Errors as `point`.
+    Exact. All n eigenvalues are needed, zeros included.
     """
-    a, lam, sigma2, beta = read(assignment, eigenvalues, sigma2, beta)
-    return _value(lam, a, sigma2, beta)
+    found = ppca.elbo_with_components(point.eigenvalues, point.used, point.sigma2, point.beta)
+    return jnp.where(jnp.isnan(point.levels).any(), jnp.nan, found)
 
 
 @jax.jit
-def _index(eigenvalues: Array, assignment: Array, sigma2: Scalar, beta: Scalar) -> Int[Array, ""]:
-    unused = ~_in_use(assignment, len(eigenvalues))
-    _, level = _levels(eigenvalues, assignment, sigma2, beta)
-    return jnp.sum(unused & (eigenvalues > level[:, None]))
-
-
-def index(
-    eigenvalues: Float[Array, "n"] | Any,
-    assignment: Int[Array, "k"] | Any,
-    sigma2: Scalar,
-    beta: Scalar = 1.0,
-) -> Int[Array, ""]:
+def index(point: Point) -> Int[Array, ""]:
     """Number of escape directions: positive eigenvalues of the Hessian in (W, V, log D).
 
     (k − r) #{i unused: λ_i > βσ²} + Σ_{t in use} #{i unused: λ_i > λ_t}: collapsed latents that
     can escape, and active latents on too small a component.
 
-    Args:
-        eigenvalues: (n,), from large to small.
-        assignment: (k,) int.
-        sigma2: noise variance, held fixed.
-        beta: weight of the KL.
-
     Returns:
-        () int. Exact for eigenvalues distinct from each other and from βσ²; directions along
-        ties are flat and not counted.
-
-    Raises:
-        ValueError: as `point`.
+        () int, with σ² held. Exact for eigenvalues distinct from each other and from βσ²;
+        directions along ties are flat and not counted.
 
     Source: landscape/README.md, 2; own derivation, checked against dense Hessians in the tests.
     """
-    a, lam, sigma2, beta = read(assignment, eigenvalues, sigma2, beta)
-    return _index(lam, a, sigma2, beta)
+    return jnp.sum(~point.used & (point.eigenvalues > point.levels[:, None]))

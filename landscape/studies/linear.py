@@ -15,15 +15,15 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
-from landscape.curvature import blocks, conditioning, escape, summaries
-from landscape.points import census, search
+from landscape.curvature import blocks, escape, summaries
+from landscape.points import census, search, stationary
 from linvae_jax import ppca, streams, tables
 from linvae_jax._internal import arrays, checks
 
 _NATS = "nats/datum"
 
 
-def default_sigma2(
+def sigma2_grid(
     eigenvalues: Float[Array, "n"] | Any, k: int, num: int = 200
 ) -> Float[Array, "num"]:
     """A logarithmic grid of σ² from a tenth of its MLE to beyond the collapse of all latents."""
@@ -64,7 +64,7 @@ def conditioning_path(
         which each latent of the pattern is collapsed.
     """
     chosen = patterns(k) if chosen is None else chosen
-    paths = [summaries.path(eigenvalues, a, sigma2, learn=learn) for a in chosen.values()]
+    paths = [summaries.over_sigma2(eigenvalues, a, sigma2, learn=learn) for a in chosen.values()]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *paths)
     c = stacked.conditioning
     free = c.unit_free
@@ -142,7 +142,7 @@ def escapes(
     """
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     lam = eigenvalues[jnp.asarray(components)]
-    rate = conditioning.escape_rate(lam[:, None], sigma2[None, :])
+    rate = escape.escape_rate(lam[:, None], sigma2[None, :])
     stiffness = escape.collapsed_stiffness(eigenvalues[0], sigma2)
     runs = [
         [escape.simulate(eigenvalues, c, f * float(eigenvalues[c])) for f in simulate_at]
@@ -204,14 +204,12 @@ def spectrum_histogram(
         sigma2: noise variance.
         bins: number of bins over the decades from 1e-12 of the stiffest.
     """
+    points = [stationary.point(eigenvalues, a, sigma2) for a in chosen.values()]
     negative, positive = [], []
-    largest = max(
-        float(summaries.summarise(eigenvalues, a, sigma2).unit_free.stiffness)
-        for a in chosen.values()
-    )
+    largest = max(float(summaries.summarise(point).unit_free.stiffness) for point in points)
     edges = jnp.geomspace(1e-12 * largest, 2 * largest, bins + 1)
-    for assignment in chosen.values():
-        count = partial(summaries.histogram, eigenvalues, assignment, sigma2, unit_free=True)
+    for point in points:
+        count = partial(summaries.histogram, point, unit_free=True)
         positive.append(count(edges).counts)
         negative.append(count(-edges[::-1]).counts[::-1])
     dims = ("point", "size")

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from landscape.curvature import collapsed_latent, conditioning
+from landscape.curvature import collapsed_latent, conditioning, escape
 from linvae_jax import gaussian, network_task, progress, sweeps, tables, vae
 from linvae_jax._internal import checks
 from linvae_jax._internal.linalg import matmul
@@ -36,7 +36,7 @@ def escape_path(
     The other weights stay as they are.
 
     Args:
-        model: as for `collapsed_latent.at`, like the arguments not listed here.
+        model: as for `collapsed_latent.blocks`, like the arguments not listed here.
         params: a trained one.
         x: (N, n), centred data.
         key: for the noise.
@@ -52,7 +52,7 @@ def escape_path(
         the kinks of a ReLU decoder and A's sample change.
 
     Raises:
-        ValueError: as `collapsed_latent.at`; σ² or β ≤ 0.
+        ValueError: as `collapsed_latent.blocks`; σ² or β ≤ 0.
     """
     for s in sigma2:
         checks.positive("sigma2", s)
@@ -64,7 +64,7 @@ def escape_path(
     latent = int(jnp.argmin(kl)) if latent is None else latent
     # cloned: the same noise again below, so that both curvatures differ by finite steps alone
     noise = jax.random.clone(key)
-    blocks = collapsed_latent.at(model, params, x, noise, latent, hessian_data=hessian_data)
+    blocks = collapsed_latent.blocks(model, params, x, noise, latent, hessian_data=hessian_data)
     found = [conditioning.summarise(jnp.linalg.eigvalsh(blocks.hessian(s, beta))) for s in sigma2]
     critical, direction = float(blocks.critical_sigma2(beta)), blocks.direction()
     # a step that is small beside the weights of a latent in use, if there is one
@@ -148,7 +148,7 @@ def escape_of_sweep(
         count: data looked at, spread over all. Of a sample of the training data the critical σ² is
             too large, unless it is many times the width of the encoder's last layer.
         draws: how often each, with noise of its own each time, which it is to average out.
-        hessian_data: as for `collapsed_latent.at`.
+        hessian_data: as for `collapsed_latent.blocks`.
         quiet: no progress bar.
 
     Returns:
@@ -176,7 +176,7 @@ def escape_of_sweep(
         found = escape_path(model, params, x, noise, values, beta=beta, hessian_data=hessian_data)
         rate = float(found.escape_rate[values.index(own)])
         found = found.isel(sigma2=[values.index(s) for s in sorted(sigma2)])
-        linear = float(conditioning.critical_sigma2(lam, model.k, own, beta))
+        linear = float(escape.critical_sigma2(lam, model.k, own, beta))
         of_linear = "critical σ² of the linear VAE at its optimum at own_sigma2"
         return found.assign(
             own_escape_rate=((), rate, _told("nats", "escape rate at own_sigma2")),

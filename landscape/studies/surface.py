@@ -44,7 +44,7 @@ def plane(
     return flat.reshape(len(a), len(b))
 
 
-def default_sigma2(
+def sigma2_around(
     eigenvalues: Float[Array, "n"] | Any, components: tuple[int, int] = (4, 6)
 ) -> tuple[float, ...]:
     """σ² at which both components are captured, the larger one alone, and none (figure 1)."""
@@ -107,7 +107,7 @@ def zero_column(
     for s in sigma2:
         assignment = np.where(np.asarray(eigenvalues[:first]) > s, np.arange(first), -1)
         assignment = np.append(assignment, -1)
-        W = stationary.point(jnp.eye(n), eigenvalues, assignment, s).W
+        W = stationary.params(stationary.point(eigenvalues, assignment, s), jnp.eye(n)).W
         found.append(_of_column(W, s, diagonal, directions, steps))
     likelihood, profile = zip(*found, strict=True)
     dims = ("sigma2", "along_first", "along_second")
