@@ -33,7 +33,7 @@ def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
     data = jax.random.normal(jax.random.key(1), (60, 4)) * jnp.array([3.0, 2.0, 1.0, 0.5])
     sigma2, beta = 0.7, 1.3
     noise = jax.random.normal(KEY, (60, 2))
-    point = collapsed_latent.collapsed(model, params, (1,))
+    point = collapsed_latent.collapse_latents(model, params, (1,))
 
     def elbo(weights):
         at = model.with_latent_weights(point, (1,), weights)
@@ -84,7 +84,7 @@ def test_noise_and_data_of_each_datum_stay_together():
     some = [0, 15, 30, 45]
     blocks = collapsed_latent.blocks(model, params, x, KEY, 1, hessian_data=4)
     noise = jax.random.normal(KEY, (60, 2))[jnp.array(some)].at[:, 1].set(1)
-    point = collapsed_latent.collapsed(model, params, (1,))
+    point = collapsed_latent.collapse_latents(model, params, (1,))
 
     def half_error(w):
         weights = model.latent_weights(point, (1,)) | {"decoder": w}
@@ -158,7 +158,7 @@ def test_single_precision_and_unknown_latents_are_refused():
     model = linear.Model(4, 2)
     params = model.init(KEY, 1.0)
     with pytest.raises(ValueError, match=r"latents: got 2, expected 0 <= latents <= 1"):
-        collapsed_latent.collapsed(model, params, (2,))
+        collapsed_latent.collapse_latents(model, params, (2,))
     with pytest.raises(ValueError, match="hessian_data: got 0"):
         collapsed_latent.blocks(model, params, jnp.ones((5, 4)), KEY, 0, hessian_data=0)
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):

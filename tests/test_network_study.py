@@ -86,7 +86,7 @@ def test_the_latent_of_least_kl_is_taken(x):
     np.testing.assert_allclose(float(table.latent_kl), 0.5 * np.log(3 / 0.5), rtol=1e-10)
     np.testing.assert_array_equal(table.sigma2, [0.5, 1.0])
     np.testing.assert_allclose(table.critical_sigma2_by_steps, table.critical_sigma2, rtol=1e-10)
-    nothing = collapsed_latent.collapsed(linear.Model(4, 2), both, (0, 1))
+    nothing = collapsed_latent.collapse_latents(linear.Model(4, 2), both, (0, 1))
     table = network_study.escape_path(linear.Model(4, 2), nothing, x, KEY, [1.0])
     np.testing.assert_allclose(table.critical_sigma2, 6.0, rtol=1e-10)  # total collapse: λ₁
     np.testing.assert_allclose(table.critical_sigma2_by_steps, 6.0, rtol=1e-10)
@@ -127,7 +127,10 @@ def test_spectra_of_a_network_agree_with_the_dense_hessian(x):
     assert table.index_lower.dims == ("point", "sigma2")
     assert table.largest.dims == ("point", "sigma2", "rank")
     key_noise, _ = jax.random.split(KEY)
-    points = {"trained": params, "all collapsed": collapsed_latent.collapsed(model, params, (0, 1))}
+    points = {
+        "trained": params,
+        "all collapsed": collapsed_latent.collapse_latents(model, params, (0, 1)),
+    }
     for name, at in points.items():
         of = network_spectra.objective(model, at, x[:50], key_noise, sigma2=4.0)
         values = jnp.linalg.eigvalsh(hessian.dense(of.function, of.variables))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Arrowhead(NamedTuple):
-    """A matrix whose off-diagonal entries are all in the last row and column, the corner's.
+    """An `Arrowhead` is a matrix with a diagonal and one last row and column, the corner's.
 
     Attributes:
         diagonal: (k, s), without the corner.
@@ -53,13 +53,13 @@ def build(
 
 
 def places(real: Bool[Array, "p"]) -> Int[Array, "p"]:
-    """Which of the increasing eigenvalues goes to each place: the first ones to the stand-ins."""
+    """Say which of the increasing eigenvalues goes to each place: the first to the stand-ins."""
     return jnp.argsort(jnp.argsort(real, stable=True))
 
 
 @jax.jit
 def eigenvalues(h: Arrowhead) -> tuple[Float[Array, "k s"], Float[Array, ""]]:
-    """Eigenvalues in the places of the diagonal, increasing, and the corner's, the largest.
+    """Compute eigenvalues in the places of the diagonal, increasing, and the largest, the corner's.
 
     There is one between each pole (entry of the diagonal) and the next, where
     μ − corner − Σ edge²/(μ − pole), which rises, is zero. Bisection finds all of them at once,

@@ -56,7 +56,7 @@ def learned(
     needed: tuple[str, ...] = WEIGHTS,
     optional: tuple[str, ...] = ("log_sigma2", "mean"),
 ) -> frozenset[str]:
-    """The variables as a set, if they are all that is needed and nothing unknown.
+    """Check that `learn` has all variables that are needed and nothing unknown.
 
     Raises:
         ValueError: they are not.
@@ -67,7 +67,7 @@ def learned(
 
 
 class PairBlocks(NamedTuple):
-    """The blocks [[−a, c], [c, −b]] of some latents with every component.
+    """`PairBlocks` are the blocks [[−a, c], [c, −b]] of some latents with every component.
 
     Attributes:
         a: (), 1/σ².
@@ -83,7 +83,7 @@ class PairBlocks(NamedTuple):
 
 
 class Inertia(NamedTuple):
-    """Numbers of positive (the index), negative and zero (the nullity) eigenvalues, each ()."""
+    """`Inertia` counts positive (the index), negative and zero (the nullity) eigenvalues."""
 
     positive: Int[Array, ""]
     negative: Int[Array, ""]
@@ -91,7 +91,7 @@ class Inertia(NamedTuple):
 
 
 class Modes(NamedTuple):
-    """One number for each eigenvector: its eigenvalue, or the coordinate of a direction along it.
+    """`Modes` have one number for each eigenvector: its eigenvalue, or a coordinate along it.
 
     Attributes:
         lower: (k, n), for the smaller eigenvalue of latent j with component i.
@@ -109,7 +109,7 @@ class Modes(NamedTuple):
 
 
 def pair_blocks(p: Point, latents: Int[Array, "*latents"]) -> PairBlocks:
-    """The 2 × 2 blocks of these latents with every component; see the module's table.
+    """Make the 2 × 2 blocks of these latents with every component; see the module's table.
 
     Entry (j, i) with i used by another active latent l is the block of the symmetric (j < l) or
     antisymmetric (j > l) combination. Entry (j, π(j)) is the (A, B) corner of the 3 × 3 block.
@@ -129,14 +129,14 @@ def pair_blocks(p: Point, latents: Int[Array, "*latents"]) -> PairBlocks:
 
 
 def pair_eigenvalues(p: Point, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
-    """Both eigenvalues of `pair_blocks`, each (*latents, n)."""
+    """Compute both eigenvalues of `pair_blocks`, each (*latents, n)."""
     a, b, c, det = pair_blocks(p, latents)
     size = (a + b) / 2 + jnp.hypot((a - b) / 2, c)
     return -size, -det / size
 
 
 def modes(p: Point, learn_sigma2: bool) -> Modes:
-    """All eigenvalues in their places."""
+    """Compute all eigenvalues, in their places."""
     k, n = p.k, p.n
     lower, upper = pair_eigenvalues(p, jnp.arange(k))
     threes, log_sigma2 = own_blocks.eigenvalues(p, learn_sigma2)
@@ -150,7 +150,7 @@ def modes(p: Point, learn_sigma2: bool) -> Modes:
 
 
 def mean_eigenvalues(p: Point) -> Float[Array, "n"]:
-    """Eigenvalues for μ, −β times those of C⁻¹ at noise τ: eigenvector u_i each."""
+    """Compute eigenvalues for μ, −β times those of C⁻¹ at noise τ: eigenvector u_i each."""
     return -jnp.where(p.used, p.tau / p.lam, 1) * (p.unit / p.sigma2)
 
 
@@ -173,7 +173,7 @@ def _inertia(p: Point, learn: frozenset[str]) -> Inertia:
 
 
 def inertia(point: Point, learn: Sequence[str] = WEIGHTS) -> Inertia:
-    """Signs of all eigenvalues, by comparing λ with λ and with τ: exact, in every unit.
+    """Count the signs of all eigenvalues, by comparing λ with λ and with τ: exact in every unit.
 
     Positive: an unused component i with λ_i > ℓ_j, for each latent j. Zero: λ_i = ℓ_j or λ_i = 0
     there, two active latents with equal λ, and log σ² if it is learned and all unused λ_i are zero,
@@ -208,7 +208,7 @@ def _log_determinant(p: Point, learn: frozenset[str]) -> Float[Array, ""]:
 
 
 def log_determinant(point: Point, learn: Sequence[str] = WEIGHTS) -> Float[Array, ""]:
-    """Logarithm of the product of |μ| over all nonzero eigenvalues, from the blocks' determinants.
+    """Compute the log of the product of all nonzero |μ|, from the blocks' determinants.
 
     The determinants have no unit. Where one is zero the block's other eigenvalue counts, −(a + b)
     of a 2 × 2 block, which has one. Arguments and errors as of `inertia`.
@@ -230,7 +230,7 @@ def _hessian_eigenvalues(p: Point, learn: frozenset[str]) -> Float[Array, "p"]:
 def hessian_eigenvalues(
     point: Point, *, learn: Sequence[str] = WEIGHTS, unit_free: bool = False
 ) -> Float[Array, "p"]:
-    """All eigenvalues of the β-ELBO's Hessian at a point.
+    """Compute all eigenvalues of the β-ELBO's Hessian at a point.
 
     The cost is O(nk), and O(k³) more for the arrowhead if log σ² is learned. The point may be
     traced; n, k and `learn` are static.
@@ -281,7 +281,7 @@ def _log_likelihood_eigenvalues(p: Point, learn_sigma2: bool) -> Float[Array, "p
 
 
 def log_likelihood_eigenvalues(point: Point, *, learn: Sequence[str] = ("W",)) -> Float[Array, "p"]:
-    """All eigenvalues of the pPCA log-likelihood's Hessian in W at a point with β = 1.
+    """Compute all eigenvalues of the pPCA log-likelihood's Hessian in W, at a point with β = 1.
 
     | latent j with component i | eigenvalue |
     | --- | --- |

@@ -37,7 +37,7 @@ _PIECE = 2000  # data whose gradients are kept at once
 
 
 def in_float64(params: Any) -> Any:
-    """Parameters in double precision: small eigenvalues drown in the rounding of large ones.
+    """Take parameters to double precision, as small eigenvalues drown in rounding of large ones.
 
     Raises:
         ValueError: jax_enable_x64 is off.
@@ -52,8 +52,8 @@ def _zeros(like: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, like)
 
 
-def collapsed(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
-    """The same VAE with some latents collapsed: ignored by the decoder, the prior for the encoder.
+def collapse_latents(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
+    """Collapse latents of a VAE: the decoder ignores them, the encoder gives them the prior.
 
     Args:
         model: a `vae.LatentModel`.
@@ -71,7 +71,7 @@ def collapsed(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> An
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Blocks:
-    """Hessian of the β-ELBO in the weights of one collapsed latent, for all σ² and β at once.
+    """`Blocks` make the β-ELBO's Hessian in one collapsed latent's weights, at all σ² and β.
 
     It is [[−A/σ², B/σ²], [Bᵀ/σ², −βC]], over the decoder's weights and then the encoder's.
 
@@ -87,27 +87,27 @@ class Blocks:
 
     @jax.jit
     def hessian(self, sigma2: Any, beta: Any = 1.0) -> Float[Array, "p p"]:
-        """The whole matrix at one σ², nats per datum; p = d + e."""
+        """Put the whole matrix together at one σ², nats per datum; p = d + e."""
         top = jnp.concatenate([-self.decoder, self.coupling], axis=1) / sigma2
         bottom = jnp.concatenate([self.coupling.T / sigma2, -beta * self.encoder], axis=1)
         return jnp.concatenate([top, bottom])
 
     def critical_sigma2(self, beta: Any = 1.0) -> Float[Array, ""]:
-        """The latent can come back below this σ², to second order; data unit².
+        """Compute the σ² below which the latent can come back, to second order; data unit².
 
-        γ/β, γ the largest eigenvalue of B C⁻¹Bᵀ against A. inf where A has a negative eigenvalue,
-        for then reconstruction gains by letting the latent's noise in, and where B couples to a
-        direction in which A is zero.
+        It is γ/β, γ the largest eigenvalue of B C⁻¹Bᵀ against A. It is inf where A has a negative
+        eigenvalue, because reconstruction then gains by letting the latent's noise in, and where B
+        couples to a direction in which A is zero.
         """
         return self._steepest()[0] / beta
 
     def direction(self) -> Float[Array, "d"]:
-        """Unit vector of the decoder's weights in which the latent would leave; 0 if nowhere."""
+        """Give the unit vector of decoder weights in which the latent would leave; 0 if nowhere."""
         return self._steepest()[1]
 
     @jax.jit
     def index(self, sigma2: Any, beta: Any = 1.0) -> Int[Array, ""]:
-        """In how many ways the latent can come back: the index of `hessian`, in every unit.
+        """Count the ways in which the latent can come back: the index of `hessian`, in every unit.
 
         Positive eigenvalues of B C⁻¹Bᵀ/(βσ²) − A, whose variables are the decoder's weights alone,
         of one unit; those of the whole matrix range from one over the data's variance to it.
@@ -120,7 +120,7 @@ class Blocks:
         return (values > rounding).sum()
 
     def _told(self) -> Float[Array, "d e"]:
-        """B C^(−½): what the encoder can tell of the error's gradient."""
+        """Compute B C^(−½), what the encoder can tell of the error's gradient."""
         # features in units of their own: their scales may differ by many orders
         size = jnp.sqrt(jnp.diag(self.encoder))
         size = jnp.where(size > 0, size, 1)
@@ -129,7 +129,7 @@ class Blocks:
 
     @jax.jit  # op by op it compiles forty programs for each size
     def _steepest(self) -> tuple[Float[Array, ""], Float[Array, "d"]]:
-        """γ and its direction."""
+        """Compute γ and its direction."""
         coupled = self._told()
         values, vectors = jnp.linalg.eigh(self.decoder)
         scale, small = _inverse_root(values)
@@ -147,7 +147,7 @@ class Blocks:
 
 
 def _inverse_root(values: Array) -> tuple[Array, Array]:
-    """Values^(−1/2), zero where they are rounding; and what counts as rounding."""
+    """Compute values^(−1/2), zero where they are rounding, and what counts as rounding."""
     small = hessian.default_rtol(len(values), values.dtype) * jnp.abs(values).max()
     return jnp.where(values > small, values, jnp.inf) ** -0.5, small
 
@@ -155,12 +155,12 @@ def _inverse_root(values: Array) -> tuple[Array, Array]:
 def _as_first(
     model: vae.LatentModel, params: Any, x: Array, key: PRNGKeyArray, latent: int
 ) -> tuple[Any, Array, Array]:
-    """The VAE with this latent collapsed, data and noise; latents renumbered, this one the first.
+    """Collapse this latent and make it the first, in the VAE and in the noise.
 
     So the programs below serve any latent, and are compiled once.
     """
     checks.in_range("latent", latent, 0, model.k - 1, "k latents, from 0")
-    point = collapsed(model, in_float64(params), (latent,))
+    point = collapse_latents(model, in_float64(params), (latent,))
     data = jnp.asarray(x, jnp.float64)
     noise = jax.random.normal(key, (len(data), model.k), jnp.float64)
     if latent:
@@ -172,13 +172,13 @@ def _as_first(
 
 @jax.jit
 def _swapped(noise: Array, latent: Array | int) -> Array:
-    """Columns 0 and `latent` in each other's place."""
+    """Put columns 0 and `latent` in each other's place."""
     return noise.at[:, 0].set(noise[:, latent]).at[:, latent].set(noise[:, 0])
 
 
 @jax.jit
 def _added(total: Any, more: Any, count: Array | int) -> Any:
-    """Means so far, and what more of all `count` data adds."""
+    """Add to the means so far what more of all `count` data adds."""
     return jax.tree.map(lambda a, b: a + b / count, total, more)
 
 
@@ -193,7 +193,7 @@ def _blocks(decoder: Array, coupling: Array, encoder: Array) -> "Blocks":
 def _first_order(
     model: vae.LatentModel, params: Any, x: Array, noise: Array, batch_size: int
 ) -> tuple[Array, Array]:
-    """Sums for B and C, from one gradient of the error and of the posterior for each datum."""
+    """Sum up B and C, from one gradient of the error and of the posterior for each datum."""
     weights = dict(model.latent_weights(params, (0,)))
     decoder = {model.decoder_name: weights.pop(model.decoder_name)}
 
@@ -226,7 +226,7 @@ def _first_order(
 
 @partial(jax.jit, static_argnames="model")
 def _second_order(model: vae.LatentModel, params: Any, x: Array, noise: Array) -> Array:
-    """A, from Hessian-vector products of the error."""
+    """Make A from Hessian-vector products of the error."""
     noise = noise.at[:, 0].set(1)  # enters by its square, of mean 1
     weights = model.latent_weights(params, (0,))
     name = model.decoder_name
@@ -248,14 +248,16 @@ def blocks(
     hessian_data: int = 1000,
     batch_size: int = 64,
 ) -> Blocks:
-    """The Hessian in the weights of a latent that is made to collapse, the others as they are.
+    """Make the Hessian in the weights of a latent that is made to collapse.
+
+    The other latents stay as they are.
 
     Args:
         model: a `vae.LatentModel`.
         params: a trained one.
-        x: (N, n), centred data: those that it was trained on, for features single out some of a
-            smaller sample, which makes the critical σ² too large. A datum may come several times in
-            a row, with other noise each time.
+        x: (N, n), centred data. Take those that it was trained on: in a smaller sample chance
+            correlations of features make the critical σ² too large. A datum may come several times
+            in a row, with other noise each time.
         key: for the noise of the other latents, one draw for each datum.
         latent: which.
         hessian_data: how many of the data A is a mean over: a Hessian-vector product for each of
@@ -288,7 +290,7 @@ def blocks(
 
 @partial(jax.jit, static_argnames="model")
 def _slopes(model: vae.LatentModel, params: Any, x: Array, noise: Array, along: Array) -> Array:
-    """Sum over data of the error's slope along a direction of the decoder's weights, z = ±1."""
+    """Sum over data the error's slope along a direction of the decoder's weights, z = ±1."""
     weights = model.latent_weights(params, (0,))
     name = model.decoder_name
     step = along.reshape(weights[name].shape)
@@ -311,7 +313,7 @@ def curvature_along(
     direction: Float[Array, "d"],
     step: float,
 ) -> Float[Array, ""]:
-    """dᵀA d from slopes of the error at ±step · d: with the kinks that lie between.
+    """Measure dᵀA d by slopes of the error at ±step · d, with the kinks that lie between.
 
     Args:
         model: as for `blocks`, like the arguments not listed here.

@@ -21,7 +21,7 @@ from linvae_jax._internal import arrays, checks
 
 
 class UnitFree(NamedTuple):
-    """What gradient descent sees in normalised data x/√λ₁: the same in every unit of x.
+    """`UnitFree` is what gradient descent sees in data x/√λ₁: the same in every unit of x.
 
     λ₁ is the largest eigenvalue of the data's covariance S; W is measured in √λ₁ and V in 1/√λ₁.
 
@@ -39,7 +39,7 @@ class UnitFree(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Conditioning:
-    """A Hessian spectrum in six numbers, three of which are there without a unit too.
+    """`Conditioning` is a Hessian spectrum in six numbers, three of them without a unit too.
 
     Attributes:
         index: (*batch), number of positive eigenvalues: escape directions.
@@ -66,7 +66,7 @@ class Conditioning:
 def summarise(
     eigenvalues: Float[Array, "*batch p"] | Any, rtol: Float[Array, ""] | float | None = None
 ) -> Conditioning:
-    """Read off a spectrum.
+    """Summarise a spectrum.
 
     A NaN among the eigenvalues makes every float NaN, and counts as nothing.
 
@@ -118,7 +118,7 @@ def _unknown(like: Array) -> UnitFree:
 
 
 def _without_units(matrix: Array, sizes: tuple[int, ...]) -> Array:
-    """The matrix with each array of a point in a unit of its own: its largest curvature is ±1.
+    """Measure each array of a point in a unit of its own: its largest curvature is ±1.
 
     D H D with D > 0 diagonal has the index and the nullity of H (Sylvester). One number for each
     array, not for each variable: a variable along which nothing changes would be measured by
@@ -142,7 +142,7 @@ def of_function(
     rtol: float | None = None,
     max_gigabytes: float = 1.0,
 ) -> tuple[Conditioning, Any]:
-    """Conditioning of any objective at a point by its dense Hessian, and the steepest direction.
+    """Summarise any objective's dense Hessian at a point, and give the steepest direction.
 
     Index and nullity are counted with each array of the point measured in a unit of its own, so
     that its largest diagonal curvature is ±1: they do not depend on the data's unit. The other
@@ -174,7 +174,7 @@ def of_function(
 def _of_matrix(
     matrix: Array, sizes: tuple[int, ...], rtol: Array | float
 ) -> tuple[Conditioning, Array]:
-    """What `of_function` finds, of a Hessian in arrays of these sizes."""
+    """Do what `of_function` does, for a Hessian in arrays of these sizes."""
     values, vectors = jnp.linalg.eigh(matrix)
     counted = _summarise(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
     up, flat, p = counted.index, counted.nullity, values.shape[0]

@@ -33,7 +33,7 @@ from linvae_jax.linear import LinearVAEParams
 def read(
     point: Point, eigenvectors: Float[Array, "n m"] | Any, learn: Sequence[str]
 ) -> tuple[Float[Array, "n m"], bool]:
-    """The eigenvectors as an array of JAX, checked, and whether log σ² is learned.
+    """Check the eigenvectors, and say whether log σ² is learned.
 
     Raises:
         ValueError: they are not (n, m), or W, V or log D is not learned, or the mean is.
@@ -45,13 +45,13 @@ def read(
 
 
 def turns(p: Point, latents: Int[Array, "*latents"]) -> tuple[Array, Array]:
-    """Cosine and sine of θ of the 2 × 2 blocks, each (*latents, m); see `own_blocks.rotation`."""
+    """Compute cosine and sine, each (*latents, m), of θ of the 2 × 2 blocks."""
     a, b, c, _ = blocks.pair_blocks(p, latents)
     return own_blocks.rotation(a, b, c)
 
 
 def own(p: Point, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Array, "p p"] | None]:
-    """Eigenvectors of the 3 × 3 blocks, and of the arrowhead in their coordinates, as columns.
+    """Compute eigenvectors of the 3 × 3 blocks, and of the arrowhead in their coordinates.
 
     Columns are in the eigenvalues' places (`blocks.Modes`); the second is None if log σ² is held.
     """
@@ -66,7 +66,7 @@ def own(p: Point, learn_sigma2: bool) -> tuple[Float[Array, "k 3 3"], Float[Arra
 
 @jax.jit
 def _pair(U: Array, p: Point, upper: Array, j: Array, i: Array) -> LinearVAEParams:
-    """Eigenvector of latent j's block with component i, not its own."""
+    """Make the eigenvector of latent j's block with component i, not its own."""
     n, k = U.shape[0], p.k
     cos, sin = (x[i] for x in turns(p, j))
     A, B = jnp.where(upper, cos, -sin), jnp.where(upper, sin, cos)
@@ -83,7 +83,7 @@ def _pair(U: Array, p: Point, upper: Array, j: Array, i: Array) -> LinearVAEPara
 
 @partial(jax.jit, static_argnames="learn_sigma2")
 def _own(U: Array, p: Point, place: Array, learn_sigma2: bool) -> LinearVAEParams:
-    """Eigenvector of the own blocks; `place` counts (latent, three), then log σ²."""
+    """Make an eigenvector of the own blocks; `place` counts (latent, three), then log σ²."""
     k = p.k
     vectors, arrow = own(p, learn_sigma2)
     if arrow is None:
@@ -121,7 +121,7 @@ def eigenvector(
     *,
     learn: Sequence[str] = WEIGHTS,
 ) -> LinearVAEParams:
-    """The unit eigenvector that belongs to one of `blocks.hessian_eigenvalues`.
+    """Make the unit eigenvector that belongs to one of `blocks.hessian_eigenvalues`.
 
     Args:
         point: with m eigenvalues, of known values.
@@ -147,7 +147,7 @@ def escape_directions(
     learn: Sequence[str] = WEIGHTS,
     rtol: float | None = None,
 ) -> Iterator[tuple[Float[Array, ""], LinearVAEParams]]:
-    """All ways to escape, the fastest first, each made when it is asked for.
+    """List all ways to escape, the fastest first; each is made when it is asked for.
 
     Args:
         point: as for `eigenvector`, like the arguments below.

@@ -34,7 +34,7 @@ def _escape_rate(lam: Array, s: Array) -> Float[Array, "..."]:
 def escape_rate(
     eigenvalue: Float[Array, "*#batch"] | Any, sigma2: Float[Array, "*#batch"] | float
 ) -> Float[Array, "..."]:
-    """Rate at which a collapsed latent leaves along a component, in joint (W, V) space.
+    """Compute the rate at which a collapsed latent leaves along a component, in (W, V).
 
     μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return.
 
@@ -65,10 +65,12 @@ def critical_sigma2(
     sigma2: float | Float[Array, ""],
     beta: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, ""]:
-    """σ² below which collapse of a linear VAE's least latent is unstable, its other weights held.
+    """Compute the σ² below which a linear VAE's least latent cannot stay collapsed.
 
-    It can go to the first component not in use, which is its own if all are, γ = λ; or, where σ²
-    falls below the τ = βσ² that the model was trained at, to one that is, γ = τ²/λ: what is left.
+    The other latents keep the weights that they have at the optimum for this σ². The latent can go
+    to the first component that no latent uses; if all k are in use, that is its own. There γ = λ.
+    It can also go to a component in use, which the other latents leave a part of: γ = τ²/λ, which
+    counts where σ² falls below the τ = βσ² that the model was trained at.
 
     Args:
         eigenvalues: (n,), of S, from large to small.
@@ -102,9 +104,10 @@ def _critical_sigma2(lam: Array, k: int, sigma2: Array, beta: Array) -> Array:
 
 
 def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pairs"]:
-    """Curvature against rotating neighbouring latents into each other at the optimum.
+    """Compute the curvature against rotating neighbouring latents into each other.
 
-    (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: close eigenvalues align slowly.
+    At the optimum it is (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: latents of close
+    eigenvalues align slowly.
 
     Args:
         eigenvalues: (k,), λ of the components in use, from large to small.
@@ -131,7 +134,7 @@ MAX_STEPS = 10_000_000
 
 
 class Escape(NamedTuple):
-    """Escape of one collapsed latent along one component, by gradient descent.
+    """An `Escape` tells how gradient descent takes one collapsed latent along one component.
 
     Attributes:
         rate: μ₊, nats per squared unit, of the exact Hessian.
@@ -147,7 +150,7 @@ class Escape(NamedTuple):
 def steps(
     rate: Float[Array, "*batch"], step_size: Float[Array, "*batch"], growth: float
 ) -> Float[Array, "*batch"]:
-    """Steps of gradient descent for a deviation to grow by `growth`; ∞ where the rate is ≤ 0."""
+    """Count steps of gradient descent in which a deviation grows by `growth`; ∞ at rates ≤ 0."""
     return _steps(rate, step_size, growth)
 
 
@@ -237,7 +240,7 @@ def simulate(
 def collapsed_stiffness(
     largest: Float[Array, "*#batch"], sigma2: Float[Array, "*#batch"]
 ) -> Float[Array, "..."]:
-    """Largest |μ| among the negative eigenvalues at total collapse, from λ₁: −μ₋ of its block.
+    """Compute the largest |μ| of negative eigenvalues at total collapse: −μ₋ of the block of λ₁.
 
     μ₊ + μ₋ = −(1/σ² + λ), the trace; μ₋ falls with λ, so λ₁ gives the stiffest.
     """

@@ -39,7 +39,7 @@ from landscape.points.mixed import MixedPoint, namespace
 
 
 def _pairs(AA: Any, BB: Any, AB: Any, det: Any, unit: Any) -> Any:
-    """Both eigenvalues of every [[AA, AB], [AB, BB]], flat, from determinants that are exact.
+    """Compute both eigenvalues of every [[AA, AB], [AB, BB]], flat, from exact determinants.
 
     AA and BB are negative. In the table's order of rows the determinants are
     λ_i (σ⁴/s_b² − λ_i)/σ⁴, or with λ_b for σ⁴/s_b² where b is on a component, and
@@ -52,7 +52,7 @@ def _pairs(AA: Any, BB: Any, AB: Any, det: Any, unit: Any) -> Any:
 
 
 def _exchanges(p: MixedPoint, unit: Any) -> Any:
-    """The 4 × 4 blocks of all pairs of components of two groups, (pairs, 4, 4)."""
+    """Make the 4 × 4 blocks of all pairs of components of two groups, (pairs, 4, 4)."""
     xp = namespace(p.eigenvalues)
     i, t = np.nonzero(np.triu(p.group[:, None] != p.group))
     lam, gamma, s2 = p.used, p.gamma, p.s2
@@ -60,7 +60,7 @@ def _exchanges(p: MixedPoint, unit: Any) -> Any:
     zero = xp.zeros(len(i))
 
     def entries(here: np.ndarray, there: np.ndarray) -> tuple[Any, Any, Any, Any]:
-        """Of A_it and B_ti: AA, BB, AB, and that of A_it with B_it."""
+        """Compute AA, BB and AB of A_it and B_ti, and the entry of A_it with B_it."""
         AA = -gamma[there] / (p.tau * s2[there]) * unit
         BB = -lam[here] * gamma[there] / p.tau / unit
         return AA, BB, lam[here] / gamma[here], -(a[i] * a[t]) * lam[there] / (gamma[there] * p.tau)
@@ -73,7 +73,7 @@ def _exchanges(p: MixedPoint, unit: Any) -> Any:
 
 
 def _own(lam: Any, s2: Any, m: int, tau: Any, unit: Any) -> Any:
-    """A group's block: the Hessian of a linear VAE with n = r, at W = diag(a) Q, in (W, V, log D).
+    """Make a group's block: the Hessian of a linear VAE with n = r, at W = diag(a) Q.
 
     From the second variation of landscape/README.md, 1: with G = WᵀW, V S Vᵀ = G/s² and
     R = S Vᵀ (r, m), A_ib A_ic: −(δ_bc + G_bc/σ²)/s²; B_bi B_ci: −λ_i (δ_bc + G_bc/σ²);
@@ -98,7 +98,7 @@ def _own(lam: Any, s2: Any, m: int, tau: Any, unit: Any) -> Any:
 
 
 def hessian_eigenvalues(point: MixedPoint, *, unit_free: bool = False) -> Float[Any, "p"]:
-    """All 2nk + k eigenvalues of the Hessian in (W, V, log D) at a type's `mixed.params`.
+    """Compute all 2nk + k eigenvalues of the Hessian in (W, V, log D) at `mixed.params`.
 
     Args:
         point: of k latents, σ² held fixed.

@@ -39,7 +39,7 @@ from linvae_jax.linear import LinearVAEParams
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class BlockHessian:
-    """The β-ELBO's Hessian in W, V and log D, or log σ² too, at one stationary point.
+    """A `BlockHessian` is the β-ELBO's Hessian in W, V, log D, or log σ² too, at one point.
 
     H = Q diag(μ) Qᵀ with Q as blocks: see `to_modes` and `from_modes`. With m < n eigenvectors
     there is −1/σ² for W outside their span, and zero for V.
@@ -92,7 +92,7 @@ def _block_hessian(p: Point, eigenvectors: Array, learn_sigma2: bool) -> BlockHe
 def block_hessian(
     point: Point, eigenvectors: Float[Array, "n m"] | Any, *, learn: Sequence[str] = WEIGHTS
 ) -> BlockHessian:
-    """The Hessian at a point; it costs O(mk), and O(k³) more if log σ² is learned.
+    """Make the Hessian at a point; it costs O(mk), and O(k³) more if log σ² is learned.
 
     Args:
         point: with m eigenvalues.
@@ -108,12 +108,12 @@ def block_hessian(
 
 
 def _columns(p: Point) -> Int[Array, "k"]:
-    """Each latent's component, and m, which is none, for a collapsed one."""
+    """Give each latent's component, and m, which is none, for a collapsed one."""
     return jnp.where(p.active, p.assignment, p.n)
 
 
 def _exchange(p: Point, x: Float[Array, "k m"], sign: int) -> Float[Array, "k m"]:
-    """Sums and differences, over √2, of x_jπ(l) and x_lπ(j): sign +1 there, −1 back."""
+    """Take sums and differences, over √2, of x_jπ(l) and x_lπ(j): sign +1 there, −1 back."""
     columns, k = _columns(p), p.k
     square = x[:, p.assignment]
     both = p.active[:, None] & p.active & ~jnp.eye(k, dtype=bool)
@@ -125,7 +125,7 @@ def _exchange(p: Point, x: Float[Array, "k m"], sign: int) -> Float[Array, "k m"
 def _rotate_own(
     hessian: BlockHessian, threes: Float[Array, "k 3"], log_sigma2: Float[Array, ""], *, back: bool
 ) -> tuple[Float[Array, "k 3"], Float[Array, ""]]:
-    """Active latents' own (A, B, d), and log σ², into modes or back."""
+    """Take active latents' own (A, B, d), and log σ², into modes or back."""
     own, arrow = hessian.own, hessian.arrow
     if back:
         if arrow is not None:
@@ -140,7 +140,7 @@ def _rotate_own(
 
 
 def _own_part(p: Point, first: Array, second: Array, third: Array) -> Float[Array, "k 3"]:
-    """The variables of `own_blocks`: entries (j, π(j)) of two (k, m) arrays, and a (k,) array."""
+    """Pick what `own_blocks` act on: entries (j, π(j)) of two (k, m) arrays, and (k,) others."""
     pick = lambda x: jnp.where(  # noqa: E731
         p.active, jnp.take_along_axis(x, p.assignment[:, None], axis=1)[:, 0], 0
     )
@@ -148,7 +148,7 @@ def _own_part(p: Point, first: Array, second: Array, third: Array) -> Float[Arra
 
 
 class _Parts(NamedTuple):
-    """A direction taken apart: what each block acts on, and what lies outside U's span."""
+    """`_Parts` are what each block acts on of a direction, and what lies outside U's span."""
 
     A: Float[Array, "k m"]
     B: Float[Array, "k m"]
@@ -185,7 +185,7 @@ def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
 
 @jax.jit
 def to_modes(hessian: BlockHessian, direction: LinearVAEParams) -> Modes:
-    """Coordinates of a direction along the eigenvectors: Qᵀ x. They are isometric if m = n.
+    """Compute the coordinates of a direction along the eigenvectors, Qᵀ x; isometric if m = n.
 
     Without log σ² learned that entry of the direction is not looked at.
     """
@@ -202,7 +202,7 @@ def to_modes(hessian: BlockHessian, direction: LinearVAEParams) -> Modes:
 
 @jax.jit
 def from_modes(hessian: BlockHessian, coordinates: Modes) -> LinearVAEParams:
-    """The direction with these coordinates along the eigenvectors: Q y."""
+    """Make the direction with these coordinates along the eigenvectors, Q y."""
     lower, upper, log_d, log_sigma2 = coordinates
     threes = _own_part(hessian.point, lower, upper, log_d)
     threes, log_sigma2 = _rotate_own(hessian, threes, log_sigma2, back=True)
@@ -220,7 +220,7 @@ def _check(hessian: BlockHessian, direction: LinearVAEParams) -> None:
 def function(
     hessian: BlockHessian, f: Callable[[Array], Array], direction: LinearVAEParams
 ) -> LinearVAEParams:
-    """f(H) x for any function f of the eigenvalues.
+    """Compute f(H) x for any function f of the eigenvalues.
 
     `jnp.abs` makes the metric of saddle-free Newton; `lambda mu: jnp.exp(mu * t)` is gradient
     flow for a time t; `lambda mu: jax.lax.rsqrt(-mu)` turns white noise into draws from the
@@ -273,7 +273,7 @@ def _apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams
 
 
 def apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
-    """H x, by the blocks: to rounding of its terms, entry by entry. Arguments as `function`.
+    """Compute H x by the blocks, to rounding of its terms, entry by entry.
 
     Args:
         hessian: from `block_hessian`.
@@ -290,7 +290,7 @@ def apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
 
 
 def quadratic(hessian: BlockHessian, direction: LinearVAEParams) -> Float[Array, ""]:
-    """xᵀ H x: twice the second-order change of the ELBO, nats per datum. As `apply`.
+    """Compute xᵀ H x, twice the second-order change of the ELBO, nats per datum. As `apply`.
 
     It has no unit if x is a change of the weights.
     """
@@ -299,7 +299,7 @@ def quadratic(hessian: BlockHessian, direction: LinearVAEParams) -> Float[Array,
 
 
 def _nonzero(hessian: BlockHessian, rtol: float) -> tuple[Callable[[Array], Array], Array]:
-    """Which eigenvalues exceed rtol times the largest, and how many do not."""
+    """Say which eigenvalues exceed rtol times the largest, and how many do not."""
     values = hessian.values
     largest = jnp.abs(values).max()
     if hessian.missing:
@@ -323,7 +323,7 @@ def _refuse_singular(zeros: Array, pseudo: bool) -> None:
 
 @jax.jit
 def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
-    """The pseudo-inverse of H times a direction, block by block."""
+    """Apply the pseudo-inverse of H to a direction, block by block."""
     p, x = hessian.point, _apart(hessian, right)
     a, b, c, det = blocks.pair_blocks(p, jnp.arange(p.k))
     flat = det == 0
@@ -361,7 +361,7 @@ def solve(
     pseudo: bool = False,
     rtol: float | None = None,
 ) -> LinearVAEParams:
-    """H⁻¹ b. A Newton step to the stationary point is −H⁻¹ of the gradient.
+    """Compute H⁻¹ b. A Newton step to the stationary point is −H⁻¹ of the gradient.
 
     Each block is inverted by its determinant, which is exact: no digits are lost to the scale of
     the data.
@@ -398,7 +398,7 @@ def solve(
 def slogdet(
     hessian: BlockHessian, *, pseudo: bool = False, rtol: float | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Sign of det H and log|det H|.
+    """Compute the sign of det H, and log|det H|.
 
     At a maximum log|det H| is log det(−H), the term of a Laplace approximation. It has no unit
     where H is invertible; `blocks.log_determinant`.
@@ -428,7 +428,7 @@ def slogdet(
 
 
 def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
-    """How many eigenvalues have which sign, exactly; `rtol` as in `solve`."""
+    """Count the eigenvalues of each sign, exactly; `rtol` as in `solve`."""
     if rtol is None:
         count = blocks.inertia(hessian.point, hessian.learn)
         out = hessian.missing

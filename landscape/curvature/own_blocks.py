@@ -16,7 +16,7 @@ from landscape.points.stationary import Point
 
 
 def matrices(p: Point) -> Float[Array, "k 3 3"]:
-    """The block of each active latent with its own component, variables A, B, d.
+    """Make the block of each active latent with its own component, in the variables A, B, d.
 
     A collapsed latent has no component of its own: its A and B are stand-ins, uncoupled and below
     the rest of the spectrum, which keeps them first among its eigenvalues.
@@ -37,7 +37,7 @@ def matrices(p: Point) -> Float[Array, "k 3 3"]:
 
 
 def inverses(p: Point) -> Float[Array, "k 3 3"]:
-    """Inverses of `matrices` by their cofactors, none of which cancels.
+    """Invert `matrices` by their cofactors, none of which cancels.
 
     The determinant is −β²w²/σ²; with w in units of σ, and x = λ/σ² = w² + β, the cofactors are
     those written out below. Of a collapsed latent only log D has a block.
@@ -66,7 +66,7 @@ _SWEEPS = 8  # Jacobi converges quadratically: five suffice for three dimensions
 
 
 def rotation(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """Cosine and sine of θ of matrices [[−a, c], [c, −b]], of any shape.
+    """Compute cosine and sine of θ of matrices [[−a, c], [c, −b]], of any shape.
 
     The upper eigenvector is (cos θ, sin θ), the lower (−sin θ, cos θ). The smaller of the two comes
     from a ratio, not from an angle, so that it has its own digits.
@@ -79,12 +79,12 @@ def rotation(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
 
 
 def spectra(p: Point) -> tuple[Float[Array, "k 3"], Float[Array, "k 3 3"]]:
-    """Eigenvalues, increasing, and eigenvectors, as columns, of `matrices`.
+    """Compute eigenvalues, increasing, and eigenvectors, as columns, of `matrices`.
 
     By Jacobi's rotations, which keep the digits of small eigenvalues of a definite matrix however
     far apart the scales of A, B and d are: an ordinary eigensolver knows all to rounding of the
     largest (Demmel & Veselić, SIAM J. Matrix Anal. Appl. 1992). The eigenvalue nearest zero is then
-    taken from the determinant, −β²w²/σ², for a latent near its threshold has one of size w².
+    taken from the determinant, −β²w²/σ², because a latent near its threshold has one of size w².
     """
     M = matrices(p)
     # A and B first: their determinant, 4τw²/σ⁴, cancels in the entries as σ² falls. What is left
@@ -138,24 +138,24 @@ def spectra(p: Point) -> tuple[Float[Array, "k 3"], Float[Array, "k 3 3"]]:
 
 
 def noise_edge(p: Point) -> Float[Array, "k 3"]:
-    """What ties `matrices` to log σ²: entries of A, B and d with it."""
+    """Make the entries that tie A, B and d of `matrices` to log σ²."""
     B = -p.beta * (p.widths / jnp.sqrt(p.unit))
     d = p.beta / 2 * (p.widths**2 / p.levels)
     return jnp.stack([jnp.zeros_like(p.widths), B, d], axis=-1)
 
 
 def noise_corner(p: Point) -> Float[Array, ""]:
-    """The Hessian's entry for log σ²: −½ (rβ + Σ_unused λ_i/σ²)."""
+    """Compute the Hessian's entry for log σ²: −½ (rβ + Σ_unused λ_i/σ²)."""
     return -(jnp.where(p.used, p.tau, p.lam) / p.sigma2).sum() / 2
 
 
 def noise_schur(p: Point) -> Float[Array, ""]:
-    """What is left of that entry once all other variables follow σ²: −½ Σ_unused λ_i/σ²."""
+    """Compute what is left of it once all other variables follow σ²: −½ Σ_unused λ_i/σ²."""
     return -(jnp.where(p.used, 0, p.lam) / p.sigma2).sum() / 2
 
 
 def noise_path(p: Point) -> Float[Array, "k 3"]:
-    """How an active latent's A, B and d follow log σ², its point kept stationary: −H⁻¹ × the edge.
+    """Compute how A, B and d follow log σ² while the point stays stationary: −H⁻¹ × the edge.
 
     w = √(λ − τ), v = w/λ and D = τ/λ: the derivatives are −τ/(2w), −τ/(2wλ) and 1.
     """
@@ -168,14 +168,14 @@ def noise_path(p: Point) -> Float[Array, "k 3"]:
 def arrow(
     p: Point, threes: Float[Array, "k 3"], vectors: Float[Array, "k 3 3"]
 ) -> arrowhead.Arrowhead:
-    """`matrices` in their eigenvectors' coordinates, with log σ² at the corner."""
+    """Put `matrices` in their eigenvectors' coordinates, with log σ² at the corner."""
     edge = jnp.einsum("jst,js->jt", vectors, noise_edge(p), precision="highest")
     real = p.active[:, None] | jnp.array([False, False, True])
     return arrowhead.build(threes, edge, noise_corner(p), real, noise_schur(p))
 
 
 def eigenvalues(p: Point, learn_sigma2: bool) -> tuple[Float[Array, "k 3"], Float[Array, ""]]:
-    """Eigenvalues of `matrices`, or of the arrowhead of them and log σ²: see `blocks.Modes`."""
+    """Compute eigenvalues of `matrices`, or of the arrowhead with log σ²: see `blocks.Modes`."""
     threes, vectors = spectra(p)
     if not learn_sigma2:
         return threes, jnp.zeros_like(p.sigma2)

@@ -1,4 +1,4 @@
-"""Exact spectra that are read off and let go: six numbers, a sweep over σ², a histogram.
+"""Exact spectra that are read off and let go: six numbers, a walk over σ², a histogram.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import summaries
@@ -31,7 +31,7 @@ Scalar = stationary.Scalar
 def summarise(
     point: Point, *, learn: Sequence[str] = WEIGHTS, rtol: float | None = None
 ) -> Conditioning:
-    """Index, nullity, condition number and escape rate at a stationary point.
+    """Summarise the Hessian at a point: index, nullity, condition number, escape rate.
 
     Index and nullity do not depend on the data's unit. The others do, as landscape/README.md, 3,
     says; `unit_free` has them for normalised data x/√λ₁, which is what one trains on.
@@ -66,7 +66,7 @@ def _summarise(p: Point, learn: frozenset[str], rtol: float | None) -> Condition
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class OverSigma2:
-    """A pattern of collapse followed over σ².
+    """`OverSigma2` has a pattern of collapse, followed over σ².
 
     Attributes:
         sigma2: (steps,), noise variances.
@@ -109,7 +109,7 @@ def over_sigma2(
     rtol: float | None = None,
     batch_size: int = 8,
 ) -> OverSigma2:
-    """One pattern of collapse over many σ², in one compiled call.
+    """Follow one pattern of collapse over many σ², in one compiled call.
 
     Latent j of the pattern sits on its component while βσ² < λ_i, and is collapsed beyond: the
     point with it on the component has merged with the one without. Its critical σ² is λ_i/β.
@@ -139,7 +139,7 @@ def over_sigma2(
 
 
 class Histogram(NamedTuple):
-    """Counts (bins,) of eigenvalues between edges (bins + 1,), the last bin closed."""
+    """A `Histogram` counts (bins,) eigenvalues between edges (bins + 1,), the last bin closed."""
 
     counts: Int[Array, "bins"]
     edges: Float[Array, "edges"]
@@ -188,7 +188,7 @@ def histogram(
     learn: Sequence[str] = WEIGHTS,
     unit_free: bool = False,
 ) -> Histogram:
-    """The whole spectrum as a histogram, latent by latent: O(n) memory.
+    """Count the whole spectrum into a histogram, latent by latent, in O(n) memory.
 
     Args:
         point: with all n eigenvalues.

@@ -35,7 +35,7 @@ from linvae_jax._internal import checks
 
 @dataclass(frozen=True)
 class Census:
-    """All types, with what is known of each.
+    """A `Census` has all types, with what is known of each.
 
     Attributes:
         types: the global maximum first, total collapse last.
@@ -52,14 +52,14 @@ class Census:
     nullity: Int[np.ndarray, "types"]
 
     def count_by_index(self) -> dict[int, int]:
-        """How many types have each index, from index 0 up."""
+        """Count the types of each index, from index 0 up."""
         return dict(sorted(Counter(self.index.tolist()).items()))
 
 
 def types(
     eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Iterator[PointType]:
-    """All types of stationary point, lazily: the global maximum first, total collapse last.
+    """List all types of stationary point, lazily: the global maximum first, total collapse last.
 
     Their number grows faster than exponentially in k (`count`). With repeated eigenvalues the
     points of several types can lie in one continuous family; each type is listed.
@@ -102,14 +102,14 @@ def types(
 
 
 def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
-    """Number of `types`, by listing them."""
+    """Count the `types`, by listing them."""
     return sum(1 for _ in types(eigenvalues, k, sigma2, beta))
 
 
 def table(
     eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Census:
-    """All types with value, gap to the optimum, index and nullity. Arguments as `types`."""
+    """List all types with value, gap to the optimum, index and nullity. Arguments as `types`."""
     listed = tuple(types(eigenvalues, k, sigma2, beta))
     read = mixed.read(eigenvalues, sigma2, beta)
     points = [MixedPoint(*read, t) for t in listed]

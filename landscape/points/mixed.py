@@ -39,7 +39,7 @@ from linvae_jax.linear import LinearVAEParams
 
 
 class Group(NamedTuple):
-    """Latents that share components.
+    """A `Group` is of latents that share components.
 
     Attributes:
         components: 0-based from the largest eigenvalue, increasing; r of them.
@@ -52,7 +52,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class PointType:
-    """What kind of stationary point: its groups, and the number of collapsed latents.
+    """A `PointType` says which kind of point: its groups, and how many latents are collapsed.
 
     Groups are put in canonical order, by their smallest component, so that equal types compare
     equal. Latents are interchangeable and have no names here.
@@ -92,12 +92,12 @@ class PointType:
 
 
 def namespace(x: Any) -> Any:
-    """NumPy for its own arrays, else `jax.numpy`."""
+    """Choose NumPy for its own arrays, else `jax.numpy`."""
     return np if isinstance(x, np.ndarray | np.generic) else jnp
 
 
 def exists(lam: Any, m: int, tau: Any) -> Any:
-    """Whether m latents can share components with these eigenvalues, from large to small.
+    """Say whether m latents can share components with these eigenvalues, from large to small.
 
     √λ_r s > τ, s put in: m (τ − λ_r) < √λ_r Σ(√λ_i − √λ_r). With m = r equal eigenvalues
     the latents do not share: WᵀW is a multiple of I, and m groups of one describe the point.
@@ -110,7 +110,7 @@ def exists(lam: Any, m: int, tau: Any) -> Any:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class MixedPoint:
-    """The stationary points of a type: a value, which `point` makes and checks.
+    """A `MixedPoint` stands for the stationary points of a type; `point` makes and checks it.
 
     It is a pytree, for jit and vmap, with the type as a static part. An orthogonal m × m matrix
     with Q as its first r rows takes a group's latents to r that sit on one component each and m − r
@@ -203,7 +203,7 @@ class MixedPoint:
 
 
 def read(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
-    """Spectrum with exact zeros, σ² and β: in NumPy's float64 if they are known, else in JAX's."""
+    """Read spectrum, σ² and β: in NumPy's float64 if they are known, else as JAX has them."""
     if checks.concrete(eigenvalues, sigma2, beta):
         values = arrays.host_spectrum("eigenvalues", eigenvalues)
         checks.positive_scalar("sigma2", sigma2)
@@ -220,7 +220,7 @@ def read(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
 def point(
     eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> MixedPoint:
-    """The stationary points of a type, checked where the values are known.
+    """Make the stationary points of a type, checked where the values are known.
 
     Args:
         eigenvalues: (n,), of S, from large to small.
@@ -249,7 +249,7 @@ def point(
 
 
 def value(point: MixedPoint) -> Float[Any, ""]:
-    """β-ELBO at the points of a type, nats per datum.
+    """Compute the β-ELBO at the points of a type, nats per datum.
 
     −(n/2) log 2πσ² − (β/2) [ Σ_used √λ_i/s + Σ_unused λ_i/(βσ²) + Σ_latents log(s²/(βσ²)) ]
 
@@ -266,7 +266,7 @@ def value(point: MixedPoint) -> Float[Any, ""]:
 
 
 def inertia(point: MixedPoint) -> tuple[Any, Any]:
-    """Index and nullity of the Hessian in (W, V, log D) at the points of a type.
+    """Count index and nullity of the Hessian in (W, V, log D) at the points of a type.
 
     Index: Σ (m − 1) over groups, the rotations that undo the sharing, and the positive ones among
 
@@ -310,12 +310,12 @@ def inertia(point: MixedPoint) -> tuple[Any, Any]:
 
 
 def index(point: MixedPoint) -> Int[Any, ""]:
-    """Number of escape directions: positive eigenvalues of the Hessian. See `inertia`."""
+    """Count the escape directions: positive eigenvalues of the Hessian. See `inertia`."""
     return inertia(point)[0]
 
 
 def sharing(squares: Float[Any, "r"], m: int) -> Float[Any, "r m"]:
-    """A matrix Q with orthonormal rows and Σ_i a_i² Q_ij² the same for every column j.
+    """Make a matrix Q with orthonormal rows and Σ_i a_i² Q_ij² the same for every column j.
 
     This is the equal-diagonal case of Schur and Horn's theorem, by m − 1 plane rotations of
     diag(a², 0). Each turns the coordinates with the largest and the smallest entry until the larger
@@ -359,13 +359,13 @@ def sharing(squares: Float[Any, "r"], m: int) -> Float[Any, "r m"]:
 def _weights(
     eigenvectors: Array, components: Array, decoder: Array, encoder: Array
 ) -> tuple[Array, Array]:
-    """W and V from their coordinates along some of the eigenvectors."""
+    """Make W and V from their coordinates along some of the eigenvectors."""
     A = eigenvectors[:, components]
     return matmul(A, decoder), matmul(A, encoder).T
 
 
 def params(point: MixedPoint, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEParams:
-    """One linear VAE of a type: its latents group by group, then the collapsed ones.
+    """Give one linear VAE of a type: its latents group by group, then the collapsed ones.
 
     W = A diag(a) Q, V = Qᵀ diag(a/(a² + βσ²)) Aᵀ, D = βσ²/s², with A the group's eigenvectors and
     Q from `sharing`. The others of the type: all Q with the same property, and permuted latents.

@@ -1,4 +1,4 @@
-"""Brute force against the census: look for stationary points of the ELBO, knowing nothing of them.
+"""Brute force against the census: a search for stationary points that knows nothing of them.
 
 Many random starts descend ½‖∇ELBO‖² over (W, V, log D) by a damped Newton method
 (Levenberg–Marquardt), to which saddles are as good as maxima. Each point found is compared with
@@ -36,7 +36,7 @@ from linvae_jax._internal.linalg import matmul
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """A `Search` says what a search found.
 
     Attributes:
         census: the list it was compared with.
@@ -68,7 +68,7 @@ class _State(NamedTuple):
 
 
 def _start(key: PRNGKeyArray, lam: Float[Array, "n"], k: int) -> linear.LinearVAEParams:
-    """A Gaussian decoder of random size, up to √λ₁, with its best encoder."""
+    """Draw a Gaussian decoder of random size, up to √λ₁, with its best encoder."""
     key_W, key_size = jax.random.split(key)
     size = jnp.sqrt(lam[0]) * jax.random.uniform(key_size, (), lam.dtype)
     W = size / np.sqrt(len(lam)) * jax.random.normal(key_W, (len(lam), k), lam.dtype)
@@ -85,7 +85,7 @@ def _newton(
     k: int,
     num_starts: int,
 ) -> tuple[Float[Array, "starts n k"], Float[Array, "starts"]]:
-    """Decoders at the end of the search, and the largest entry of the residual there; σ² = 1."""
+    """Give decoders at the end of the search, and the residual's largest entry there; σ² = 1."""
     moments = mom.Moments(jnp.zeros_like(lam), lam, jnp.asarray(jnp.inf, lam.dtype))
 
     def run(key: PRNGKeyArray) -> tuple[Array, Array]:
@@ -122,12 +122,12 @@ def _newton(
 
 
 def _signature(WWt: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """W Wᵀ, flat, and the squared norms of W's columns in order: what tells types apart."""
+    """Flatten what tells types apart: W Wᵀ, and the squared norms of W's columns in order."""
     return np.concatenate([WWt.reshape(*WWt.shape[:-2], -1), np.sort(columns)], axis=-1)
 
 
 def _listed_signature(lam: np.ndarray, point_type: mixed.PointType) -> np.ndarray:
-    """The signature that the census gives a type, at noise 1."""
+    """Give the signature of a type in the census, at noise 1."""
     p = mixed.point(lam, point_type, 1.0)
     squares = np.zeros(len(lam))
     squares[p.components] = p.gamma - 1

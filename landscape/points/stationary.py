@@ -41,7 +41,7 @@ _ZERO = 10.0
 
 
 def zeros_of_s(eigenvalues: Any, tau: Any) -> Any:
-    """Which λ are zeros of S: at most 10 ε λ₁, which is rounding, and below τ = βσ².
+    """Mark the λ that are zeros of S: at most 10 ε λ₁, which is rounding, and below τ = βσ².
 
     The answer is the same in every unit. A λ above τ is never one, so that no latent and
     no way to escape is lost. The question is which λ are certainly rounding. Which are certainly
@@ -61,11 +61,11 @@ def zeros_of_s(eigenvalues: Any, tau: Any) -> Any:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Point:
-    """A stationary point that pPCA has too: a value, which `point` makes and checks.
+    """A `Point` is a stationary point that pPCA has too; `point` makes and checks it.
 
-    It is a pytree, for jit and vmap; the properties are of one point, not of a batch. Where traced values are no stationary point (a component with
-    λ ≤ τ, out of range, or taken twice), `levels` and `widths` are NaN for that latent, and so is
-    what follows from them.
+    It is a pytree, for jit and vmap. The properties are of one point, not of a batch. Where traced
+    values are no stationary point (a component with λ ≤ τ, out of range, or taken twice), `levels`
+    and `widths` are NaN for that latent, and so is what follows from them.
 
     Attributes:
         eigenvalues: (n,), λ, of S, from large to small.
@@ -135,7 +135,7 @@ class Point:
 
 
 def unit_free(point: Point) -> Point:
-    """The same point with curvatures as those of the data x/√λ₁, whose largest variance is one.
+    """Give the same point with the curvatures of the data x/√λ₁, whose largest variance is one.
 
     λ₁ is known of thin spectra too; dividing σ² and λ by it would round ties away, so it is kept
     as the unit.
@@ -144,19 +144,19 @@ def unit_free(point: Point) -> Point:
 
 
 def _numbers(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
-    """Spectrum, σ² and β as they come, checked; the last two rounded to the spectrum's dtype."""
+    """Check the spectrum, σ² and β as they come; the last two fit the spectrum's dtype."""
     lam = arrays.read_spectrum("eigenvalues", eigenvalues)
     sigma2 = checks.positive_scalar("sigma2", sigma2, lam.dtype)
     return lam, sigma2, checks.positive_scalar("beta", beta, lam.dtype)
 
 
 def _tau(beta: Any, sigma2: Any, dtype: Any) -> Any:
-    """βσ² of known numbers, rounded as `Point.tau`."""
+    """Multiply known numbers to βσ², rounded as `Point.tau`."""
     return np.asarray(beta, dtype) * np.asarray(sigma2, dtype)
 
 
 def read_pattern(assignment: Any, n: int) -> Any:
-    """An assignment of n components as it comes, a point's at some σ²; not yet on a device.
+    """Check an assignment of n components, a point's at some σ²; it is not yet on a device.
 
     Raises:
         ValueError: no integers (k,), k > n, a component twice or out of range.
@@ -184,7 +184,7 @@ def point(
     sigma2: Scalar,
     beta: Scalar = 1.0,
 ) -> Point:
-    """The stationary point of an assignment, checked where the values are known.
+    """Make the stationary point of an assignment, checked where the values are known.
 
     Args:
         eigenvalues: (n,), of S, from large to small; their dtype is that of the point.
@@ -215,14 +215,14 @@ def point(
 
 
 def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
-    """Number of components with λ_i > βσ²."""
+    """Count the components with λ_i > βσ²."""
     lam, sigma2, beta = _numbers(eigenvalues, sigma2, beta)
     checks.in_range("k", k, 1, len(lam), "at most n components")
     return int(np.sum(np.asarray(lam) > _tau(beta, sigma2, lam.dtype)))
 
 
 def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0) -> int:
-    """Number of `assignments`: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
+    """Count the `assignments`: Σ_{r ≤ min(k, q)} C(q, r), q = #{λ_i > βσ²}."""
     q = _available(eigenvalues, k, sigma2, beta)
     return sum(comb(q, r) for r in range(min(k, q) + 1))
 
@@ -230,7 +230,7 @@ def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Sc
 def assignments(
     eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Iterator[np.ndarray]:
-    """All pPCA stationary points, lazily, one assignment for each set of components in use.
+    """List all pPCA stationary points, lazily: one assignment for each set of components in use.
 
     Latents are interchangeable, so of the assignments that differ by a permutation of latents
     the one with increasing components is given. Most components in use come first, so the first
@@ -268,7 +268,7 @@ def _params(point: Point, eigenvectors: Array) -> LinearVAEParams:
 
 
 def params(point: Point, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEParams:
-    """The linear VAE at a stationary point.
+    """Give the linear VAE at a stationary point.
 
     An active latent j on component i has w_j = √(λ_i − βσ²) u_i, v_j = w_j/λ_i, D_j = βσ²/λ_i. A
     collapsed latent has w_j = v_j = 0, D_j = 1.
@@ -290,7 +290,7 @@ def params(point: Point, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEPa
 
 @jax.jit
 def value(point: Point) -> Float[Array, ""]:
-    """β-ELBO at a point, nats per datum; for β = 1 also its log-likelihood.
+    """Compute the β-ELBO at a point, nats per datum; for β = 1 it is the log-likelihood too.
 
     Exact. All n eigenvalues are needed, zeros included.
     """
@@ -300,7 +300,7 @@ def value(point: Point) -> Float[Array, ""]:
 
 @jax.jit
 def index(point: Point) -> Int[Array, ""]:
-    """Number of escape directions: positive eigenvalues of the Hessian in (W, V, log D).
+    """Count the escape directions: positive eigenvalues of the Hessian in (W, V, log D).
 
     (k − r) #{i unused: λ_i > βσ²} + Σ_{t in use} #{i unused: λ_i > λ_t}: collapsed latents that
     can escape, and active latents on too small a component.

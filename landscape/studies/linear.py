@@ -26,14 +26,14 @@ _NATS = "nats/datum"
 def sigma2_grid(
     eigenvalues: Float[Array, "n"] | Any, k: int, num: int = 200
 ) -> Float[Array, "num"]:
-    """A logarithmic grid of σ² from a tenth of its MLE to beyond the collapse of all latents."""
+    """Make a logarithmic grid of σ², from a tenth of its MLE to beyond the collapse of all."""
     low = 0.1 * ppca.optimal_sigma2(eigenvalues, k)
     largest = arrays.spectrum("eigenvalues", eigenvalues)[0]
     return jnp.geomspace(low, 1.5 * largest, num)
 
 
 def patterns(k: int) -> dict[str, np.ndarray]:
-    """Three patterns of collapse, by the latents that are left: none, the first, every second."""
+    """Name three patterns of collapse by the latents left: none, the first, every second."""
     alternating = np.where(np.arange(k) % 2 == 0, np.arange(k), -1)
     first = np.where(np.arange(k) == 0, 0, -1)
     return {
@@ -50,7 +50,7 @@ def conditioning_path(
     chosen: dict[str, np.ndarray] | None = None,
     learn: Sequence[str] = blocks.WEIGHTS,
 ) -> xr.Dataset:
-    """Index, conditioning and escape of patterns of collapse over σ²: exact, from all eigenvalues.
+    """Tabulate index, conditioning and escape of patterns of collapse over σ², exactly.
 
     Args:
         eigenvalues: (n,), of S.
@@ -128,7 +128,7 @@ def escapes(
     sigma2: Float[Array, "steps"],
     simulate_at: Sequence[float] = (0.003, 0.01, 0.1, 0.5),
 ) -> xr.Dataset:
-    """Escape from total collapse along single components: theory over σ², and simulations.
+    """Tabulate escape from total collapse along single components: theory, and simulations.
 
     Args:
         eigenvalues: (n,), of S.
@@ -193,7 +193,7 @@ def spectrum_histogram(
     sigma2: float,
     bins: int = 200,
 ) -> xr.Dataset:
-    """All Hessian eigenvalues at several points as counts over |μ|, by sign, on a log scale.
+    """Count all Hessian eigenvalues at several points over |μ|, by sign, on a log scale.
 
     They are those of the data x/√λ₁: in the data's own unit the curvatures in W and in V may lie
     too many decades apart for one picture.
@@ -233,7 +233,7 @@ def spectrum_histogram(
 def census_table(
     eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: float, max_types: int = 20_000
 ) -> xr.Dataset:
-    """Every stationary point of a small problem: pPCA's and the mixed ones.
+    """Tabulate every stationary point of a small problem: pPCA's and the mixed ones.
 
     Args:
         eigenvalues: (n,), of S; few.
@@ -261,7 +261,7 @@ def census_table(
 
 
 def searches(shapes: Sequence[tuple[int, int]], num_starts: int, seed: int) -> xr.Dataset:
-    """Brute-force search for stationary points of random small problems, against the census.
+    """Search for stationary points of random small problems, against the census.
 
     Args:
         shapes: (n, k) of each problem.

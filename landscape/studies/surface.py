@@ -22,7 +22,7 @@ def plane(
     a: Float[Array, "A"],
     b: Float[Array, "B"],
 ) -> Float[Array, "A B"]:
-    """Values of any objective at point + a d₁ + b d₂.
+    """Compute values of any objective at point + a d₁ + b d₂.
 
     Args:
         function: scalar function of a pytree.
@@ -47,7 +47,7 @@ def plane(
 def sigma2_around(
     eigenvalues: Float[Array, "n"] | Any, components: tuple[int, int] = (4, 6)
 ) -> tuple[float, ...]:
-    """σ² at which both components are captured, the larger one alone, and none (figure 1)."""
+    """Choose σ² at which both components are captured, the larger alone, and none (figure 1)."""
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     for i in components:
         checks.in_range("components", i, 0, len(eigenvalues) - 1, "n components, from 0")
@@ -60,7 +60,7 @@ def _of_column(
     W: Array, sigma2: Array | float, moments: mom.Moments, directions: tuple[Array, Array],
     steps: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Likelihood and profile ELBO in the plane; one program for all σ²."""
+    """Compute likelihood and profile ELBO in the plane; one program serves all σ²."""
     return (
         plane(lambda W: ppca.log_likelihood(W, sigma2, moments), W, directions, steps, steps),
         plane(lambda W: linear.profile_elbo(W, sigma2, moments), W, directions, steps, steps),
