@@ -3,6 +3,7 @@
 | module | question it answers |
 | --- | --- |
 | `stationary` | which stationary points does pPCA have, with which value and index? |
-| `census` | which points are there in all, the ELBO's mixed saddles included? |
+| `mixed` | at which points do latents share components, with which value and index? |
+| `census` | which types of points are there in all? |
 | `search` | does brute force find a point that is not on the list? |
 """

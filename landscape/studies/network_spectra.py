@@ -136,7 +136,7 @@ def spectra(
     exact = collapsed_latent.in_float64(params)
     points = {
         "trained": exact,
-        "all collapsed": collapsed_latent.collapsed(model, exact, range(model.k)),
+        "all collapsed": collapsed_latent.collapse_latents(model, exact, range(model.k)),
     }
     values: dict[str, list[Any]] = {name: [] for name in _SPECTRA}
     with progress.bar(len(points) * len(sigma2), "spectra", "point", quiet) as bar:
