@@ -107,13 +107,13 @@ def test_saddles_that_are_maxima_or_off_the_list(search, listed, failing):
 def test_points_that_are_not_stationary(monkeypatch):
     spectrum = mom.Spectrum(LAM, jnp.eye(5))
     assert linear_claims.collapsed_points(spectrum, K, SIGMA2, KEY).holds
-    exact = stationary.point
+    exact = stationary.params
 
     def shifted(*args):
-        point = exact(*args)
-        return replace(point, W=point.W + 0.01)
+        params = exact(*args)
+        return replace(params, W=params.W + 0.01)
 
-    monkeypatch.setattr(stationary, "point", shifted)
+    monkeypatch.setattr(stationary, "params", shifted)
     failed = linear_claims.collapsed_points(spectrum, K, SIGMA2, KEY)
     assert not any(check.holds for check in failed.checks)
     assert np.isfinite([check.value for check in failed.checks]).all()
