@@ -138,7 +138,7 @@ def measure(
         diagonal, spectrum = mom.in_eigenbasis(moments)
         lam = spectrum.eigenvalues
 
-        table = keep("figure1_surface", surface.zero_column(lam, surface.default_sigma2(lam)))
+        table = keep("figure1_surface", surface.zero_column(lam, surface.sigma2_around(lam)))
         style.save(linear_figures.stationary_surface(table), folder / "figure1_surface")
         stage("surfaces drawn")
 

@@ -50,7 +50,7 @@ def study(eigenvalues: Float[Array, "n"], k: int, sigma2: float) -> Landscape:
         ValueError: k out of range; as the functions of `studies.linear`.
     """
     checks.in_range("k", k, 3, len(eigenvalues) - 1, "three components to follow")
-    grid = linear_study.default_sigma2(eigenvalues, k)
+    grid = linear_study.sigma2_grid(eigenvalues, k)
     followed = (0, max(k // 5, 1), k - 1)
     # down to the smallest σ² of a simulation, so that each lies on its curve
     lowest = min(_SIMULATED_AT) * eigenvalues[k - 1]
