@@ -16,7 +16,7 @@ from benchmarks.lease import Lease
 from benchmarks.network_peers import Problem
 from benchmarks.records import Measurement
 from linvae_jax import machine, network_task, networks, sweeps
-from linvae_jax._engine import parallel
+from linvae_jax._engine import layouts
 from linvae_jax.training import TrainConfig
 
 Precision = Literal["highest", "default"]
@@ -126,7 +126,7 @@ def _how_many(lease: Lease) -> Iterator[Measurement]:
     data = network_task.Data(jnp.asarray(bench_networks.data_of(case)), zero, one)
     grid = sweeps.Grid(seeds=(0, 1))
     hyper, keys = grid.hyperparameters("f4"), grid.keys()
-    each = parallel.bytes_per_run(task, config, data, hyper, keys)
+    each = layouts.bytes_per_run(task, config, data, hyper, keys)
     yield records.plain("memory of one more model side by side", each / 1e9, "GB")
     fit = int(0.8 * machine.free_memory() / each)
     yield records.plain("models that fit in 80 % of the memory", fit, "1")

@@ -14,7 +14,7 @@ from benchmarks import network_peers, problems, records, timing
 from benchmarks.network_peers import Layer, Problem, Train, Weights
 from benchmarks.records import Measurement, Scale
 from linvae_jax import networks, sweeps, vae
-from linvae_jax._engine import parallel
+from linvae_jax._engine import executors, layouts, shapes
 from linvae_jax.network_task import Data, NetworkTask
 from linvae_jax.training import TrainConfig
 
@@ -100,15 +100,15 @@ def ours(
     zero, one = jnp.zeros(case.model.n, jnp.float32), jnp.ones(case.model.n, jnp.float32)
     data, hyper, keys = Data(jnp.asarray(x), zero, one), grid.hyperparameters("f4"), grid.keys()
     chunk = None if batching == "auto" else case.models
-    layout = parallel.plan(task, config, data, hyper, keys, batching=batching, chunk=chunk)
-    executor = parallel.Executor(task, config, layout)
+    layout = layouts.plan(task, config, data, hyper, keys, batching=batching, chunk=chunk)
+    executor = executors.executor(task, config, layout)
     placed = executor.replicate(data)
     chunks = []
     for rows in np.arange(case.models + -case.models % layout.chunk).reshape(-1, layout.chunk):
         # the last chunk is filled up with the last model, as in a sweep
         some = jax.tree.map(lambda leaf: leaf[rows.clip(max=case.models - 1)], (hyper, keys))  # noqa: B023
         own_hyper, own_keys = map(executor.place, some)
-        chunks.append([own_hyper, executor.init(placed, own_hyper, own_keys)])
+        chunks.append([own_hyper, executor.begin(placed, own_hyper, own_keys)[0]])
 
     def starts() -> list[Weights]:
         return [
@@ -190,7 +190,7 @@ def peak(
 
 def operations(case: Case) -> float:
     """In a turn, of dense layers: 6 for each weight and datum in training, 2 in looking."""
-    leaves = parallel.shape_of(case.model.init, jax.random.key(0), 1.0).leaves.values()
+    leaves = shapes.shape_of(case.model.init, jax.random.key(0), 1.0).leaves.values()
     count = sum(math.prod(leaf.shape) for leaf in leaves if leaf.ndim == 2)
     return count * (6 * case.samples + 2 * case.models * case.observed)
 
@@ -216,7 +216,7 @@ def same_loss(case: Case) -> Iterator[Measurement]:
         peers["PyTorch"] = lambda weights, noise: torch_peers.loss(weights, shaped(case, x), noise)
     if peers:
         # random everywhere, for all log variances and biases are zero where training starts
-        shape = parallel.shape_of(model.init, key, 1.0)
+        shape = shapes.shape_of(model.init, key, 1.0)
         leaves = {
             name: (rng.normal(size=leaf.shape) * 0.03).astype(leaf.dtype)
             for name, leaf in shape.leaves.items()

@@ -27,7 +27,7 @@ from landscape.cli import programs
 from landscape.curvature import blocks, collapsed_latent, operators
 from landscape.points import stationary
 from linvae_jax import linear, linear_task, moments, network_task, networks, ppca, sweeps, training
-from linvae_jax._engine import parallel
+from linvae_jax._engine import shapes
 
 REFERENCE = Path(__file__).with_name("reference.npz")
 N, K, COUNT = 24, 8, 300
@@ -87,7 +87,7 @@ def formulas(dtype: Any) -> dict[str, Any]:
 
 def curvature() -> dict[str, Any]:
     """Of a collapsed latent of a network, in float64."""
-    shape = parallel.shape_of(NETWORK.init, jax.random.key(0), 1.0)
+    shape = shapes.shape_of(NETWORK.init, jax.random.key(0), 1.0)
     leaves = [
         jnp.asarray(0.3 * wave(*leaf.shape, start=i))
         for i, leaf in enumerate(shape.leaves.values())

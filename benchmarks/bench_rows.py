@@ -19,8 +19,8 @@ from landscape.paper import network_experiments
 from landscape.paper import table as paper_table
 from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, streams, sweeps, tables, training
-from linvae_jax._engine import parallel
-from linvae_jax._engine.trainer import Result, started
+from linvae_jax._engine import executors, layouts, sweep_table
+from linvae_jax._engine.trainer import Result
 from linvae_jax._internal import checks
 from linvae_jax.data import mnist, preprocessing
 
@@ -89,13 +89,13 @@ class Side:
         )
         hyper, keys = grid.hyperparameters("f4"), grid.keys()
         training.check(self.task, self.config, data, hyper)
-        layout = parallel.plan(self.task, self.config, data, hyper, keys, chunk=grid.size)
+        layout = layouts.plan(self.task, self.config, data, hyper, keys, chunk=grid.size)
         checks.in_range("layout.chunk", layout.chunk, grid.size, grid.size, "all runs together")
-        self.executor = parallel.Executor(self.task, self.config, layout)
+        self.executor = executors.executor(self.task, self.config, layout)
         self.placed = self.executor.replicate(data)
         self.hyper, keys = self.executor.place(hyper), self.executor.place(keys)
         self.states, record = self.executor.begin(self.placed, self.hyper, keys)
-        self.begun = started(self.executor.host(record), grid.size)
+        self.begun = {name: leaf[: grid.size] for name, leaf in self.executor.host(record).items()}
         self.history: dict[str, list[np.ndarray]] = {}
         self.facts = {"pixel_constant": str(constant), "count": str(count)}
 
@@ -123,7 +123,7 @@ class Side:
         config = replace(self.config, num_steps=self.epochs * self.config.record_every)
         made = {"task": self.task, "config": config, "grid": self.grid}
         facts = tables.provenance(made) | self.facts
-        whole = sweeps.table_of(self.task, config, self.data, self.grid, results, facts)
+        whole = sweep_table.table_of(self.task, config, self.data, self.grid, results, facts)
         small = network_experiments.summary(whole, np.asarray(self.data.eigenvalues))
         return small.assign_attrs(seconds=str(round(seconds)))
 

@@ -16,7 +16,7 @@
 | `linear_task` | the linear VAE to be trained, exactly how far from its optimum |
 | `network_task` | networks to be trained by minibatches |
 | `streams` | keys from integer seeds, one for each purpose |
-| `windowed` | what training asks of data that come a window at a time |
+| `sources` | how do data come to the device, all at once or a window at a time? |
 | `sweeps` | many runs at once: seeds × σ² × {learned, held} |
 | `tables` | labelled results that reload in one line |
 | `progress` | progress bars |

@@ -270,13 +270,13 @@ def _check_one_model(totals: Totals) -> None:
 
 
 @partial(jax.jit, static_argnames="model")
-def finish(totals: Totals, model: vae.Model, params: Any) -> Evaluation:
-    """From totals to what one wants to know, at the model's own σ² and at the tuned one.
+def finish(model: vae.Model, params: Any, totals: Totals) -> Evaluation:
+    """Return what totals say of a model, at its own σ² and at the tuned one.
 
     Args:
+        model: the architecture that made the totals. Static.
+        params: its parameters.
         totals: of all the data.
-        model: that made them.
-        params: that made them.
 
     Raises:
         ValueError: many models at once, which take a `vmap`.
@@ -327,4 +327,4 @@ def evaluate(
         epsilon=epsilon,
         batch_size=batch_size,
     )
-    return finish(done, model, params)
+    return finish(model, params, done)

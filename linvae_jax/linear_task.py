@@ -197,7 +197,7 @@ class LinearTask:
         elbo = terms.reconstruction - hyper.beta * terms.kl.sum()
         sigma2 = jnp.exp(params.log_sigma2)
         optimum, likelihood_optimum = (
-            ppca.optimal_elbo(spectrum.eigenvalues, self.k, self._noise(data, hyper, sigma2, b), b)
+            ppca.optimal_elbo(spectrum.eigenvalues, self.k, self._sigma2(data, hyper, sigma2, b), b)
             for b in (hyper.beta, 1.0)
         )
         likelihood = ppca.log_likelihood(params.W, sigma2, moments)
@@ -221,7 +221,7 @@ class LinearTask:
             reconstruction=terms.reconstruction,
         )
 
-    def _noise(
+    def _sigma2(
         self, data: Problem, hyper: training.Hyperparameters, held: Array, beta: Any
     ) -> Array:
         """The σ² of the optimum to compare with: held, or learned."""
@@ -229,12 +229,3 @@ class LinearTask:
             return jnp.where(hyper.learned, jnp.nan, held)
         best = ppca.optimal_sigma2(data.spectrum.eigenvalues, self.k, beta)
         return jnp.where(hyper.learned, best, held)
-
-    def finish(
-        self,
-        data: Problem,
-        params: linear.LinearVAEParams,
-        hyper: training.Hyperparameters,
-        key: PRNGKeyArray,
-    ) -> None:
-        """Nothing that the last record does not have: it is exact."""

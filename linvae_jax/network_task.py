@@ -2,7 +2,7 @@
 
 The data may stay pixels: a `transform` makes them real numbers batch by batch, with fresh
 dequantisation noise in each step (`data.preprocessing.Logit`). They may also stay in a file, with
-a window of them on the device at a time (`data.windows.Windows`).
+a window of them on the device at a time (`sources.Windows`).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
-from linvae_jax import collapse, evaluation, ppca, predictions, training, vae, windowed
+from linvae_jax import collapse, evaluation, ppca, predictions, sources, training, vae
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
 from linvae_jax.training import Label
@@ -31,7 +31,7 @@ class Data:
     """A data set on the device, or a window of it at a time.
 
     Attributes:
-        values: (N, n), real numbers, or pixels for a transform; an array, or `Windowed`.
+        values: (N, n), real numbers, or pixels for a transform; an array, or `sources.Windows`.
         mean: (n,), μ of the real numbers, which models do not see. NumPy's float64 from `prepare`
             without a transform: new data far from zero need all of its digits.
         eigenvalues: (n,), λ of their covariance, for the linear VAE's prediction.
@@ -59,7 +59,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
 
     Args:
         values: (N, n), real numbers as for `moments.from_data`, or pixels for `transform`: an
-            array, which is put on the device, or `data.windows.Windows`, which are not. Integers
+            array, which is put on the device, or `sources.Windows`, which are not. Integers
             stay integers, and `NetworkTask` wants a transform for them.
         transform: as for `NetworkTask`.
         key: for its noise.
@@ -74,7 +74,7 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
             without a key.
     """
     given = values
-    values = checks.data_matrix("values", windowed.whole(given))
+    values = checks.data_matrix("values", sources.whole(given))
     if transform is not None:
         if key is None:
             checks.fail("key", "None", "a key for the transform's noise")
@@ -99,17 +99,17 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
         if mean is None:
             mean = sum(real(values[i : i + 4096], i).sum(axis=0) for i in pieces) / N
             checks.finite("values", mean)
-        some = values[windowed.spread(N, _LARGE)]
+        some = values[sources.spread(N, _LARGE)]
         lam = mom.thin_spectrum(real(some, N), "values").eigenvalues
     arrays.check_scale("values", lam[0], jnp.float32)
     lam = jnp.asarray(jnp.pad(lam, (0, n - len(lam))), jnp.float32)
+    windows = isinstance(given, sources.Windows)
     if transform is not None or values.dtype.kind in "biu":
-        kept = given if isinstance(given, windowed.Windowed) else arrays.as_given("values", values)
+        kept = given if windows else arrays.as_given("values", values)
         return Data(kept, jnp.asarray(mean, jnp.float32), lam)
-    if isinstance(given, windowed.Windowed):
-        return Data(given.less(mean), mean, lam, centred=True)
     dtype = arrays.float_dtype(values.dtype)
-    return Data(arrays.less("values", values, mean, dtype), mean, lam, centred=True)
+    less = given.less(mean) if windows else arrays.less("values", values, mean, dtype)
+    return Data(less, mean, lam, centred=True)
 
 
 def _mean(values: Any) -> Float[np.ndarray, "n"]:
@@ -155,13 +155,10 @@ def centred(
     """
     _check_data(data)
     checks.key("key", key)
-    values = windowed.whole(data.values)
-    places = windowed.spread(values.shape[0], count)
+    values, places = data.values, sources.spread(data.values.shape[0], count)
     rows = jnp.take(values, places, axis=0) if isinstance(values, jax.Array) else values[places]
     if transform is not None:
         x = transform(arrays.as_given("data.values", rows), key) - data.offset
-    elif isinstance(data.values, windowed.Windowed):  # whose values are as they came
-        x = arrays.less("data.values", rows, data.mean, data.values.dtype)
     else:
         x = arrays.less("data.values", rows, data.offset)
     return jnp.asarray(x, jnp.result_type(float))
@@ -258,14 +255,13 @@ class NetworkTask:
         _check_data(data)
         checks.shape("data.values", data.values, ("N", self.model.n))
         checks.shape("data.mean", data.mean, (self.model.n,))
-        windows = data.values if isinstance(data.values, windowed.Windowed) else None
-        checks.finite("data.values", windowed.whole(data.values))
+        checks.finite("data.values", sources.whole(data.values))
         checks.finite("data.mean", data.mean)
         checks.shape("data.eigenvalues", data.eigenvalues, (self.model.n,))
         checks.eigenvalues("data.eigenvalues", data.eigenvalues)
         checks.in_range("k", self.model.k, 1, self.model.n - 1, "k < n, to compare with pPCA")
         checks.in_range("batch_size", self.batch_size, 1, 2**31 - 1, "at least one")
-        if windows is not None:
+        if (windows := sources.find(data)) is not None:
             checks.in_range("batch_size", self.batch_size, 1, windows.size, "rows of a window")
         checks.in_range("observed", self.observed, 1, 2**31 - 1, "at least one")
         if self.transform is None and not jnp.issubdtype(data.values.dtype, jnp.floating):
@@ -301,20 +297,14 @@ class NetworkTask:
         self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
     ) -> Record:
         """Measure on `observed` data."""
-        rows = windowed.spread(data.values.shape[0], self.observed)
+        rows = sources.spread(data.values.shape[0], self.observed)
         found = evaluation.evaluate(
             *(self.model, params, data.values[rows], data.offset, key), transform=self.transform
         )
         return Record(*(getattr(found, name) for name in _COMMON))
 
-    def finish(
-        self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
-    ) -> dict[str, Array]:
-        """Measure on all data; with what the linear VAE predicts."""
-        return self.conclude(data, params, hyper, self.tally(data, params, key, 0))
-
-    def tally(self, data: Data, params: Any, key: PRNGKeyArray, first: Any) -> evaluation.Totals:
-        """Totals of a piece of the data. The noise of a datum depends on its index among all."""
+    def totals(self, data: Data, first: Any, params: Any, key: PRNGKeyArray) -> evaluation.Totals:
+        """Measure a piece of the data; the noise of a datum depends on its index among all."""
         return evaluation.totals(
             *(self.model, params, data.values, data.offset, key),
             transform=self.transform,
@@ -322,14 +312,14 @@ class NetworkTask:
         )
 
     def merge(self, a: evaluation.Totals, b: evaluation.Totals) -> evaluation.Totals:
-        """Totals of two pieces together."""
+        """Return the totals of two pieces together."""
         return evaluation.merge(a, b)
 
-    def conclude(
-        self, data: Data, params: Any, hyper: training.Hyperparameters, total: evaluation.Totals
+    def finish(
+        self, data: Data, params: Any, hyper: training.Hyperparameters, totals: evaluation.Totals
     ) -> dict[str, Array]:
-        """As `finish`, from the totals of all data."""
-        found = evaluation.finish(total, self.model, params)
+        """Return what the totals of all data say, beside what the linear VAE predicts."""
+        found = evaluation.finish(self.model, params, totals)
         measured = {name: getattr(found, name) for name in self.final_labels if name not in _LINEAR}
         return measured | _linear(
             data.eigenvalues, self.model.k, found.sigma2, hyper.learned, hyper.beta

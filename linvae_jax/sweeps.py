@@ -12,6 +12,8 @@ nothing computed is lost: see `sweep_folder`.
 >>> sweep = sweeps.run(linear_task.LinearTask(k=2), config, problem, grid, quiet=True)
 >>> sweep.table.collapsed.isel(step=-1, learned=0).values.tolist()  # σ² = 3 > λ₂ collapses one
 [[0.0, 1.0], [0.0, 1.0]]
+>>> sweep.run(seed=1, sigma2_init=3.0).params.W.shape
+(3, 2)
 """
 
 import itertools
@@ -27,9 +29,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
-from linvae_jax import progress, streams, tables, training, windowed
-from linvae_jax._engine import divergence, parallel
-from linvae_jax._engine.trainer import START, Look, Result, Trainer
+from linvae_jax import progress, sources, streams, tables, training
+from linvae_jax._engine import layouts, run_files, shapes, sweep_table
+from linvae_jax._engine.trainer import ProgressReport, Result, Trainer
 from linvae_jax._engine.trainer import Stopped as Stopped
 from linvae_jax._internal import checks
 from linvae_jax.training import Annealing, Hyperparameters
@@ -37,7 +39,7 @@ from linvae_jax.training import Annealing, Hyperparameters
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs of a sweep: all combinations of these values, the last varying fastest.
+    """A grid has a run for each combination of these values, the last varying fastest.
 
     Attributes:
         seeds: integers, 0 ≤ seed < 2³²; each gives one key, the same for all other values.
@@ -89,26 +91,26 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of values of each."""
+        """The number of values of each."""
         return tuple(len(getattr(self, f.name)) for f in fields(self))
 
     @property
     def size(self) -> int:
-        """Number of runs."""
+        """The number of runs."""
         return int(np.prod(self.shape))
 
     def only(self, run: int) -> "Grid":
-        """The grid of one of the runs."""
+        """Return the grid of one of the runs."""
         values = [getattr(self, f.name) for f in fields(self)]
         return Grid(*((value,) for value in list(itertools.product(*values))[run]))
 
     def keys(self) -> Any:
-        """A key for each run, (runs,)."""
+        """Return a key for each run, (runs,)."""
         keys = [streams.key(seed, "training", "seeds") for seed in self.seeds]
         return _each(keys, self.size // len(self.seeds))
 
     def hyperparameters(self, dtype: Any) -> Hyperparameters:
-        """The runs' hyperparameters: leaves are (runs,)."""
+        """Return the runs' hyperparameters, whose leaves are (runs,)."""
         values = (getattr(self, f.name) for f in fields(self))
         runs = [
             Hyperparameters(rate, sigma2, learned, beta, annealing)
@@ -125,7 +127,7 @@ class Grid:
 
 
 def _number(name: str, value: Any) -> float:
-    """A real number as Python's float, also where an integer has more than 32 bits."""
+    """Return a real number as Python's float, also an integer of more than 32 bits."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         checks.numbers(name, value)
         checks.shape(name, value, ())
@@ -135,27 +137,20 @@ def _number(name: str, value: Any) -> float:
         checks.fail(name, "an integer beyond all floats", "a float")
 
 
-class _Axis(NamedTuple):
-    """How the values of a grid's field stand in the table."""
+class Run(NamedTuple):
+    """One run of a sweep.
 
-    dim: str
-    unit: str
-    text: str
-    always: bool = False  # a dimension even where there is but one value
+    Attributes:
+        params: its parameters.
+        table: its part of the sweep's table, without the dimensions of the grid.
+    """
 
-
-_AXES = {
-    "seeds": _Axis("seed", "1", "seed of weights and noise", True),
-    "sigma2": _Axis("sigma2_init", "data unit²", "initial (or held) observation noise σ²", True),
-    "learned": _Axis("learned", "1", "whether σ² is learned", True),
-    "learning_rate": _Axis("learning_rate", "1", "initial learning rate"),
-    "beta": _Axis("beta", "1", "weight of the KL"),
-    "annealing": _Axis("annealing", "1", "annealing of the weight of the KL"),
-}
+    params: Any
+    table: xr.Dataset
 
 
 class Sweep(NamedTuple):
-    """Trained models and what was measured of them.
+    """A sweep holds trained models and what was measured of them.
 
     Attributes:
         params: parameters whose arrays have the leading axes of the table: (seeds, σ², learned),
@@ -169,6 +164,48 @@ class Sweep(NamedTuple):
 
     params: Any
     table: xr.Dataset
+
+    def run(self, **labels: Any) -> Run:
+        """Return the run with these labels, such as `run(seed=0, sigma2_init=1.0, learned=True)`.
+
+        Args:
+            **labels: dimension of the grid → its value, as in the table's coordinates or as it was
+                in the `Grid`. A dimension with one value need not be named.
+
+        Raises:
+            ValueError: no such dimension, a value that it does not have, or one of several that is
+                not said.
+        """
+        axes = self.table.diverged.dims
+        known = [str(axis.dim) for axis in sweep_table.AXES.values()]
+        for name in labels:
+            if name not in known:
+                checks.fail(name, f"{labels[name]!r}", f"one of the dimensions {known}")
+        place = []
+        for name in known:
+            values = self.table[name].values.reshape(-1).tolist()
+            if name not in labels and len(values) > 1:
+                checks.fail(name, "no value", f"one of {values}")
+            asked = labels.get(name, values[0])
+            asked = str(asked) if isinstance(asked, Annealing) else asked
+            # True is 1 for Python, and no seed
+            found = [i for i, v in enumerate(values) if v == asked and _same_kind(v, asked)]
+            if not found:
+                checks.fail(name, repr(labels[name]), f"one of {values}")
+            if name in axes:
+                place.append(found[0])
+        table = self.table.isel(dict(zip(axes, place, strict=True)))
+        return Run(_one_run(tuple(place), self.params), table)
+
+
+def _same_kind(value: Any, asked: Any) -> bool:
+    return isinstance(value, bool) == isinstance(asked, bool | np.bool_)
+
+
+@jax.jit
+def _one_run(place: tuple[Any, ...], params: Any) -> Any:
+    """Take one run out of all, in one program."""
+    return jax.tree.map(lambda leaf: leaf[place], params)
 
 
 class NotSaved(OSError):
@@ -203,7 +240,7 @@ def run(
     Args:
         task: what is trained.
         config: how; both are static.
-        data: as the task wants them. If they are in windows (`data.windows.Windows`), all runs
+        data: as the task wants them. If they are in windows (`sources.Windows`), all runs
             train on window t until record t + 1, while the next is read; at the end a run is
             measured on all data. Windows, as many as records, that do not hold all rows: a
             warning.
@@ -212,7 +249,7 @@ def run(
             one that is to have more seeds after those it has; shared by all processes if there
             are several. None: nothing is written.
         checkpoint_seconds: between checkpoints, at the end of a segment of `record_every` steps.
-        batching: "vmap", "map" or "loop"; see `parallel`. "auto" takes what is faster.
+        batching: "vmap", "map" or "loop"; see `_engine.layouts`. "auto" takes what is faster.
         chunk: runs trained together; by default as many as fit.
         memory: bytes that each device may use; by default what it has left.
         attrs: kept with the table: where the data came from, the command that was run; name →
@@ -232,7 +269,7 @@ def run(
         Stopped: by SIGTERM or Ctrl-C, after a checkpoint; only with a folder.
     """
     checks.kind("grid", grid, Grid)
-    layout_facts = {field.name for field in fields(parallel.Layout)}
+    layout_facts = {field.name for field in fields(layouts.RunLayout)}
     tables.check_attrs("attrs", attrs or {}, {*tables.provenance({}), *layout_facts, "windows"})
     if folder is not None:
         folder = checks.folder("folder", folder)
@@ -246,20 +283,19 @@ def run(
             checks.fail(f"grid.{field.name}", "an empty sequence", "at least one value")
     keys = grid.keys()
     training.check(task, config, data, grid.hyperparameters(float))
-    shape = parallel.shape_of(task.init, data, parallel.one_of(keys), 1.0)
+    shape = shapes.shape_of(task.init, data, shapes.one_of(keys), 1.0)
     hyper = grid.hyperparameters(shape.leaves["log_sigma2"].dtype)
     training.check_values(hyper)  # 1e-60 is no number > 0 in float32
-    layout = parallel.plan(
+    sources.warn_of_unseen(data, config.num_records)
+    layout = layouts.plan(
         task, config, data, hyper, keys, batching=batching, chunk=chunk, memory=memory
     )
-    facts = tables.provenance(
-        {"task": task, "config": config, "grid": grid}, **asdict(layout)
-    ) | dict(attrs or {})
-    if (windows := windowed.find(data)) is not None:
-        facts["windows"] = f"{windows.size} of {windows.shape[0]} rows, seed {windows.seed}"
+    identity = {"task": task, "config": config, "grid": grid}
+    facts = tables.provenance(identity, **asdict(layout)) | dict(attrs or {}) | sources.facts(data)
     named = f"{title}: {grid.size} runs" if title else f"{grid.size} runs"
     with progress.bar(grid.size * config.num_steps, named, "step", quiet) as bar:
-        trainer = Trainer(task, config, data, hyper, keys, layout, Look(bar, task.samples))
+        report = ProgressReport(bar, task.samples)
+        trainer = Trainer(task, config, data, hyper, keys, layout, report)
         if folder is None:
             finished: dict[int, Result] = {}
             for start in range(0, grid.size, layout.chunk):
@@ -273,11 +309,10 @@ def run(
             def of_run(run: int) -> dict[str, Any]:
                 return tables.plain(facts | {"run": grid.only(run)})
 
-            identity = {"task": task, "config": config, "grid": grid}
             finished = sweep_folder.train(trainer, folder, identity, of_run, checkpoint_seconds)
     results = [finished[i] for i in range(grid.size)]
-    params = _stack(grid, shape, [result.params for result in results])
-    sweep = Sweep(params, table_of(task, config, data, grid, results, facts))
+    table = sweep_table.table_of(task, config, data, grid, results, facts)
+    sweep = Sweep(_stacked(table, shape, [result.params for result in results]), table)
     if folder is not None and jax.process_index() == 0:
         try:
             tables.save(sweep.table, folder / "sweep.nc")
@@ -290,100 +325,43 @@ def run(
     return sweep
 
 
+def load(folder: str | Path, task: training.Task, data: Any) -> Sweep:
+    """Read a finished sweep from its folder.
+
+    Args:
+        folder: of the sweep.
+        task: what was trained.
+        data: that it was trained on, or others of the same dimension.
+
+    Raises:
+        ValueError: no finished sweep, a damaged file, or parameters of another model.
+    """
+    folder = checks.folder("folder", folder)
+    table = tables.load(folder / "sweep.nc")
+    shape = shapes.shape_of(task.init, data, streams.key(0, "shapes"), 1.0)
+    paths = [run_files.path_of(folder, run) for run in range(table.diverged.size)]
+    params = [run_files.load(path, shape.leaves, (), ()).params for path in paths]
+    return Sweep(_stacked(table, shape, params), table)
+
+
 def _nonnegative(name: str, value: Any) -> None:
-    """A number >= 0; it may be infinite."""
+    """Raise `ValueError` for what is no number >= 0; it may be infinite."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
         checks.fail(name, repr(value), "a number >= 0")
 
 
-def _kept(grid: Grid) -> list[str]:
-    """The fields that are dimensions of the table."""
-    return [f.name for f in fields(grid) if _AXES[f.name].always or len(getattr(grid, f.name)) > 1]
-
-
 @partial(jax.jit, static_argnames="times")
 def _each(keys: list[Array], times: int) -> Array:
-    """Each key so many times: the runs of a seed have the same noise on purpose."""
+    """Return each key so many times, because the runs of a seed have the same noise on purpose."""
     return jax.random.clone(jnp.repeat(jnp.stack(keys), times))
 
 
-def _stack(grid: Grid, shape: parallel.Shape, of_runs: list[dict[str, np.ndarray]]) -> Any:
-    """Parameters with the table's leading axes from those of each run."""
-    axes = tuple(len(getattr(grid, name)) for name in _kept(grid))
+def _stacked(table: xr.Dataset, shape: shapes.Shape, of_runs: list[dict[str, np.ndarray]]) -> Any:
+    """Return parameters with the table's leading axes, from those of each run."""
+    axes = table.diverged.shape
     leaves = [
         # unlike `asarray`, compiles nothing; nobody else has this array
         jax.device_put(np.stack([run[name] for run in of_runs]).reshape(*axes, *like.shape))
         for name, like in shape.leaves.items()
     ]
     return jax.tree.unflatten(shape.structure, leaves)
-
-
-def _coordinate(grid: Grid, name: str) -> list[Any]:
-    values = getattr(grid, name)
-    return [str(v) for v in values] if name == "annealing" else list(values)
-
-
-def _lost(
-    task: training.Task, config: training.TrainConfig, data: Any, grid: Grid, results: list[Result]
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Which runs have diverged (runs,), and from which record on (runs, records)."""
-    steps = config.record_every * np.arange(1, config.num_records + 1)
-    start = {of: np.stack([r.history[name] for r in results]) for name, of in START.items()}
-    hyper = grid.hyperparameters(results[0].history["sigma2"].dtype)
-    judge = partial(divergence.lost, task, data, hyper)
-    measured = {name: np.stack([r.history[name] for r in results]) for name in divergence.JUDGED}
-    at_records = judge(steps, start, measured)
-    at_end = at_records[:, -1]
-    if all(r.final for r in results):
-        final = {name: np.stack([r.final[name] for r in results]) for name in divergence.JUDGED}
-        final = {name: values[:, None] for name, values in final.items()}
-        at_end = judge(steps[-1:], start, final)[:, 0]
-    return at_end, divergence.ended(at_records, at_end)
-
-
-def table_of(
-    task: training.Task, config: training.TrainConfig, data: Any, grid: Grid,
-    results: list[Result], attrs: Mapping[str, str],
-) -> xr.Dataset:  # fmt: skip
-    """The table of a sweep from the results of its runs, in the order of the grid."""
-    kept = _kept(grid)
-    dims = tuple(_AXES[name].dim for name in kept)
-    shape = tuple(len(getattr(grid, name)) for name in kept)
-
-    diverged, lost = _lost(task, config, data, grid, results)
-
-    def stacked(values: list[np.ndarray], missing: np.ndarray | None) -> np.ndarray:
-        all_runs = np.stack(values)
-        # integers become floats where some are missing, for they have no NaN
-        if missing is not None and missing.any():
-            apart = missing.reshape(*missing.shape, *(1,) * (all_runs.ndim - missing.ndim))
-            all_runs = np.where(apart, np.nan, all_runs)
-        return all_runs.reshape(*shape, *values[0].shape)
-
-    variables = {
-        name: ((*dims, "step", *label.dims), stacked([r.history[name] for r in results], lost),
-               label.unit, label.text)
-        for name, label in task.record_labels.items()
-    } | {
-        f"final_{name}": ((*dims, *label.dims), stacked([r.final[name] for r in results], diverged),
-                          label.unit, label.text + ", of the trained model on all data")
-        for name, label in task.final_labels.items()
-    }  # fmt: skip
-    for name, of in START.items():
-        label, values = task.record_labels[of], [r.history[name] for r in results]
-        text = f"{label.text}, before the first step"
-        variables[name] = ((*dims, *label.dims), stacked(values, None), label.unit, text)
-    variables["diverged"] = (
-        dims, diverged.reshape(shape), "1",
-        "run diverged: its numbers from there on are missing (NaN)",
-    )  # fmt: skip
-    steps = config.record_every * np.arange(1, config.num_records + 1)
-    coords = {_AXES[n].dim: (_coordinate(grid, n), _AXES[n].unit, _AXES[n].text) for n in kept}
-    coords |= {"step": (steps, "1", "optimiser steps")} | dict(task.coordinates)
-    table = tables.dataset(variables, coords, attrs)
-    alone = {
-        _AXES[f.name].dim: _coordinate(grid, f.name)[0] for f in fields(grid) if f.name not in kept
-    }
-    if "latent" in table.sizes:
-        table = table.assign_coords(latent=np.arange(table.sizes["latent"]))
-    return table.assign_coords(alone)

@@ -1,10 +1,10 @@
-"""One training run of any VAE as a pure function: any objective, optimiser and schedule.
+"""One training run of any VAE as a pure function, for any objective, optimiser and schedule.
 
 What is trained is a `Task`: `linear_task.LinearTask` or `network_task.NetworkTask`.
 `train(task, config, data, hyper, key)` is one compiled program; `vmap` over keys and
 hyperparameters gives sweeps (see `sweeps`, which also shows progress). What is static, and
 recompiles when it changes, is in the task and in `TrainConfig`; what may vary between runs of one
-program is in `Hyperparameters`.
+program is in `Hyperparameters`. All functions take their arguments in that order.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import linear_task, moments, training
@@ -27,17 +27,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from linvae_jax import streams, vae, windowed
+from linvae_jax import sources, streams, vae
 from linvae_jax._internal import checks
 
 Params = Any  # a pytree with an attribute `log_sigma2`
 
-# fields of a record that are kept of a run before its first step, too
-START = ("elbo", "reconstruction", "kl")
-
 
 class Label(NamedTuple):
-    """What a number in a record is: further dimensions, unit, description."""
+    """A label says what a number in a record is: further dimensions, unit, description."""
 
     dims: tuple[str, ...]
     unit: str
@@ -46,7 +43,7 @@ class Label(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained: a frozen, hashable description with pure functions of data and parameters.
+    """A task says what is trained: a frozen, hashable description with pure functions.
 
     `data` is a pytree, the same type for all functions of a task.
 
@@ -55,8 +52,8 @@ class Task(Protocol):
         cpu: what is faster on a CPU, many runs side by side ("vmap") or one at a time ("loop").
         unroll: steps in the body of the compiled loop; more may be faster and compile longer.
         record_labels: of the fields of what `observe` returns. `elbo`, `reconstruction`, `kl`
-            (k,) and `sigma2` are among them: they tell when a run diverges (`divergence`).
-        final_labels: of the fields of what `finish` returns; if there are any, those four too.
+            (k,) and `sigma2` are among them, because they tell when a run diverges (`divergence`).
+        final_labels: of what a `FinishedTask` measures at the end, those four among them; or none.
         coordinates: of the dimensions in those labels: values, unit, description.
     """
 
@@ -74,55 +71,48 @@ class Task(Protocol):
         ...
 
     def dimension(self, data: Any) -> int:
-        """Number of data dimensions n."""
+        """Return the number of data dimensions n."""
         ...
 
     def variance(self, data: Any) -> float:
-        """Total variance tr S of the data."""
+        """Return the total variance tr S of the data."""
         ...
 
     def init(self, data: Any, key: PRNGKeyArray, sigma2: Any) -> Params:
-        """Random parameters with noise σ²."""
+        """Draw parameters with noise variance σ²."""
         ...
 
     def gradient(self, data: Any, params: Params, beta: Any, key: PRNGKeyArray) -> Params:
-        """Gradient of the β-ELBO, exact or an unbiased estimate: nats per datum, uphill."""
+        """Return the gradient of the β-ELBO, exact or an unbiased estimate, in nats per datum."""
         ...
 
     def observe(
         self, data: Any, params: Params, hyper: "Hyperparameters", key: PRNGKeyArray
     ) -> Any:
-        """A record of where a run is, a dataclass of arrays; cheap beside the training."""
-        ...
-
-    def finish(self, data: Any, params: Params, hyper: "Hyperparameters", key: PRNGKeyArray) -> Any:
-        """All that one wants to know of a trained model, a dataclass of arrays; or None."""
+        """Return a record of where a run is, a dataclass of arrays; cheap beside the training."""
         ...
 
 
 @runtime_checkable
-class PiecewiseTask(Task, Protocol):
-    """A task that can also `finish` piece by piece, as data in windows ask for.
+class FinishedTask(Task, Protocol):
+    """A task that measures trained models on all data: what it has `final_labels` for."""
 
-    `finish` is `conclude` of the `tally` of all data, up to rounding.
-    """
-
-    def tally(self, data: Any, params: Params, key: PRNGKeyArray, first: Any) -> Any:
-        """Numbers of the piece of the data that begins with row `first` of all."""
+    def totals(self, data: Any, first: Any, params: Params, key: PRNGKeyArray) -> Any:
+        """Measure a piece of the data, which begins with row `first` of all."""
         ...
 
     def merge(self, a: Any, b: Any) -> Any:
-        """Those of two pieces together."""
+        """Return the totals of two pieces together."""
         ...
 
-    def conclude(self, data: Any, params: Params, hyper: "Hyperparameters", total: Any) -> Any:
-        """As `finish`, from the tally of all data; `data` hold one window."""
+    def finish(self, data: Any, params: Params, hyper: "Hyperparameters", totals: Any) -> Any:
+        """Return the final numbers by name, from the totals of all data; `data` may be a piece."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What defines the program of a run besides its task; hashable, static under jit.
+    """The configuration defines the program of a run, with its task; static under jit.
 
     Attributes:
         num_steps: optimiser steps.
@@ -132,9 +122,9 @@ class TrainConfig:
             constant for four fifths of the steps, then linearly to zero. Adam moves log σ² by at
             most about the sum of all learning rates, half as far with "cosine" as with "constant".
         warmup: first steps, in which the learning rate rises linearly from zero.
-        noise: how σ² is learned: log σ² by "gradient" with everything else, or set in each step
-            to the mean square error of the batch, its maximiser in "closed_form" (Rybkin,
-            Daniilidis and Levine, ICML 2021).
+        sigma2_update: how σ² is learned: by the "gradient" of log σ² with everything else, or in
+            "closed_form": set in each step to the mean square error of the batch, its maximiser
+            (Rybkin, Daniilidis and Levine, ICML 2021).
     """
 
     num_steps: int = 5000
@@ -142,11 +132,11 @@ class TrainConfig:
     optimizer: Literal["adam", "sgd"] = "adam"
     schedule: Literal["constant", "cosine", "decay"] = "cosine"
     warmup: int = 0
-    noise: Literal["gradient", "closed_form"] = "gradient"
+    sigma2_update: Literal["gradient", "closed_form"] = "gradient"
 
     @property
     def num_records(self) -> int:
-        """Length of the history, the start not counted."""
+        """The length of the history, the start not counted."""
         return self.num_steps // self.record_every
 
 
@@ -175,7 +165,7 @@ class Annealing:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What may differ between runs of one program; each () or, batched, (runs,).
+    """Hyperparameters may differ between runs of one program; each is () or, batched, (runs,).
 
     Attributes:
         learning_rate: initial learning rate.
@@ -195,7 +185,7 @@ class Hyperparameters:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class TrainState:
-    """All that a run carries from step to step.
+    """The state is all that a run carries from step to step.
 
     Attributes:
         params: the model.
@@ -212,7 +202,7 @@ class TrainState:
 
 
 def interval(num_steps: int, records: int) -> int:
-    """Steps between records, a divisor of `num_steps`, so that there are `records` or more."""
+    """Return the steps between records, a divisor of `num_steps`, for `records` or more of them."""
     most = max(num_steps // records, 1)
     return next(steps for steps in range(most, 0, -1) if num_steps % steps == 0)
 
@@ -231,12 +221,10 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
     for name, known in (
         ("optimizer", ("adam", "sgd")),
         ("schedule", ("constant", "cosine", "decay")),
-        ("noise", ("gradient", "closed_form")),
+        ("sigma2_update", ("gradient", "closed_form")),
     ):
         if getattr(config, name) not in known:
             checks.fail(name, repr(getattr(config, name)), f"one of {known}")
-    if windowed.find(data) is not None and not isinstance(task, PiecewiseTask):
-        checks.fail("data", "values in windows", f"arrays for a {type(task).__name__}")
     task.check(data, hyper)
 
 
@@ -249,7 +237,7 @@ def check_values(hyper: Hyperparameters) -> None:
 
 
 def beta_at(hyper: Hyperparameters, step: Int[Array, ""]) -> Float[Array, ""]:
-    """Weight of the KL in a step: β, less where it is annealed."""
+    """Return the weight of the KL in a step, which is β or less where it is annealed."""
     annealing, t = hyper.annealing, jnp.asarray(step, jnp.result_type(hyper.beta))
     steps = jnp.maximum(annealing.steps, 1)
     phase = jnp.mod(t * annealing.cycles / steps, 1)
@@ -265,7 +253,9 @@ def sampled_gradient(
     beta: Float[Array, ""] | float,
     key: PRNGKeyArray,
 ) -> Params:
-    """Gradient of the mean β-ELBO of a batch with one z per datum: unbiased, reparameterised.
+    """Estimate the gradient of the mean β-ELBO of a batch, with one reparameterised z per datum.
+
+    The estimate is unbiased.
 
     Args:
         model: the architecture.
@@ -300,8 +290,7 @@ def _transformation(config: TrainConfig, hyper: Hyperparameters) -> optax.Gradie
 def init(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, key: PRNGKeyArray
 ) -> TrainState:
-    """The state before the first step; the key decides the initial weights and all noise."""
-    check(task, config, data, hyper)
+    """Return the state before the first step; the key decides the weights and all noise."""
     key_init, key_run = jax.random.split(key)
     params = task.init(data, key_init, hyper.sigma2)
     opt_state = _transformation(config, hyper).init(params)
@@ -311,17 +300,17 @@ def init(
 def step(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
 ) -> TrainState:
-    """One optimiser step up the ELBO."""
+    """Take one optimiser step up the ELBO."""
     key = _key(state, "steps")
     beta = beta_at(hyper, state.step).astype(state.params.log_sigma2.dtype)
     up = task.gradient(data, state.params, beta, key)
     slope = jnp.where(hyper.learned, up.log_sigma2, 0)
-    climbed = slope if config.noise == "gradient" else jnp.zeros_like(slope)
+    climbed = slope if config.sigma2_update == "gradient" else jnp.zeros_like(slope)
     down = jax.tree.map(jnp.negative, replace(up, log_sigma2=climbed))  # optax minimises
     transformation = _transformation(config, hyper)
     updates, opt_state = transformation.update(down, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
-    if config.noise == "closed_form":
+    if config.sigma2_update == "closed_form":
         # the slope −n/2 + E‖x − x̂‖²/(2σ²) tells the maximiser: E‖x − x̂‖²/n = σ² (1 + 2 slope/n)
         ratio = jnp.maximum(1 + 2 * slope / task.dimension(data), jnp.finfo(slope.dtype).tiny)
         params = replace(params, log_sigma2=params.log_sigma2 + jnp.log(ratio))
@@ -329,29 +318,19 @@ def step(
 
 
 def _key(state: TrainState, purpose: Literal["steps", "records", "end"]) -> PRNGKeyArray:
-    """The key of this step for a purpose: each has a stream of its own."""
+    """Return the key of this step for a purpose, each of which has a stream of its own."""
     return jax.random.fold_in(streams.branch(state.key, purpose), state.step)
 
 
 def observe(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> Any:
-    """The task's record of a state."""
+    """Return the task's record of a state."""
     return task.observe(data, state.params, hyper, _key(state, "records"))
-
-
-def finish(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) -> Any:
-    """All that the task can tell of a trained model."""
-    return task.finish(data, state.params, hyper, _key(state, "end"))
-
-
-def tally(task: PiecewiseTask, data: Any, first: Any, state: TrainState) -> Any:
-    """What the task notes of a piece of the data, with the noise of `finish`."""
-    return task.tally(data, state.params, _key(state, "end"), first)
 
 
 def segment(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
 ) -> tuple[TrainState, Any]:
-    """`record_every` steps and one look at the result: the unit between progress reports."""
+    """Take `record_every` steps and look at the result, the unit between progress reports."""
 
     def body(carry: TrainState, _: None) -> tuple[TrainState, None]:
         return step(task, config, data, hyper, carry), None
@@ -360,6 +339,19 @@ def segment(
     unroll = task.unroll if config.record_every % task.unroll == 0 else 1
     state, _ = jax.lax.scan(body, state, length=config.record_every, unroll=unroll)
     return state, observe(task, data, hyper, state)
+
+
+def totals(task: FinishedTask, data: Any, first: Any, state: TrainState) -> Any:
+    """Measure a trained model on a piece of the data, which begins with row `first` of all."""
+    return task.totals(data, first, state.params, _key(state, "end"))
+
+
+def finish(
+    task: FinishedTask, data: Any, hyper: Hyperparameters, state: TrainState, total: Any = None
+) -> Any:
+    """Return a trained model's final numbers from its totals; None if `data` are all there are."""
+    total = totals(task, data, 0, state) if total is None else total
+    return task.finish(data, state.params, hyper, total)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -378,7 +370,7 @@ def _train(
 def train(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, key: PRNGKeyArray
 ) -> tuple[Params, Any]:
-    """A whole run, compiled once per (task, config, shapes).
+    """Train one model, by a program that is compiled once per (task, config, shapes).
 
     Args:
         task: what is trained; static.
@@ -397,7 +389,7 @@ def train(
             another kind than the task's, an integer in place of a key; data in windows, which
             only `sweeps.run` exchanges.
     """
-    if windowed.find(data) is not None:
+    if sources.find(data) is not None:
         checks.fail("data", "values in windows", "arrays", "Windows are for sweeps.run.")
     check(task, config, data, hyper)
     checks.key("key", key)

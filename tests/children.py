@@ -79,14 +79,14 @@ def _child(
     # each of ten processes would compile again what is too small to be worth keeping elsewhere
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if segments:
-        train, left = trainer.Look.segment, iter(range(segments - 1, -1, -1))
+        train, left = trainer.ProgressReport.segment, iter(range(segments - 1, -1, -1))
 
-        def tell(self: trainer.Look, *args: Any) -> None:
+        def tell(self: trainer.ProgressReport, *args: Any) -> None:
             train(self, *args)
             if next(left, None) == 0:
                 ready.send("trained")
 
-        trainer.Look.segment = tell
+        trainer.ProgressReport.segment = tell
     else:
         ready.send("started")
     if place is not None:

@@ -36,7 +36,7 @@ from linvae_jax import (
 )
 from linvae_jax import moments as mom
 from linvae_jax.data import preprocessing, synthetic
-from linvae_jax.data.windows import Windows
+from linvae_jax.sources import Windows
 
 pytestmark = pytest.mark.usefixtures("no_annotation_checks")
 
@@ -549,7 +549,7 @@ ELSEWHERE = {
     "network_task.centred": "in `prepare`",
 }
 # these take what `prepare` or `problem` made, or are compiled with arrays inside functions above
-INNER = ("vae", "windowed", "training", "sweeps", "networks", "tables")
+INNER = ("vae", "sources", "training", "sweeps", "networks", "tables")
 DATA_NAMES = {"x", "y", "values", "data", "chunks", "pixels", "kl", "images"}
 
 
@@ -741,7 +741,10 @@ def test_networks_see_the_same_data_wherever_they_are():
         task = network_task.NetworkTask(linear.Model(n, 1), batch_size=8)
         near, far = network_task.prepare(x), network_task.prepare(x + 5e6)
         windows = network_task.prepare(Windows(x + 5e6, 50, 0))
-        a, b = (task.finish(data, params, hyper, KEY) for data in (near, far))
+        a, b = (
+            task.finish(data, params, hyper, task.totals(data, 0, params, KEY))
+            for data in (near, far)
+        )
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
         slope = [task.gradient(data, params, 1.0, KEY) for data in (near, far)]

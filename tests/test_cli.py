@@ -31,9 +31,9 @@ from landscape.paper.settings import (
     NetworkSettings,
     Settings,
 )
-from linvae_jax import tables
+from linvae_jax import sources, tables
 from linvae_jax._engine import sweep_folder
-from linvae_jax.data import preprocessing, windows
+from linvae_jax.data import preprocessing
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     ) == 0  # fmt: skip
     trained = tables.to_linear(tables.load(out))
     np.testing.assert_allclose(trained.log_sigma2, exact.log_sigma2, atol=1e-5)
-    assert tables.load(tmp_path / "trained_history.nc").gap[0, 0, 0, -1] < 1e-5
+    assert tables.load(tmp_path / "trained_history.nc").gap.isel(step=-1) < 1e-5
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first.startswith("linvae fit {")
@@ -157,7 +157,7 @@ def test_a_stopped_sweep_ends_with_the_status_of_its_signal_and_goes_on(
 ):
     command = ("sweep", "--data", data, "--k", 1, "--sigma2", 1, "--num-steps", 1000,
                "--out", tmp_path / "sweep")  # fmt: skip
-    monkeypatch.setattr(sweep_folder, "_any", stop_after(3))
+    monkeypatch.setattr(sweep_folder, "anywhere", stop_after(3))
     assert linvae(*command) == 128 + signal.SIGTERM
     assert "linvae sweep: stopped by SIGTERM after 0 of 2 runs" in capsys.readouterr().err
     monkeypatch.undo()
@@ -471,7 +471,7 @@ def test_every_setting_has_a_name_of_its_own():
 def test_images_come_by_windows_and_in_part():
     some = options.Data(data="photographs", count=40, window=16)
     images = pixels.network_data(some)
-    assert isinstance(images.data.values, windows.Windows)
+    assert isinstance(images.data.values, sources.Windows)
     assert images.data.values.shape == (40, 64 * 64 * 3)
     assert images.image_shape == (64, 64, 3)
     with pytest.raises(ValueError, match="count: got 5000"):

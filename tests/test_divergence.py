@@ -215,7 +215,7 @@ def test_the_progress_bar_counts_what_is_lost():
             self.n += steps
 
     bar = Bar()
-    look = trainer.Look(bar, 0)
+    look = trainer.ProgressReport(bar, 0)
     look.segment(3, 10, np.array([-1.9e29, -12.0, -11.0]), np.array([True, False, False]))
     assert bar.text == "ELBO -12.00 to -11.00, 1 diverged"
     assert bar.n == 30

@@ -306,7 +306,10 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: train(schedule="step"),
         r"schedule: got 'step', expected one of \('constant'",
     ),
-    "unknown noise": (lambda: train(noise="none"), r"noise: got 'none', expected one of"),
+    "unknown way to σ²": (
+        lambda: train(sigma2_update="none"),
+        r"sigma2_update: got 'none', expected one of",
+    ),
     "a warm-up longer than the run": (lambda: train(warmup=11), r"warmup: got 11, expected 0 <="),
     "annealing backwards": (
         lambda: train(annealing=training.Annealing(-1)),

@@ -193,17 +193,17 @@ def test_vmap_over_models_is_a_loop_and_merges_and_finishes_under_vmap():
     together = jax.vmap(run)(stacked, keys)
     loop = [run(p, key) for p, key in zip(params, keys, strict=True)]
     twice = jax.vmap(evaluation.merge)(together, together)
-    finished = jax.vmap(lambda t, p: evaluation.finish(t, MODEL, p))(twice, stacked)
+    finished = jax.vmap(lambda t, p: evaluation.finish(MODEL, p, t))(twice, stacked)
     for i, (p, one) in enumerate(zip(params, loop, strict=True)):
         assert_same(jax.tree.map(lambda leaf: leaf[i], together), one)  # noqa: B023
-        expected = evaluation.finish(evaluation.merge(one, one), MODEL, p)
+        expected = evaluation.finish(MODEL, p, evaluation.merge(one, one))
         assert_same(jax.tree.map(lambda leaf: leaf[i], finished), expected)  # noqa: B023
 
     # many at once without vmap would mix their axes
     with pytest.raises(ValueError, match=r"totals: got count of shape \(3,\)"):
         evaluation.merge(together, together)
     with pytest.raises(ValueError, match=r"vmap"):
-        evaluation.finish(together, MODEL, params[0])
+        evaluation.finish(MODEL, params[0], together)
 
 
 def dequantised(pixels: jax.Array, key: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from agreement import assert_close, leaves, same_bits, stop_after
 
 from linvae_jax import linear, linear_task, machine, network_task, streams, sweeps, tables, training
 from linvae_jax import moments as mom
-from linvae_jax._engine import parallel, sweep_folder, trainer
+from linvae_jax._engine import layouts, shapes, sweep_folder, trainer
 from linvae_jax.training import Annealing
 
 
@@ -48,8 +48,9 @@ def test_table_is_labelled_and_holds_what_single_runs_give(whole):
     params, history = training.train(*one)
     at = table.sel(seed=1, sigma2_init=3.0, learned=True)
     np.testing.assert_allclose(at.elbo, history.elbo, rtol=1e-4)  # as in `assert_close`
-    for a, b in zip(leaves(params), leaves(whole.params), strict=True):
-        np.testing.assert_allclose(b[1, 1, 0], a, atol=1e-4)
+    same = whole.run(seed=1, sigma2_init=3.0, learned=True)
+    for a, b in zip(leaves(params), leaves(same.params), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -62,7 +63,7 @@ def test_layouts_agree(whole, batching, chunk):
 @pytest.mark.slow
 def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
     looks, signals = [], {2: signal.SIGTERM, 9: signal.SIGINT}
-    segment = trainer.Look.segment
+    segment = trainer.ProgressReport.segment
 
     def stop_at_some(self, *args):
         looks.append(1)
@@ -70,7 +71,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, mo
             os.kill(os.getpid(), signals[len(looks)])
         segment(self, *args)
 
-    monkeypatch.setattr(trainer.Look, "segment", stop_at_some)
+    monkeypatch.setattr(trainer.ProgressReport, "segment", stop_at_some)
     before = [signal.getsignal(number) for number in signals.values()]
     for number, stops in zip(
         signals.values(), ("after 0 of 8 runs, with 4 more at step 20 ", "after 4 of 8 runs"),
@@ -85,9 +86,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_to_the_bit(whole, tmp_path, mo
     assert same_bits(resumed, whole)
     assert len(looks) == 12  # nothing was trained twice
     assert tables.load(tmp_path / "sweep.nc").drop_attrs().identical(whole.table.drop_attrs())
-    params = sweep_folder.load_params(tmp_path, 5, sweep_child.TASK, sweep_child.data())
-    for a, b in zip(leaves(params), leaves(whole.params), strict=True):
-        np.testing.assert_array_equal(a, b[1, 0, 1])
+    assert same_bits(sweeps.load(tmp_path, sweep_child.TASK, sweep_child.data()), whole)
 
 
 @pytest.mark.slow
@@ -113,7 +112,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(whole, tmp_path
 
 @pytest.mark.slow
 def test_goes_on_with_four_devices_where_one_has_stopped(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_folder, "_any", stop_after(5))
+    monkeypatch.setattr(sweep_folder, "anywhere", stop_after(5))
     with pytest.raises(sweep_folder.Stopped):
         # 3 runs: one device of 4 is idle; a loop over them is a program that others compile too
         sweep_child.run(tmp_path, batching="loop", chunk=3)
@@ -158,18 +157,18 @@ def test_seeds_can_be_added(tmp_path, monkeypatch):
 
     whole = run(None, *grid.seeds)
     trained = []
-    segment = trainer.Look.segment
+    segment = trainer.ProgressReport.segment
 
     def counted(self, *args):
         trained.append(1)
         segment(self, *args)
 
-    monkeypatch.setattr(trainer.Look, "segment", counted)
+    monkeypatch.setattr(trainer.ProgressReport, "segment", counted)
     run(tmp_path / "finished", 0)
     assert len(trained) == 2 * 4
     assert same_bits(run(tmp_path / "finished", *grid.seeds), whole)
     assert len(trained) == 6 * 4  # nothing was trained twice
-    monkeypatch.setattr(sweep_folder, "_any", stop_after(5))
+    monkeypatch.setattr(sweep_folder, "anywhere", stop_after(5))
     with pytest.raises(sweep_folder.Stopped):
         run(tmp_path / "stopped", 0)
     monkeypatch.undo()
@@ -258,15 +257,15 @@ def test_chunks_follow_the_memory(monkeypatch):
     task, config, data = sweep_child.TASK, sweep_child.CONFIG, sweep_child.data()
     grid = sweep_child.GRID
     args = (task, config, data, grid.hyperparameters("float32"), grid.keys())
-    each = parallel.bytes_per_run(*args)
-    shape = parallel.shape_of(task.model.init, jax.random.key(0), 1.0)
+    each = layouts.bytes_per_run(*args)
+    shape = shapes.shape_of(task.model.init, jax.random.key(0), 1.0)
     size = sum(leaf.size * 4 for leaf in shape.leaves.values())
     assert each >= 3 * size  # parameters and two moments of Adam
-    monkeypatch.setattr(parallel, "bytes_per_run", lambda *args: each)
-    assert parallel.plan(*args, batching="vmap", memory=10**9) == parallel.Layout("vmap", 8)
-    little = parallel.plan(*args, batching="vmap", memory=int(3.5 * each / 0.8))
+    monkeypatch.setattr(layouts, "bytes_per_run", lambda *args: each)
+    assert layouts.plan(*args, batching="vmap", memory=10**9) == layouts.RunLayout("vmap", 8)
+    little = layouts.plan(*args, batching="vmap", memory=int(3.5 * each / 0.8))
     assert little.chunk == 3
-    assert parallel.plan(*args, batching="vmap", memory=1).chunk == 1
+    assert layouts.plan(*args, batching="vmap", memory=1).chunk == 1
 
 
 def test_free_memory_counts_what_the_system_would_give_back(monkeypatch):
@@ -293,6 +292,52 @@ def test_annealing_and_other_values_become_dimensions():
     assert table.learning_rate.ndim == 0
 
 
+@pytest.mark.slow
+def test_a_run_is_known_by_its_labels(tmp_path):
+    """Several axes, one of which has a run that diverges; and the same read from a folder."""
+    task = linear_task.LinearTask(k=1)
+    config = training.TrainConfig(6, 2, optimizer="sgd", schedule="constant")
+    problem = linear_task.problem(mom.from_covariance(jnp.array([2.0, 1.0])))
+    slow = Annealing(10, 2, 0.5)
+    grid = sweeps.Grid((4, 1), (0.5, 3.0), (False,), (0.01, 1e3), (1.0,), (Annealing(), slow))
+    sweep = sweeps.run(task, config, problem, grid, folder=tmp_path, quiet=True)
+    assert sweep.table.diverged.any()
+    assert not sweep.table.diverged.all()
+    loaded = sweeps.load(tmp_path, task, problem)
+    assert same_bits(loaded, sweep)
+    for i in range(grid.size):
+        one = grid.only(i)
+        labels: dict[str, object] = {
+            "seed": one.seeds[0], "sigma2_init": np.float64(one.sigma2[0]),
+            "learning_rate": one.learning_rate[0], "annealing": one.annealing[0],
+        }  # fmt: skip
+        places = np.unravel_index(i, grid.shape)
+        place = tuple(p for p, size in zip(places, grid.shape, strict=True) if size > 1)
+        for of in (sweep, loaded):
+            found = of.run(**labels)
+            text = of.run(**labels | {"annealing": str(one.annealing[0]), "learned": np.False_})
+            for a, b, c in zip(*map(leaves, (found.params, text.params, of.params)), strict=True):
+                np.testing.assert_array_equal(a, c.squeeze(2)[place])
+                np.testing.assert_array_equal(a, b)
+            assert found.table.identical(of.table.squeeze("learned").isel(
+                dict(zip(("seed", "sigma2_init", "learning_rate", "annealing"), place, strict=True))
+            ))  # fmt: skip
+            assert found.table.gap.dims == ("step",)
+    some = {"seed": 1, "sigma2_init": 0.5, "learning_rate": 0.01, "annealing": "none"}
+    for labels, message in [
+        (some | {"seed": 0}, r"seed: got 0, expected one of \[4, 1\]"),
+        (some | {"seed": True}, r"seed: got True, expected one of \[4, 1\]"),
+        (some | {"sigma2_init": 1.0}, r"sigma2_init: got 1\.0, expected one of \[0\.5, 3\.0\]"),
+        (some | {"learned": 0}, r"learned: got 0, expected one of \[False\]"),
+        (some | {"beta": 2.0}, r"beta: got 2\.0, expected one of \[1\.0\]"),
+        (some | {"annealing": slow.steps}, r"annealing: got 10, expected one of \['none', '2 cyc"),
+        (some | {"sigma2": 0.5}, r"sigma2: got 0\.5, expected one of the dimensions \['seed', 's"),
+        ({"sigma2_init": 0.5, "learning_rate": 0.01}, r"seed: got no value, expected one of \[4, "),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sweep.run(**labels)
+
+
 @pytest.mark.parametrize(
     ("annealing", "expected"),
     [
@@ -314,7 +359,7 @@ def test_closed_form_noise_is_the_mean_square_error():
     lam = jnp.array([4.0, 2.0, 0.5])
     problem = linear_task.problem(mom.from_covariance(lam))
     task = linear_task.LinearTask(k=1)
-    config = training.TrainConfig(num_steps=1, record_every=1, noise="closed_form")
+    config = training.TrainConfig(num_steps=1, record_every=1, sigma2_update="closed_form")
     hyper = training.Hyperparameters(learning_rate=1e-30, sigma2=20.0)
     state = training.init(task, config, problem, hyper, jax.random.key(0))
     after = training.step(task, config, problem, hyper, state)
@@ -433,7 +478,7 @@ def test_a_folder_that_cannot_be_one_is_refused(no_training, tmp_path):
         with pytest.raises(ValueError, match=f"folder: got .*{message}"):
             sweeps.run(*SMALL, folder=folder, quiet=True)
     with pytest.raises(ValueError, match=r"folder: got .*file, which is a file"):
-        sweep_folder.load_params(tmp_path / "file", 0, SMALL[0], SMALL[2])
+        sweeps.load(tmp_path / "file", SMALL[0], SMALL[2])
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -16,14 +16,14 @@ from linvae_jax import (
     evaluation,
     linear_task,
     network_task,
+    sources,
     streams,
     sweeps,
     tables,
     training,
-    windowed,
 )
-from linvae_jax._engine import parallel, sweep_folder
-from linvae_jax.data.windows import Windows
+from linvae_jax._engine import executors, layouts, sweep_folder
+from linvae_jax.sources import Windows
 
 WINDOWS = child.CONFIG.num_records  # of a run: with 70 rows each, more than all 500 once
 
@@ -47,7 +47,7 @@ def whole(data) -> sweeps.Sweep:
 @pytest.mark.slow
 def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatch, data, whole):
     seen, alive = [], []
-    segment, replicate = parallel.Executor.segment, parallel.Executor.replicate
+    segment, replicate = executors.SideBySide.segment, executors.SideBySide.replicate
 
     def watched(self, window, *args):
         seen.append(np.array(window.values))
@@ -59,8 +59,8 @@ def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatc
         return placed
 
     gc.collect()  # the type checks of the suite leave a cycle around the last window of `whole`
-    monkeypatch.setattr(parallel.Executor, "segment", watched)
-    monkeypatch.setattr(parallel.Executor, "replicate", counted)
+    monkeypatch.setattr(executors.SideBySide, "segment", watched)
+    monkeypatch.setattr(executors.SideBySide, "replicate", counted)
     assert same_bits(child.run(data, chunk=2), whole)
     assert len(seen) == 2 * WINDOWS
     for t, window in enumerate(seen):
@@ -75,7 +75,7 @@ def test_segment_t_of_every_chunk_sees_window_t_and_all_rows_are_seen(monkeypatc
 def test_the_end_is_measured_on_all_data_with_the_noise_of_a_resident_evaluation(data, whole):
     _, key = jax.random.split(streams.key(1, "training"))  # of the run, as in `training.init`
     key = jax.random.fold_in(streams.branch(key, "end"), child.CONFIG.num_steps)
-    params = jax.tree.map(lambda leaf: leaf[1, 0, 0], whole.params)  # seed 1, σ² = 0.5, learned
+    params = whole.run(seed=1, sigma2_init=0.5).params
     expected = jax.jit(evaluation.evaluate, static_argnums=0, static_argnames="transform")(
         *(child.MODEL, params, child.pixels(), data.mean, key), transform=child.LOGIT
     )
@@ -111,7 +111,7 @@ def test_layouts_agree(data, whole):
 @pytest.mark.slow
 def test_stopped_in_either_chunk_it_goes_on_to_the_bit(data, whole, tmp_path, monkeypatch):
     for calls, finished in ((5, 0), (9, 2)):  # two questions for each of 7 records of a chunk
-        monkeypatch.setattr(sweep_folder, "_any", stop_after(calls))
+        monkeypatch.setattr(sweep_folder, "anywhere", stop_after(calls))
         with pytest.raises(sweep_folder.Stopped, match=f"after {finished} of 4 runs"):
             child.run(data, tmp_path, chunk=2, checkpoint_seconds=1e9)
     monkeypatch.undo()
@@ -124,8 +124,8 @@ def test_other_windows_are_another_sweep(folder, tmp_path):
     for other in (child.data(folder, 80), child.data(folder, seed=1), child.data(folder, None)):
         with pytest.raises(ValueError, match="data"):
             child.run(other, tmp_path, chunk=2)
-    params = sweep_folder.load_params(tmp_path, 3, child.TASK, child.data(folder))
-    np.testing.assert_array_equal(params.W, done.params.W[1, 1, 0])
+    loaded = sweeps.load(tmp_path, child.TASK, child.data(folder))
+    assert same_bits(loaded, done)
 
 
 @pytest.mark.slow
@@ -139,13 +139,13 @@ def test_two_processes_share_a_sweep(whole, folder):
 @pytest.mark.slow
 def test_memory_is_planned_for_two_windows_and_not_for_all_data(data, monkeypatch):
     args = (child.TASK, child.CONFIG, data, child.GRID.hyperparameters("f4"), child.GRID.keys())
-    each, windows = parallel.bytes_per_run(*args), 2 * child.SIZE * 49
+    each, windows = layouts.bytes_per_run(*args), 2 * child.SIZE * 49
     assert each >= 3 * 4 * (2 * 49 * 3 + 3 + 1)  # parameters and two moments of Adam
-    monkeypatch.setattr(parallel, "bytes_per_run", lambda *args: each)
+    monkeypatch.setattr(layouts, "bytes_per_run", lambda *args: each)
     for room, chunk in ((4 * each, 4), (3 * each, 2)):  # 2 and 2 rather than 3 and 1
         for spare, expected in ((9, chunk), (-9, 2)):
             memory = round((room + windows + spare) / 0.8)
-            assert parallel.plan(*args, batching="vmap", memory=memory).chunk == expected
+            assert layouts.plan(*args, batching="vmap", memory=memory).chunk == expected
 
 
 @pytest.mark.slow
@@ -162,10 +162,10 @@ def test_what_cannot_run_is_told():
         training.check(task, config, replace(data, values=pixels), hyper)
     with pytest.raises(ValueError, match=r"data\.values: got 1 NaN or Inf among 1960 values"):
         training.check(task, config, replace(data, values=Windows(broken, 20, 0)), hyper)
-    with pytest.raises(ValueError, match="data: got values in windows, expected arrays for a Lin"):
+    with pytest.raises(ValueError, match="data: got Data, expected a Problem"):
         training.check(linear_task.LinearTask(2), config, data, hyper)
     with pytest.raises(ValueError, match=r"data: got 2 arrays in windows, expected at most one"):
-        windowed.find((windows, windows))
+        sources.find((windows, windows))
     with pytest.raises(ValueError, match="data: got values in windows, expected arrays"):
         training.train(task, config, data, hyper, jax.random.key(0))
     with pytest.warns(UserWarning, match=r"trains on 20 of 40 rows: 1 windows of 20"):
@@ -174,7 +174,7 @@ def test_what_cannot_run_is_told():
 
 def test_some_rows_of_pixels_are_the_same_in_windows_and_not(data):
     logit, key = child.TASK.transform, jax.random.key(3)
-    values = np.asarray(windowed.whole(data.values))
+    values = np.asarray(sources.whole(data.values))
     resident = replace(data, values=jnp.asarray(values))
     some = network_task.centred(data, logit, key, 7)
     np.testing.assert_array_equal(some, network_task.centred(resident, logit, key, 7))

@@ -8,7 +8,7 @@ import numpy as np
 
 from linvae_jax import linear, network_task, sweeps, training
 from linvae_jax.data import datasets, preprocessing
-from linvae_jax.data.windows import Windows
+from linvae_jax.sources import Windows
 
 LOGIT = preprocessing.Logit(0.05)
 MODEL = linear.Model(n=49, k=3)  # compiles faster than a network

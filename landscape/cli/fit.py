@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -38,7 +37,7 @@ def fit(options: Fit) -> int:
         gap = best - float(linear.elbo(params, moments))
     else:
         params, table, unit = _train(options, moments, attrs)
-        gap = float(table.gap[0, 0, 0, -1])
+        gap = float(table.gap.isel(step=-1))
         history = out.with_name(out.name.removesuffix(".nc") + "_history.nc")
         print(f"history           {tables.save(table, history)}")
         own = "their own units" if options.raw else f"units of {unit:.6g}, their spread"
@@ -111,7 +110,7 @@ def _train(
         attrs=attrs | {"training_unit": repr(unit)},
         title="" if options.raw else f"in units of {unit:.3g}",
     )  # fmt: skip
-    found: linear.LinearVAEParams = jax.tree.map(lambda leaf: leaf[0, 0, 0], sweep.params)
+    found: linear.LinearVAEParams = sweep.run().params
     # a density of x is one of x/u divided by uⁿ
     log_unit = float(np.log(unit))
     params = replace(

@@ -6,8 +6,8 @@ import numpy as np
 
 from landscape.cli.data import identity_of, key, open_set
 from landscape.cli.options import Data
-from linvae_jax import network_task
-from linvae_jax.data import preprocessing, windows
+from linvae_jax import network_task, sources
+from linvae_jax.data import preprocessing
 
 
 class NetworkData(NamedTuple):
@@ -39,7 +39,7 @@ def network_data(options: Data) -> NetworkData:
         wide = {1: np.float32, 2: np.float32, 4: np.float64, 8: np.longdouble}
         values = values.astype(wide[values.dtype.itemsize])
     if options.window is not None:
-        values = windows.Windows(values, options.window, options.data_seed)
+        values = sources.Windows(values, options.window, options.data_seed)
     data = network_task.prepare(values, transform, key(options))
     return NetworkData(
         data, transform, constant, dataset.source, dataset.image_shape,

@@ -29,7 +29,7 @@ def sweep(options: Sweep) -> int:
     seed("seed", options.seed, options.seeds)
     config = training.TrainConfig(
         options.num_steps, training.interval(options.num_steps, 100), schedule=options.schedule,
-        warmup=options.warmup, noise=options.noise,
+        warmup=options.warmup, sigma2_update=options.noise,
     )  # fmt: skip
     grid = sweeps.Grid(
         seeds=tuple(range(options.seed, options.seed + options.seeds)), sigma2=options.sigma2,

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from landscape.autodiff import hessian
-from linvae_jax import vae, windowed
+from linvae_jax import sources, vae
 from linvae_jax._internal import checks
 from linvae_jax._internal.linalg import matmul
 
@@ -278,7 +278,7 @@ def blocks(
     checks.in_range("hessian_data", hessian_data, 1, 2**31 - 1, "at least one")
     checks.in_range("batch_size", batch_size, 1, 2**31 - 1, "at least one")
     point, data, noise = _as_first(model, params, x, key, latent)
-    some = windowed.spread(len(data), hessian_data)
+    some = sources.spread(len(data), hessian_data)
     means: Any = (0.0, 0.0)
     for i in range(0, len(data), _PIECE):
         piece = slice(i, i + _PIECE)

@@ -212,7 +212,8 @@ def at_networks(
             run = first.isel(dict(zip(dims, place, strict=True)))
             row: dict[Any, np.ndarray] = {}
             if not bool(run.diverged):
-                params = jax.tree.map(lambda leaf, i=place: leaf[(0, *i)], sweep.params)
+                labels = {name: run[name].item() for name in (*dims, "seed")}
+                params = sweep.run(**labels).params
                 own = ((), float(run.final_sigma2), _told("data unit²", "σ² when training ended"))
                 found = at_network(params, run).assign(own_sigma2=own)
                 row = {name: values.values for name, values in found.items()}

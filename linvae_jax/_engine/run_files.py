@@ -1,4 +1,4 @@
-"""The file of a finished run: its parameters, its history and its final numbers.
+"""The file of a finished run has its parameters, its history and its final numbers.
 
 It is an `.npz` of NumPy, `numpy.load("runs/0007.npz")`. Its arrays are called as the leaves of the
 parameters and as the table's variables, behind `params/`, `history/` and `final/`. The text `facts`
@@ -19,6 +19,11 @@ from linvae_jax._internal import checks, whole_files
 
 class Damaged(ValueError):
     """A file that cannot be read, or that fails its checksums: the run must be trained again."""
+
+
+def path_of(folder: Path, run: int) -> Path:
+    """Return where the file of a run is in the folder of its sweep."""
+    return folder / "runs" / f"{run:04d}.npz"
 
 
 def save(path: Path, result: Result, facts: Mapping[str, Any]) -> None:

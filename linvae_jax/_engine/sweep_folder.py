@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,35 +28,14 @@ except ImportError:  # not on Windows
     fcntl = None
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from linvae_jax import streams, tables, training, windowed
-from linvae_jax._engine import checkpoints, parallel, run_files
-from linvae_jax._engine.trainer import START, Progress, Result, Stopped, Trainer
+from linvae_jax import sources, streams, tables
+from linvae_jax._engine import checkpoints, run_files, shapes
+from linvae_jax._engine.executors import START
+from linvae_jax._engine.processes import anywhere, everywhere, together
+from linvae_jax._engine.trainer import Chunk, Result, Stopped, Trainer
 from linvae_jax._internal import checks
-
-_HASHED = 2**30  # bytes of data that are read whole to know them again
-
-
-def fingerprint(data: Any) -> str:
-    """Tells data apart: shapes, dtypes and a checksum, of a part where they are very large.
-
-    How data are cut into windows is a part of what they are: it decides what a run sees.
-    """
-    parts = []
-    for leaf in jax.tree.leaves(data):
-        if isinstance(leaf, windowed.Windowed):
-            cut = f"in windows of {leaf.size} by seed {leaf.seed}"
-            parts.append(f"{fingerprint(leaf.values)} {cut}")
-            continue
-        array: np.ndarray = np.asarray(leaf)
-        stride = max(1, array.nbytes // _HASHED)
-        part: Any = np.ascontiguousarray(array[::stride] if array.ndim else array)
-        checksum = zlib.crc32(part)
-        parts.append(f"{array.dtype}{list(array.shape)}:{checksum:08x}")
-    return " ".join(parts)
 
 
 def train(
@@ -67,7 +45,7 @@ def train(
     facts: Callable[[int], Mapping[str, Any]],
     every: float,
 ) -> dict[int, Result]:
-    """Train the runs that the folder does not have yet; return all.
+    """Train the runs that the folder does not have yet, and return all.
 
     Args:
         trainer: of all runs.
@@ -83,39 +61,41 @@ def train(
         Stopped: by SIGTERM or SIGINT.
     """
     known = tables.plain(identity) | {
-        "data": fingerprint(trainer.data), "streams": streams.VERSION
+        "data": sources.fingerprint(trainer.data), "streams": streams.VERSION
     }  # fmt: skip
-    runs, chunk, config = len(trainer.keys), trainer.layout.chunk, trainer.config
+    runs, size, config = len(trainer.keys), trainer.layout.chunk, trainer.config
+    one = shapes.one_of(trainer.keys)
+    params = shapes.shape_of(trainer.task.init, trainer.data, one, 1.0).leaves
     # seeds vary slowest: runs of new ones come after those there are, whose numbers stay
     with (
         _alone(folder),
         checkpoints.Store(folder / "checkpoints", known, longer="grid.seeds") as store,
         _stop_signal() as stopping,
     ):
-        read = [_read(trainer, folder, i) for i in range(runs)]
+        read = [_read(trainer, params, folder, i) for i in range(runs)]
         # asked of all, before anyone adds to them: what one process cannot read, none has
-        there = checkpoints.everywhere([result is not None for result in read]).all(axis=0)
+        there = everywhere([result is not None for result in read]).all(axis=0)
         of_all = np.flatnonzero(there).tolist()
         finished = {i: result for i in of_all if (result := read[i]) is not None}
-        trainer.look.skip(len(finished) * config.num_steps)
+        trainer.report.skip(len(finished) * config.num_steps)
         last = time.monotonic()
         found = store.restore(_template(trainer), free_axes=1)
         number = 0 if found is None else found.step
 
-        def save(progress: Progress) -> None:
+        def save(chunk: Chunk) -> None:
             nonlocal last, number
-            stop = _any(bool(stopping))
-            if stop or _any(time.monotonic() - last >= every):
+            stop = anywhere(bool(stopping))
+            if stop or anywhere(time.monotonic() - last >= every):
                 number += 1
-                of = {"ids": progress.ids, "records": progress.records}
-                store.save(number, trainer.gather(progress), of)
+                of = {"ids": chunk.ids, "records": chunk.records}
+                store.save(number, trainer.gather(chunk), of)
                 last = time.monotonic()
             if stop:
                 store.wait()
                 by = stopping[0] if stopping else signal.SIGTERM  # which another process got
                 raise Stopped(
                     f"stopped by {by.name} after {len(finished)} of {runs} runs, with "
-                    f"{len(progress.ids)} more at step {progress.records * config.record_every:,} "
+                    f"{len(chunk.ids)} more at step {chunk.records * config.record_every:,} "
                     f"of {config.num_steps:,}: run the same again to go on",
                     by,
                 )
@@ -123,25 +103,25 @@ def train(
         def keep(results: dict[int, Result]) -> None:
             if jax.process_index() == 0:
                 for i, result in results.items():
-                    run_files.save(_path(folder, i), result, facts(i))
+                    run_files.save(run_files.path_of(folder, i), result, facts(i))
             finished.update(results)
-            _together("sweep_folder: finished runs written")
+            together("sweep_folder: finished runs written")
 
         if found is not None and not set(found.facts["ids"]) <= set(finished):
             ids, records = found.facts["ids"], found.facts["records"]
             again = len(set(ids) & set(finished))  # killed while these were written
-            trainer.look.skip(len(ids) * records * config.record_every - again * config.num_steps)
+            trainer.report.skip(len(ids) * records * config.record_every - again * config.num_steps)
             keep(trainer.train(trainer.resume(ids, records, found.tree), save))
         missing = [i for i in range(runs) if i not in finished]
-        for start in range(0, len(missing), chunk):
-            ids = missing[start : start + chunk]
+        for start in range(0, len(missing), size):
+            ids = missing[start : start + size]
             keep(trainer.train(trainer.start(ids), save))
     return finished
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else trains in this folder meanwhile, and it knows whose it is."""
+    """Let nobody else train in this folder meanwhile, which must say whose it is."""
     if jax.process_index() > 0:
         yield
         return
@@ -160,43 +140,19 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def load_params(folder: str | Path, run: int, task: training.Task, data: Any) -> Any:
-    """Parameters of a finished run.
-
-    Args:
-        folder: of the sweep.
-        run: its number, counted along the grid with the last of its values fastest.
-        task: what was trained.
-        data: that it was trained on, or others of the same dimension.
-
-    Raises:
-        ValueError: no such run, a damaged file, or parameters of another model.
-    """
-    some = streams.key(0, "shapes")  # its type alone matters
-    shape = parallel.shape_of(task.init, data, some, 1.0)
-    found = run_files.load(_path(checks.folder("folder", folder), run), shape.leaves, (), ())
-    leaves = [jnp.asarray(found.params[name]) for name in shape.leaves]
-    return jax.tree.unflatten(shape.structure, leaves)
-
-
 def _template(trainer: Trainer) -> dict[str, Any]:
-    """What a checkpoint looks like, with some number of runs."""
+    """Return what a checkpoint looks like, with some number of runs."""
     states, history = trainer.shapes(1)
-    return {"states": jax.eval_shape(parallel.raw, states.leaves), "history": history}
+    return {"states": jax.eval_shape(shapes.raw, states.leaves), "history": history}
 
 
-def _path(folder: Path, run: int) -> Path:
-    return folder / "runs" / f"{run:04d}.npz"
-
-
-def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
-    """A run that is finished, or None."""
-    path, task = _path(folder, run), trainer.task
+def _read(trainer: Trainer, params: Mapping[str, Any], folder: Path, run: int) -> Result | None:
+    """Return a run that is finished, or None."""
+    path, task = run_files.path_of(folder, run), trainer.task
     if not path.is_file():
         return None
-    history, params = (*task.record_labels, *START), trainer.param_shape().leaves
     try:
-        return run_files.load(path, params, history, task.final_labels)
+        return run_files.load(path, params, (*task.record_labels, *START), task.final_labels)
     except run_files.Damaged as error:
         warnings.warn(f"run {run} will be trained again: {error}", stacklevel=2)
         return None
@@ -204,7 +160,7 @@ def _read(trainer: Trainer, folder: Path, run: int) -> Result | None:
 
 @contextmanager
 def _stop_signal() -> Iterator[list[signal.Signals]]:
-    """Signals to stop that came while this lasts; only the main thread can ask for them.
+    """Yield the signals to stop that come meanwhile; only the main thread can ask for them.
 
     The second Ctrl-C is what it was before: it interrupts at once.
     """
@@ -225,13 +181,3 @@ def _stop_signal() -> Iterator[list[signal.Signals]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _any(flag: bool) -> bool:
-    """Whether it is true in any process: what they decide, they decide together."""
-    return bool(checkpoints.everywhere(flag).any())
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

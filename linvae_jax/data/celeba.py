@@ -27,8 +27,8 @@ from jaxtyping import UInt8
 
 from linvae_jax import progress
 from linvae_jax._internal import checks
+from linvae_jax._internal.ahead import ahead
 from linvae_jax.data import dataset, tfds
-from linvae_jax.data.ahead import ahead
 
 SHAPE = (64, 64, 3)
 _HEIGHT, _WIDTH, _CROP = 218, 178, 148

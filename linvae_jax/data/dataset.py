@@ -24,7 +24,7 @@ class Dataset:
         name: as it was asked for; of a file, its name without the folder.
         images: (N, n), one datum per row: uint8 pixels from the named sets; from a file, its own
             integer type, float32 or float64. Of a set that may be larger than memory, a read-only
-            `np.memmap`: take rows of it (`windows`), not all of it.
+            `np.memmap`: take rows of it (`sources.Windows`), not all of it.
         labels: (N,), the class of each datum, or None.
         image_shape: what n dimensions are an image of, such as (28, 28), or None. The product
             is n: `images.reshape(-1, *image_shape)`.

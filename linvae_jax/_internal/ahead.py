@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1, depth: int = 1
 ) -> Iterator[Iterator[Result]]:
-    """`function` of each item, in order, `depth` of them computed before they are asked for.
+    """Yield `function` of each item, in order, `depth` of them computed before they are asked for.
 
     Args:
         function: called in threads. An error that it raises, the consumer gets in its place.

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tolerances import STANDARD_ERRORS
 
 from linvae_jax import moments
+from linvae_jax._internal.ahead import ahead
 from linvae_jax.data import preprocessing
-from linvae_jax.data.ahead import ahead
-from linvae_jax.data.windows import Windows
+from linvae_jax.sources import Windows
 
 SECONDS = 20.0  # to wait for a thread before the test fails
 
