@@ -1,4 +1,4 @@
-"""What a trained VAE does with a data set: ELBO, KL, collapse, in one pass over any number of data.
+"""An evaluation says what a trained VAE does with a data set: ELBO, KL and collapse, in one pass.
 
 `evaluate` is the whole of it. For data that come in pieces, larger than memory or on several
 machines, take the `totals` of each piece, `merge` them, and `finish`.
@@ -31,7 +31,7 @@ Transform = Callable[[Any, PRNGKeyArray], Any]
 
 
 class Measured(NamedTuple):
-    """What is measured of a datum, or the mean or the variance of it over data.
+    """These numbers are measured of a datum, or are their mean or variance over data.
 
     Attributes:
         elbo: (), nats, at the σ² of the parameters.
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Totals:
-    """All that is kept of the data seen: a pytree of one size, however many they are.
+    """Totals are all that is kept of the data seen, in one size however many they are.
 
     Means and variances rather than sums, which would lose digits in float32.
 
@@ -72,7 +72,7 @@ class Totals:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Evaluation:
-    """A trained VAE in numbers; nats per datum, all at β = 1 whatever it was trained with.
+    """The numbers of a trained VAE are in nats per datum, at β = 1 whatever it was trained with.
 
     Attributes:
         count: (), number of data.
@@ -121,7 +121,7 @@ def totals(
     batch_size: int = 1000,
     first: int | Int[Array, ""] = 0,
 ) -> Totals:
-    """One pass over data, in compiled batches.
+    """Measure data in one pass, in compiled batches.
 
     The noise of a datum depends on `key` and on its index alone, so that the result does not
     depend on `batch_size`, nor on how the data were cut, but for rounding: in float32 about 1e-6
@@ -213,7 +213,7 @@ def _stream(
 
 
 def _of_data(measured: Measured, counted: Array, epsilon: tuple[float, ...]) -> Totals:
-    """Totals of those rows that are `counted` (N,)."""
+    """Return the totals of those rows that are `counted` (N,)."""
     count = counted.sum(dtype=jnp.int32)
 
     def average(values: Array) -> Array:
@@ -229,7 +229,7 @@ def _of_data(measured: Measured, counted: Array, epsilon: tuple[float, ...]) -> 
 
 @jax.jit
 def merge(a: Totals, b: Totals) -> Totals:
-    """Totals of two sets of data together (Chan, Golub and LeVeque 1979).
+    """Return the totals of two sets of data together (Chan, Golub and LeVeque 1979).
 
     Exact and independent of order, up to rounding.
 
@@ -258,7 +258,7 @@ def merge(a: Totals, b: Totals) -> Totals:
 
 
 def _saturated(variance: Measured) -> Measured:
-    """In large units a fourth power leaves float32's range; two that are infinite have no merge."""
+    """Keep a variance finite, because in large units a fourth power leaves float32's range."""
     error = variance.square_error
     return variance._replace(square_error=jnp.minimum(error, jnp.finfo(error.dtype).max))
 
@@ -320,7 +320,7 @@ def evaluate(
     epsilon: tuple[float, ...] = collapse.EPSILON,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """`finish` of the `totals`: all metrics of one pass. Arguments and errors as `totals`."""
+    """Return `finish` of the `totals` of all data; arguments and errors are those of `totals`."""
     done = totals(
         *(model, params, values, mean, key),
         transform=transform,

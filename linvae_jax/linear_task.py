@@ -1,4 +1,4 @@
-"""Training a linear VAE, and exactly how far a run is from the pPCA optimum.
+"""The linear VAE is trained here, and each record says exactly how far it is from the pPCA optimum.
 
 Gradients are the closed form, which needs only the moments of the data, or sampled as a network's
 are. Whatever a run climbs by, its records are exact.
@@ -25,7 +25,7 @@ from linvae_jax.training import Label
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Problem:
-    """The data as training sees it.
+    """A problem is the data as training sees them.
 
     Attributes:
         moments: of the data; μ, S.
@@ -41,7 +41,7 @@ class Problem:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Record:
-    """What one looks at during a run; in a history each field has a leading axis of records.
+    """A record is what one looks at during a run; in a history its fields have an axis of records.
 
     Attributes:
         elbo: (), exact ELBO, nats per datum (β-weighted when β ≠ 1).
@@ -103,7 +103,7 @@ def problem(moments: mom.Moments, x: Any = None) -> Problem:
 
 @dataclass(frozen=True)
 class LinearTask:
-    """A linear VAE to be trained on a `Problem`: a `training.Task`.
+    """This `training.Task` trains a linear VAE on a `Problem`.
 
     Attributes:
         k: number of latents.
@@ -140,7 +140,7 @@ class LinearTask:
 
     @property
     def samples(self) -> int:
-        """Data that one step looks at; none with exact gradients."""
+        """The number of data that one step looks at; 0 with exact gradients."""
         return self.batch_size if self.gradients == "sampled" else 0
 
     def check(self, data: Problem, hyper: training.Hyperparameters) -> None:
@@ -159,22 +159,22 @@ class LinearTask:
             checks.in_range("batch_size", self.batch_size, 1, data.x.shape[0], "N data points")
 
     def dimension(self, data: Problem) -> int:
-        """Number of data dimensions n."""
+        """Return the number of data dimensions n."""
         return data.moments.mean.shape[0]
 
     def variance(self, data: Problem) -> float:
-        """Total variance tr S of the data."""
+        """Return the total variance tr S of the data."""
         return float(np.sum(data.spectrum.eigenvalues, dtype=float))
 
     def init(self, data: Problem, key: PRNGKeyArray, sigma2: Any) -> linear.LinearVAEParams:
-        """As `linear.init`, in the dtype of the moments."""
+        """Draw parameters by `linear.init`, in the dtype of the moments."""
         params = linear.init(key, self.dimension(data), self.k, sigma2)
         return jax.tree.map(lambda leaf: leaf.astype(data.moments.mean.dtype), params)
 
     def gradient(
         self, data: Problem, params: linear.LinearVAEParams, beta: Any, key: PRNGKeyArray
     ) -> linear.LinearVAEParams:
-        """Closed form, or of a minibatch."""
+        """Return the gradient in closed form, or that of a minibatch."""
         if self.gradients == "exact":
             return linear.gradient(params, data.moments, beta)
         assert data.x is not None  # `check` saw to it
@@ -224,7 +224,7 @@ class LinearTask:
     def _sigma2(
         self, data: Problem, hyper: training.Hyperparameters, held: Array, beta: Any
     ) -> Array:
-        """The σ² of the optimum to compare with: held, or learned."""
+        """Return the σ² of the optimum to compare with, which is held or learned."""
         if self.k == self.dimension(data):
             return jnp.where(hyper.learned, jnp.nan, held)
         best = ppca.optimal_sigma2(data.spectrum.eigenvalues, self.k, beta)

@@ -1,4 +1,4 @@
-"""What the machine lends to this process: cores and memory."""
+"""The machine lends cores and memory to this process."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ import jax
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:
-    """Bytes that a device of this process has left."""
+    """Return how many bytes a device of this process has left."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)

@@ -1,4 +1,4 @@
-"""Training any `vae.Model` on data by minibatches: networks, or the linear VAE as a network.
+"""Any `vae.Model` is trained on minibatches here: networks, or the linear VAE as a network.
 
 The data may stay pixels: a `transform` makes them real numbers batch by batch, with fresh
 dequantisation noise in each step (`data.preprocessing.Logit`). They may also stay in a file, with
@@ -28,7 +28,7 @@ _LARGE = 2048
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Data:
-    """A data set on the device, or a window of it at a time.
+    """A data set is on the device, or a window of it at a time.
 
     Attributes:
         values: (N, n), real numbers, or pixels for a transform; an array, or `sources.Windows`.
@@ -45,12 +45,12 @@ class Data:
 
     @property
     def offset(self) -> Float[Array, "n"]:
-        """What is still to be taken off the values, after any transform: μ or nothing, (n,)."""
+        """The mean that is still to be taken off after any transform, μ or zero, (n,)."""
         return jnp.zeros_like(self.eigenvalues) if self.centred else jnp.asarray(self.mean)
 
 
 def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any = None) -> Data:
-    """`Data` of a set in memory: μ and λ of one pass through it.
+    """Make `Data` of a set in one pass through it, which gives μ and λ.
 
     Without a transform, values are centred in the precision that they come in, and only then
     rounded to JAX's floats: `Data.values` are x − μ, with `Data.centred`. So nothing is lost of
@@ -113,12 +113,12 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
 
 
 def _mean(values: Any) -> Float[np.ndarray, "n"]:
-    """μ in float64: rounded to float32, it would leave nothing of data far from zero."""
+    """Return μ in float64, since in float32 it would leave nothing of data far from zero."""
     return np.asarray(arrays.centre(values), np.float64)
 
 
 def data_scale(data: Data) -> float:
-    """Standard deviation of a dimension, √(Σλ/n), for `networks`: to two digits.
+    """Return the standard deviation of a dimension, √(Σλ/n), to two digits, for `networks`.
 
     More digits would make the architecture another one with every draw of the noise.
 
@@ -139,7 +139,7 @@ def _check_data(data: Any) -> None:
 def centred(
     data: Data, transform: evaluation.Transform | None, key: PRNGKeyArray, count: int
 ) -> Float[Array, "N n"]:
-    """Real numbers with their mean taken off, as models see them, of some data spread over all.
+    """Return some data, spread over all, as models see them: real, with their mean taken off.
 
     Args:
         data: of `prepare`.
@@ -167,7 +167,7 @@ def centred(
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Record:
-    """What one looks at during a run, measured on some of the data with one z each.
+    """A record is what one looks at during a run, measured on some of the data with one z each.
 
     Attributes:
         elbo: (), reconstruction − KL, nats per datum: a bound whatever β the run is trained with.
@@ -207,7 +207,7 @@ _LINEAR = {
 
 @dataclass(frozen=True)
 class NetworkTask:
-    """A VAE to be trained on `Data` with sampled gradients: a `training.PiecewiseTask`.
+    """This `training.FinishedTask` trains a VAE on `Data` with sampled gradients.
 
     Attributes:
         model: the architecture.
@@ -247,7 +247,7 @@ class NetworkTask:
 
     @property
     def samples(self) -> int:
-        """Data that one step looks at."""
+        """The number of data that one step looks at."""
         return self.batch_size
 
     def check(self, data: Data, hyper: training.Hyperparameters) -> None:
@@ -273,19 +273,19 @@ class NetworkTask:
             )
 
     def dimension(self, data: Data) -> int:
-        """Number of data dimensions n."""
+        """Return the number of data dimensions n."""
         return self.model.n
 
     def variance(self, data: Data) -> float:
-        """Total variance tr S of the data."""
+        """Return the total variance tr S of the data."""
         return float(np.sum(data.eigenvalues, dtype=float))
 
     def init(self, data: Data, key: PRNGKeyArray, sigma2: Any) -> Any:
-        """Random parameters of the model."""
+        """Draw parameters of the model."""
         return self.model.init(key, sigma2)
 
     def gradient(self, data: Data, params: Any, beta: Any, key: PRNGKeyArray) -> Any:
-        """Of a minibatch, with one z per datum."""
+        """Estimate the gradient from a minibatch, with one z per datum."""
         key_batch, key_noise, key_z = jax.random.split(key, 3)
         rows = jax.random.randint(key_batch, (self.batch_size,), 0, data.values.shape[0])
         x = data.values[rows]
@@ -296,7 +296,7 @@ class NetworkTask:
     def observe(
         self, data: Data, params: Any, hyper: training.Hyperparameters, key: PRNGKeyArray
     ) -> Record:
-        """Measure on `observed` data."""
+        """Measure the model on `observed` data."""
         rows = sources.spread(data.values.shape[0], self.observed)
         found = evaluation.evaluate(
             *(self.model, params, data.values[rows], data.offset, key), transform=self.transform
@@ -330,7 +330,7 @@ class NetworkTask:
 def _linear(
     eigenvalues: Float[Array, "n"], k: int, sigma2: Array, learned: Any, beta: Any
 ) -> dict[str, Array]:
-    """Values of what `_LINEAR` labels; compiled, so that they are NaN where no σ² is best."""
+    """Return what `_LINEAR` labels; compiled, because so it is NaN where no σ² is best."""
     same = predictions.predict(eigenvalues, k, sigma2, beta)
     own = jnp.where(learned, ppca.optimal_sigma2(eigenvalues, k, beta), sigma2)
     best = predictions.predict(eigenvalues, k, own, beta)

@@ -1,4 +1,4 @@
-"""Progress bars: live on a terminal, a line now and then in a log, nothing when quiet."""
+"""A progress bar is live on a terminal, in a log a line now and then, and nothing when quiet."""
 
 import sys
 from typing import Any
@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 def bar(total: int, description: str, unit: str = "it", quiet: bool = False) -> "tqdm[Any]":
-    """A progress bar, to be used as a context manager with `.update(n)` and `.set_postfix_str`.
+    """Return a progress bar, a context manager with `.update(n)` and `.set_postfix_str`.
 
     Args:
         total: number of units to come.

@@ -1,4 +1,4 @@
-"""Data on their way to the device: all of them at once, or a window of them at a time.
+"""Data come to the device all at once, or a window of them at a time.
 
 A task's data are a pytree, in which one array (N, n) may be `Windows`: random subsets of data that
 are larger than a device or than memory. A compiled segment of training draws its batches from one
@@ -41,7 +41,7 @@ _HASHED = 2**30  # bytes of data that are read whole to know them again
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """An endless sequence of windows of data: shuffled epochs, laid end to end.
+    """Windows cut shuffled epochs of data, laid end to end, into an endless sequence.
 
     Every row is seen equally often: after any number of windows, the numbers of times that two
     rows were seen differ by at most one. A window that lies across the end of an epoch may hold a
@@ -82,7 +82,7 @@ class Windows:
 
     @property
     def resident(self) -> bool:
-        """Whether one window holds all data, so that nothing is ever read again."""
+        """One window holds all data, so that nothing is ever read again."""
         return self.size >= len(self.values)
 
     @property
@@ -195,7 +195,7 @@ def _placed(rows: np.ndarray, put: Put | None) -> Any:
 
 @runtime_checkable
 class Source(Protocol):
-    """Data for training, on the device whenever they are asked for."""
+    """A source has data for training, on the device whenever they are asked for."""
 
     def segments(self, start: int, stop: int) -> AbstractContextManager[Iterator[Any]]:
         """Yield the data of the segments `start`, …, `stop` − 1 of training, one after another."""
@@ -210,13 +210,13 @@ class Source(Protocol):
 
 
 def place(data: Any, put: Callable[[Any], Any]) -> Source:
-    """Put a task's data where programs want them, all or each window when it is its turn."""
+    """Put a task's data where programs want them, all now or each window when it is its turn."""
     windows = find(data)
     return _Resident(data, put) if windows is None else _Windowed(data, windows, put)
 
 
 class _Resident:
-    """All data stay on the device."""
+    """All of these data stay on the device."""
 
     def __init__(self, data: Any, put: Callable[[Any], Any]) -> None:
         self.data = put(data)
@@ -229,7 +229,7 @@ class _Resident:
 
 
 class _Windowed:
-    """All but the windows stays on the device."""
+    """Of these data all but the windows stays on the device."""
 
     def __init__(self, data: Any, windows: Windows, put: Callable[[Any], Any]) -> None:
         self.data = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Random streams: how an integer seed becomes a key, one of its own for each purpose.
+"""An integer seed becomes a random key here, one of its own for each purpose.
 
 A key is used once: split, drawn from, folded for one purpose, or passed on. Where the same noise is
 meant to be drawn again, as for the points of one path, the code says so with `jax.random.clone`.
@@ -38,7 +38,7 @@ def check(name: str, seed: Any) -> None:
 
 
 def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:
-    """The key of a seed for one purpose: independent of that for any other.
+    """Return the key of a seed for one purpose, independent of that for any other.
 
     Args:
         seed: as for `check`. The key doesn't depend on whether JAX's 64-bit mode is on.
@@ -57,7 +57,7 @@ def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:
 
 
 def branch(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
-    """The key for one of several purposes that a key serves, each by a branch with its name.
+    """Return the key for one of several purposes that a key serves, each by a branch of its own.
 
     Such a key must not be used in any other way.
 

@@ -1,4 +1,4 @@
-"""Many training runs at once: seeds × σ² × {learned, held} and more, as labelled data.
+"""A sweep is many training runs at once, over seeds × σ² × {learned, held} and more, labelled.
 
 Runs are independent; one that diverges is reported as diverged (`divergence`), has NaN in place of
 its numbers from there on, counts of latents too, and does not touch its neighbours. With a folder
@@ -138,7 +138,7 @@ def _number(name: str, value: Any) -> float:
 
 
 class Run(NamedTuple):
-    """One run of a sweep.
+    """A run of a sweep is a trained model and what was measured of it.
 
     Attributes:
         params: its parameters.

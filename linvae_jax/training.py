@@ -1,4 +1,4 @@
-"""One training run of any VAE as a pure function, for any objective, optimiser and schedule.
+"""A training run is a pure function, for any VAE, objective, optimiser and schedule.
 
 What is trained is a `Task`: `linear_task.LinearTask` or `network_task.NetworkTask`.
 `train(task, config, data, hyper, key)` is one compiled program; `vmap` over keys and
@@ -95,7 +95,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class FinishedTask(Task, Protocol):
-    """A task that measures trained models on all data: what it has `final_labels` for."""
+    """This task also measures trained models on all data, which it has `final_labels` for."""
 
     def totals(self, data: Any, first: Any, params: Params, key: PRNGKeyArray) -> Any:
         """Measure a piece of the data, which begins with row `first` of all."""
@@ -143,7 +143,7 @@ class TrainConfig:
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Annealing:
-    """KL annealing: the weight of the KL rises from 0 to β, once or in cycles, and stays there.
+    """In KL annealing the weight of the KL rises from 0 to β, once or in cycles, and stays there.
 
     Attributes:
         steps: optimiser steps until the plain objective resumes; 0: no annealing.

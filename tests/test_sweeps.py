@@ -19,7 +19,17 @@ import pytest
 import sweep_child
 from agreement import assert_close, leaves, same_bits, stop_after
 
-from linvae_jax import linear, linear_task, machine, network_task, streams, sweeps, tables, training
+from linvae_jax import (
+    linear,
+    linear_task,
+    machine,
+    network_task,
+    sources,
+    streams,
+    sweeps,
+    tables,
+    training,
+)
 from linvae_jax import moments as mom
 from linvae_jax._engine import layouts, shapes, sweep_folder, trainer
 from linvae_jax.training import Annealing
@@ -141,6 +151,19 @@ def test_one_of_two_processes_with_eight_devices_is_killed_and_both_start_again(
     table = tables.load(tmp_path / "sweep.nc")
     assert table.attrs["devices"] == "8"
     assert_close(table, whole.table)
+
+
+@pytest.mark.slow
+def test_a_run_that_one_of_two_processes_cannot_read_is_trained_again_by_both(whole, tmp_path):
+    """Else one would train it and the other not, and each would wait for the other."""
+    sweep_child.run(tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(files) == 8
+    (tmp_path / "sweep.nc").unlink()
+    children.share(sweep_child.run_without_one, tmp_path, 2)
+    changed = [path.name for path, time in files.items() if path.stat().st_mtime_ns != time]
+    assert changed == ["0001.npz"]  # of the other chunk there is a checkpoint
+    assert_close(tables.load(tmp_path / "sweep.nc"), whole.table)
 
 
 @pytest.mark.slow
@@ -433,6 +456,7 @@ def test_other_things_in_place_of_task_data_and_grid_are_refused_by_name(no_trai
     task, config, problem, grid = SMALL
     x = np.random.default_rng(0).normal(size=(20, 2))
     network = network_task.NetworkTask(linear.Model(2, 1))
+    in_windows = network_task.prepare(sources.Windows(x, 5, 0))
     for args, message in [
         (
             (task, config, x, grid),
@@ -444,6 +468,7 @@ def test_other_things_in_place_of_task_data_and_grid_are_refused_by_name(no_trai
             r"data: got ndarray of shape \(20, 2\), expected a Data.*prep",
         ),
         ((network, config, problem, grid), "data: got Problem, expected a Data"),
+        ((task, config, in_windows, grid), "data: got Data, expected a Problem"),
         ((linear.Model(2, 1), config, problem, grid), "task: got Model, expected a Task"),
         ((task, {"num_steps": 2}, problem, grid), "config: got dict, expected a TrainConfig"),
         ((task, config, problem, {"seeds": (0,)}), "grid: got dict, expected a Grid"),

@@ -1,4 +1,4 @@
-"""What runs the sweeps; `linvae_jax.sweeps` is its face, and nobody else knows it.
+"""The engine runs the sweeps; `linvae_jax.sweeps` is its face, and nobody else knows it.
 
 | module | what it does |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Saves of long runs: atomic, checked to the bit, readable on any number of devices.
+"""Long runs are saved atomically, checked to the bit, and read on any number of devices.
 
 A `Store` is a folder with the newest few saves of one run. Orbax writes them in the background,
 shard by shard from every process, into a folder that gets its name only when it is complete: a

@@ -1,4 +1,4 @@
-"""Which runs have diverged: those that ended in NaN, and those whose numbers say no less.
+"""A run has diverged if it ended in NaN, or if its numbers say no less.
 
 Training climbs an objective, J = E log p(x | z) − w Σ KL with the weight w of the KL at that step.
 Whatever the unit of the data and σ², a model pays for what it does not explain
@@ -43,7 +43,7 @@ def lost(
     start: Mapping[str, np.ndarray],
     measured: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """Where runs are lost, by the rule of the module's text.
+    """Return where runs are lost, by the rule of the module's text.
 
     Args:
         task: what was trained.
@@ -93,7 +93,7 @@ def lost(
 
 
 def ended(lost_at_records: np.ndarray, lost_at_end: np.ndarray) -> np.ndarray:
-    """From which record on a run that diverged was lost for good.
+    """Return from which record on a run that diverged was lost for good.
 
     Args:
         lost_at_records: (runs, records), of `lost`.

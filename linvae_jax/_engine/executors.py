@@ -1,7 +1,7 @@
-"""Programs that train a chunk of runs, side by side or one by one, as a `RunLayout` says.
+"""Executors call the programs that train a chunk of runs, side by side or one by one.
 
-Both executors have the same methods. They hold no state of the runs: a batch of runs goes in and
-comes out as that executor has it, a pytree with a leading axis, or a list of one for each run.
+Both have the same methods. They hold no state of the runs: a batch of runs goes in and comes out as
+that executor has it, a pytree with a leading axis, or a list of one pytree for each run.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +20,8 @@ from linvae_jax import training
 from linvae_jax._engine import processes, shapes
 from linvae_jax._engine.layouts import RunLayout
 
+Args = tuple[Any, ...]
+
 # name in a history besides the task's records → of what: from before the first step
 START = {"start_elbo": "elbo", "start_reconstruction": "reconstruction", "start_kl": "kl"}
 
@@ -31,7 +33,7 @@ def executor(task: Any, config: training.TrainConfig, layout: RunLayout) -> "Exe
 
 
 class Executor(ABC):
-    """What trains, looks at and measures a chunk of runs."""
+    """An executor trains, looks at and measures a chunk of runs."""
 
     def __init__(self, task: Any, config: training.TrainConfig, layout: RunLayout) -> None:
         self.task, self.config, self.layout = task, config, layout
@@ -53,11 +55,8 @@ class Executor(ABC):
         """Apply a function of pytrees to a batch."""
 
     @abstractmethod
-    def _call(
-        self, function: Callable[..., Any], static: tuple[Any, ...], shared: tuple[Any, ...],
-        *batches: Any, donate: tuple[int, ...] = (),
-    ) -> Any:  # fmt: skip
-        """Compute `function(*static, *shared, *one)` for one run of each batch after another."""
+    def _call(self, one: Args, shared: Args, *batches: Any, donate: Args = ()) -> Any:
+        """Call `function(*static, *shared, *run)` of one = (function, *static) for all runs."""
 
     def host(self, batch: Any) -> dict[str, np.ndarray]:
         """Return what `gather` does as NumPy arrays, whole in every process."""
@@ -74,33 +73,33 @@ class Executor(ABC):
 
     def begin(self, data: Any, hyper: Any, keys: Any) -> tuple[Any, Any]:
         """Return states before the first step, and of their records what `START` names."""
-        return self._pair(self._call(_begin, (self.task, self.config), (data,), hyper, keys))
+        return self._pair(self._call((_begin, self.task, self.config), (data,), hyper, keys))
 
     def segment(self, data: Any, hyper: Any, states: Any) -> tuple[Any, Any]:
         """Return states and records after `record_every` more steps; uses up the states given."""
-        static = (self.task, self.config)
-        return self._pair(self._call(training.segment, static, (data,), hyper, states, donate=(2,)))
+        one = (training.segment, self.task, self.config)
+        return self._pair(self._call(one, (data,), hyper, states, donate=(2,)))
 
     def totals(self, data: Any, first: int, states: Any) -> Any:
         """Measure trained models on a piece of the data, which begins with row `first` of all."""
         piece = (data, self.replicate(np.int32(first)))
-        return self._call(training.totals, (self.task,), piece, states)
+        return self._call((training.totals, self.task), piece, states)
 
     def merge(self, a: Any, b: Any) -> Any:
         """Return the totals of two pieces together."""
         # not the bound method, which is another one for each task that is equal to this
-        return self._call(type(self.task).merge, (self.task,), (), a, b)
+        return self._call((type(self.task).merge, self.task), (), a, b)
 
     def finish(self, data: Any, hyper: Any, states: Any, *total: Any) -> Any:
         """Return final numbers from the totals of all data; without, if `data` are all of them."""
-        return self._call(training.finish, (self.task,), (data,), hyper, states, *total)
+        return self._call((training.finish, self.task), (data,), hyper, states, *total)
 
     def _pair(self, pairs: Any) -> tuple[Any, Any]:
         return self._each(itemgetter(0), pairs), self._each(itemgetter(1), pairs)
 
 
 class SideBySide(Executor):
-    """A program for all runs, over one device or many."""
+    """This executor has a program for all runs, over one device or many."""
 
     def place(self, tree: Any) -> Any:
         return self._put(tree, PartitionSpec("run"))
@@ -126,15 +125,12 @@ class SideBySide(Executor):
     def _each(self, function: Callable[[Any], Any], batch: Any) -> Any:
         return function(batch)
 
-    def _call(
-        self, function: Callable[..., Any], static: tuple[Any, ...], shared: tuple[Any, ...],
-        *batches: Any, donate: tuple[int, ...] = (),
-    ) -> Any:  # fmt: skip
-        return _together(function, static, donate, self.layout)(shared, *batches)
+    def _call(self, one: Args, shared: Args, *batches: Any, donate: Args = ()) -> Any:
+        return _together(one, donate, self.layout)(shared, *batches)
 
 
 class OneByOne(Executor):
-    """A program for one run, called for one after another, by each core for another."""
+    """This executor has a program for one run, which each core calls for another run."""
 
     def place(self, tree: Any) -> Any:
         runs = len(jax.tree.leaves(tree)[0])
@@ -150,15 +146,11 @@ class OneByOne(Executor):
     def _each(self, function: Callable[[Any], Any], batch: Any) -> Any:
         return [function(one) for one in batch]
 
-    def _call(
-        self, function: Callable[..., Any], static: tuple[Any, ...], shared: tuple[Any, ...],
-        *batches: Any, donate: tuple[int, ...] = (),
-    ) -> Any:  # fmt: skip
-        program = _alone(function, static, donate)  # the same however many runs there are
+    def _call(self, one: Args, shared: Args, *batches: Any, donate: Args = ()) -> Any:
+        program = _alone(one, donate)  # the same however many runs there are
         with ThreadPoolExecutor(self.layout.threads) as pool:
-            return list(
-                pool.map(lambda *one: jax.block_until_ready(program(shared, *one)), *batches)
-            )
+            calls = pool.map(lambda *run: jax.block_until_ready(program(shared, *run)), *batches)
+            return list(calls)
 
 
 def _begin(
@@ -170,31 +162,22 @@ def _begin(
 
 
 @lru_cache(maxsize=64)
-def _alone(
-    function: Callable[..., Any], static: tuple[Any, ...], donate: tuple[int, ...]
-) -> Callable[..., Any]:
-    """Compile `function(*static, *shared, *one)` of (shared, *one) for one run."""
-
-    def one(shared: tuple[Any, ...], *run: Any) -> Any:
-        return function(*static, *shared, *run)
-
-    return jax.jit(one, donate_argnums=donate)
+def _alone(one: Args, donate: Args) -> Callable[..., Any]:
+    """Compile `function(*static, *shared, *run)` of (shared, *run) for one run."""
+    return jax.jit(lambda shared, *run: partial(*one)(*shared, *run), donate_argnums=donate)
 
 
 @lru_cache(maxsize=64)
-def _together(
-    function: Callable[..., Any], static: tuple[Any, ...], donate: tuple[int, ...],
-    layout: RunLayout,
-) -> Callable[..., Any]:  # fmt: skip
-    """Compile the same for runs with a leading axis, in a layout."""
+def _together(one: Args, donate: Args, layout: RunLayout) -> Callable[..., Any]:
+    """Compile the same for runs side by side, in a layout."""
 
-    def many(shared: tuple[Any, ...], *runs: Any) -> Any:
-        one = partial(function, *static, *shared)
+    def many(shared: Args, *runs: Any) -> Any:
+        call = partial(*one, *shared)
         if layout.batching == "map":
-            return jax.lax.map(lambda run: one(*run), runs)
-        return jax.vmap(one)(*runs)
+            return jax.lax.map(lambda run: call(*run), runs)
+        return jax.vmap(call)(*runs)
 
-    def sharded(shared: tuple[Any, ...], *runs: Any) -> Any:
+    def sharded(shared: Args, *runs: Any) -> Any:
         specs = (PartitionSpec(), *(PartitionSpec("run") for _ in runs))
         # the runs of a device are its own affair: nothing is exchanged, nothing to be checked
         return jax.shard_map(

@@ -1,4 +1,4 @@
-"""Which run a folder of checkpoints belongs to, as a file in it says."""
+"""A file says which run a folder of checkpoints belongs to."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Which runs of a sweep lie where: side by side or one by one, on which devices, as memory allows.
+"""A layout says which runs of a sweep lie where: side by side or one by one, on which devices.
 
 One function trains one run (`training.segment`); a `RunLayout` says how it is mapped over the runs
 of a chunk (`executors`):

@@ -1,4 +1,4 @@
-"""What the processes of a sweep know together; each of them calls these at the same point."""
+"""The processes of a sweep agree here; each of them calls these functions at the same point."""
 
 from typing import Any
 

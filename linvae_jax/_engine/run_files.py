@@ -18,7 +18,7 @@ from linvae_jax._internal import checks, whole_files
 
 
 class Damaged(ValueError):
-    """A file that cannot be read, or that fails its checksums: the run must be trained again."""
+    """The file cannot be read or fails its checksums, and the run must be trained again."""
 
 
 def path_of(folder: Path, run: int) -> Path:

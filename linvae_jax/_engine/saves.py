@@ -1,4 +1,4 @@
-"""One save: what Orbax is to write of a tree of arrays, and what it reads, with checksums.
+"""A save has what Orbax writes of a tree of arrays, and checksums of it, which reading compares.
 
 Every process checks the parts of arrays that its devices hold, because none may see a whole one.
 """
@@ -23,7 +23,7 @@ from linvae_jax._internal import checks
 
 
 class Restored(NamedTuple):
-    """A save that came back.
+    """This is what came back of a save.
 
     Attributes:
         step: of the save.

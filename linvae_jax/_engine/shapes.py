@@ -1,4 +1,4 @@
-"""Pytrees by the names of their leaves, and their shapes, which are traced and not computed."""
+"""Pytrees get names for their leaves here, and shapes, which are traced and not computed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from linvae_jax import sources
 
 
 class Shape(NamedTuple):
-    """The shape of a pytree.
+    """A shape describes a pytree.
 
     Attributes:
         leaves: name of each leaf → its shape and dtype.

@@ -1,4 +1,4 @@
-"""A sweep in a folder: nothing computed is lost, and what was killed goes on.
+"""A sweep in a folder loses nothing that was computed, and goes on where it was killed.
 
 | in the folder | what |
 | --- | --- |

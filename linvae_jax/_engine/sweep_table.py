@@ -1,4 +1,4 @@
-"""The table of a sweep: its axes, which of its runs diverged, and all that was measured."""
+"""The table of a sweep has its axes, which of its runs diverged, and all that was measured."""
 
 from collections.abc import Mapping
 from dataclasses import fields

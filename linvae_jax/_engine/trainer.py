@@ -1,4 +1,4 @@
-"""Training runs in chunks, and what a chunk under way consists of."""
+"""The trainer takes chunks of runs from their first step to their final numbers."""
 
 import signal
 import time
@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 class Result(NamedTuple):
-    """A finished run.
+    """A result is what is kept of a finished run.
 
     Attributes:
         params: parameters by name.
@@ -70,7 +70,7 @@ class ProgressReport:
 
 @dataclass
 class Chunk:
-    """Runs under way together.
+    """A chunk is some runs under way together.
 
     Attributes:
         ids: which runs of the grid.
@@ -92,7 +92,7 @@ def _rows(rows: Any, of: Any) -> Any:
 
 
 class Trainer:
-    """Trains chunks of runs whose hyperparameters and keys have a leading axis.
+    """The trainer trains chunks of runs, whose hyperparameters and keys have a leading axis.
 
     Segment t of every chunk trains on the data that `sources.Source.segments` has for t.
     """

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of its consumer: reading, decoding, copying to a device."""
+"""Threads work ahead of a consumer here: they read, decode, or copy to a device."""
 
 import collections
 import contextlib
