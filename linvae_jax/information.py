@@ -22,7 +22,7 @@ from linvae_jax._internal import arrays, checks
 
 
 class MutualInformation(NamedTuple):
-    """Two estimates of I_q(x; z) from M data, nats: () of the whole code, (k,) of each latent.
+    """Two estimates bracket I_q(x; z) from M data, nats: () for the code, (k,) for each latent.
 
     Attributes:
         lower: at most I in expectation, and never above `limit`.

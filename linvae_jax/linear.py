@@ -1,4 +1,4 @@
-"""The linear VAE: z ~ N(0, I), x | z ~ N(Wz + μ, σ²I), q(z | x) = N(V(x − μ), D).
+"""The linear VAE has z ~ N(0, I), x | z ~ N(Wz + μ, σ²I), q(z | x) = N(V(x − μ), D).
 
 Lucas, Tucker, Grosse, Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective on Posterior
 Collapse*, NeurIPS 2019. With D the same diagonal matrix for every x, the ELBO has a closed form
@@ -62,16 +62,12 @@ def check(params: LinearVAEParams, moments: mom.Moments | None = None) -> Linear
     if moments is not None:
         mom.check(moments)
     checks.kind("params", params, LinearVAEParams)
-    params = LinearVAEParams(
-        *(arrays.as_float(f"params.{name}", getattr(params, name)) for name in NAMES)
-    )
-    checks.shape("params.W", params.W, ("n" if moments is None else moments.mean.shape[0], "k"))
-    n, k = params.W.shape
-    for name, shape in {"V": (k, n), "log_d": (k,), "log_sigma2": ()}.items():
-        checks.shape(f"params.{name}", getattr(params, name), shape)
-    for name in NAMES:
-        checks.finite(f"params.{name}", getattr(params, name))
-    return params
+    n = "n" if moments is None else moments.mean.shape[0]
+    W = arrays.finite("params.W", params.W, (n, "k"))
+    n, k = W.shape
+    V = arrays.finite("params.V", params.V, (k, n))
+    log_d = arrays.finite("params.log_d", params.log_d, (k,))
+    return LinearVAEParams(W, V, log_d, arrays.finite("params.log_sigma2", params.log_sigma2, ()))
 
 
 def init(key: PRNGKeyArray, n: int, k: int, sigma2: Scalar = 1.0) -> LinearVAEParams:

@@ -28,7 +28,7 @@ from linvae_jax._internal.linalg import matmul
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Moments:
-    """The sufficient statistics of a data set.
+    """Moments are the sufficient statistics of a data set.
 
     Attributes:
         mean: (n,), μ, the data mean.
@@ -45,7 +45,7 @@ class Moments:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Spectrum:
-    """The eigendecomposition S = U diag(λ) Uᵀ.
+    """A spectrum is the eigendecomposition S = U diag(λ) Uᵀ.
 
     Attributes:
         eigenvalues: (m,), λ₁ ≥ … ≥ λₘ; m = n, or m = min(N, n) from `thin_spectrum`, the

@@ -1,4 +1,4 @@
-"""VAEs made of Flax networks: multilayer perceptrons, convolutions, and linear decoders.
+"""VAEs are made of Flax networks: multilayer perceptrons, convolutions, linear decoders.
 
 Each class describes an architecture and is a `vae.Model`; its parameters are `vae.VAEParams`, with
 plain nested dictionaries as weights. Nothing else here imports Flax.
@@ -180,7 +180,7 @@ class _Network(LatentParts):
 
 @dataclass(frozen=True)
 class Mlp(_Network):
-    """A VAE of multilayer perceptrons; without hidden layers it is a linear VAE.
+    """An `Mlp` is a VAE of multilayer perceptrons; without hidden layers it is a linear VAE.
 
     Attributes:
         n: data dimension.
@@ -286,7 +286,7 @@ def col2im(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
 
 @dataclass(frozen=True)
 class Conv(_Network):
-    """A VAE of convolutions, of kernel 4 and stride 2, down to a linear code and back.
+    """A `Conv` is a VAE of convolutions, kernel 4 and stride 2, down to a linear code and back.
 
     In the manner of Higgins et al., *β-VAE*, ICLR 2017.
 
@@ -323,12 +323,12 @@ class Conv(_Network):
 
     @property
     def n(self) -> int:
-        """Data dimension."""
+        """The data have n = H·W·C dimensions."""
         return math.prod(self.shape)
 
     @property
     def code(self) -> tuple[int, int, int]:
-        """Shape (h, w, channels) of the last convolution."""
+        """The last convolution has this shape (h, w, channels)."""
         factor = 2 ** len(self.channels)
         return self.shape[0] // factor, self.shape[1] // factor, self.channels[-1]
 

@@ -1,4 +1,4 @@
-"""Probabilistic PCA: z ~ N(0, I), x | z ~ N(Wz + μ, σ²I).
+"""Probabilistic PCA is the model z ~ N(0, I), x | z ~ N(Wz + μ, σ²I).
 
 Tipping and Bishop, *Probabilistic principal component analysis*, JRSS-B 1999. Nothing here
 forms an n × n inverse: with M = WᵀW + σ²I (k × k) all costs are O(n k²) beyond S W. All values are

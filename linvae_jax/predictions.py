@@ -1,4 +1,4 @@
-"""What the linear VAE predicts for the same data, latents and σ²: to set beside a trained VAE.
+"""The linear VAE predicts what a VAE has on the same data, with as many latents and the same σ².
 
 Everything follows from the eigenvalues λ of the data covariance: at the optimum latent j sits on
 component j, and reverse water-filling at the level βσ² says how much of it the code keeps.
@@ -20,12 +20,13 @@ from jaxtyping import Array, Float
 
 from linvae_jax import collapse, gaussian, ppca
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 
 
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Prediction:
-    """The linear VAE at the global maximum of its β-ELBO has these numbers, named as measured ones.
+    """A prediction has the names of `evaluation.Evaluation`, at the global maximum of the β-ELBO.
 
     Attributes:
         sigma2: (), noise, as given or learned.
@@ -59,8 +60,8 @@ class Prediction:
 def predict(
     eigenvalues: Float[Array, "n"] | Any,
     k: int,
-    sigma2: Float[Array, ""] | float | None = None,
-    beta: Float[Array, ""] | float = 1.0,
+    sigma2: Scalar | None = None,
+    beta: Scalar = 1.0,
     epsilon: tuple[float, ...] = collapse.EPSILON,
 ) -> Prediction:
     """Compute the linear VAE's ELBO, KL, distortion and collapse, in closed form.

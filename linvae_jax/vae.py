@@ -1,4 +1,4 @@
-"""Any VAE with a Gaussian likelihood: what a model is, and its ELBO by sampling.
+"""A VAE is any model here whose likelihood is Gaussian; its ELBO is estimated by sampling.
 
 z ~ N(0, I), x | z ~ N(μ + f(z), σ²I), q(z | x) = N(m(x − μ), diag D(x − μ)). A model is the pair of
 functions (m, D) and f. It sees data with their mean μ taken off, so that μ never is a parameter and
@@ -63,12 +63,12 @@ class Model(Protocol):
 
     @property
     def n(self) -> int:
-        """Data dimension."""
+        """The data have n dimensions."""
         ...
 
     @property
     def k(self) -> int:
-        """Latent dimension."""
+        """There are k latents."""
         ...
 
     def init(self, key: PRNGKeyArray, sigma2: Any) -> Any:

@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
 
 
 class IndexEstimate(NamedTuple):
-    """This says how many eigenvalues exceed a tolerance.
+    """An index estimate says how many eigenvalues exceed a tolerance.
 
     Attributes:
         value: (), middle of the bracket.

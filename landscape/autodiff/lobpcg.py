@@ -1,6 +1,6 @@
 """LOBPCG finds extreme eigenvalues without the Hessian, repeated ones with all their copies.
 
-LOBPCG of a polynomial of H, block by block. It returns residuals: within ‖Hv − μv‖ of μ lies an
+It works on a polynomial of H, block by block, and returns residuals: within ‖Hv − μv‖ of μ lies an
 eigenvalue. Lanczos from one vector sees one copy of a repeated eigenvalue, and escape eigenvalues
 repeat, one copy for each collapsed latent. A block sees as many copies as it has columns:
 `extremes` grows it until a smaller eigenvalue shows up behind the last, `escapes` until no
@@ -44,7 +44,7 @@ SWEEPS = 3  # LOBPCG iterations before the polynomial is adapted
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Extremes:
-    """These are eigenvalues from one end of the spectrum, repeated ones repeated.
+    """Extremes are eigenvalues from one end of the spectrum, repeated ones repeated.
 
     Attributes:
         values: (m,), from the end inwards.
@@ -168,9 +168,7 @@ def _search(
     key: PRNGKeyArray,
     sign: int,
     wanted: Callable[[np.ndarray, float], tuple[int, float]],
-    *,
-    block: int,
-    max_block: int,
+    sizes: tuple[int, int],
     rtol: float,
     max_rounds: int,
     batch_size: int,
@@ -178,12 +176,13 @@ def _search(
     """Run rounds of LOBPCG in a block that grows until something lies behind what is wanted.
 
     `wanted` takes the block's Ritz values and how close equal ones are, and says how many of them
-    to return, and which value the one behind them must stay below.
+    to return, and which value the one behind them must stay below. `sizes` are the block's first
+    and largest.
     """
     flat, unravel = ravel_pytree(point)
     p = flat.size
     room = (p - 1) // 5  # LOBPCG's own bound
-    block = min(block, max_block)
+    block, max_block = min(sizes), sizes[1]
     if block > room:
         checks.fail(
             "point",
@@ -289,18 +288,8 @@ def extremes(
         edge = float(values[count - 1]) - equal
         return int((values >= edge).sum()), edge
 
-    return _search(
-        function,
-        point,
-        key,
-        1 if end == "largest" else -1,
-        wanted,
-        block=count + count // 2 + 5,
-        max_block=max_block,
-        rtol=rtol,
-        max_rounds=max_rounds,
-        batch_size=batch_size,
-    )
+    sign, sizes = 1 if end == "largest" else -1, (count + count // 2 + 5, max_block)
+    return _search(function, point, key, sign, wanted, sizes, rtol, max_rounds, batch_size)
 
 
 def escapes(
@@ -330,9 +319,9 @@ def escapes(
         key: for the start.
         tolerance: > 0, in a gap of the spectrum, above the zeros, for fast convergence.
         max_count: stop at so many.
-        rtol: as `extremes`, like the arguments below.
-        max_rounds: of LOBPCG.
-        batch_size: products at once.
+        rtol: as for `extremes`.
+        max_rounds: as for `extremes`.
+        batch_size: as for `extremes`.
 
     Raises:
         ValueError: as `check`, tolerance ≤ 0, or p too small.
@@ -344,15 +333,4 @@ def escapes(
         return int((values > tolerance).sum()), float(tolerance)
 
     most = max_count + max_count // 4 + 5
-    return _search(
-        function,
-        point,
-        key,
-        1,
-        wanted,
-        block=min(16, most),
-        max_block=most,
-        rtol=rtol,
-        max_rounds=max_rounds,
-        batch_size=batch_size,
-    )
+    return _search(function, point, key, 1, wanted, (16, most), rtol, max_rounds, batch_size)

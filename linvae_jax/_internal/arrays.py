@@ -44,10 +44,10 @@ def as_float(name: str, x: Any) -> Float[Array, "..."]:
         ValueError: as `checks.numbers`, or a number that is beyond the largest of `float_dtype`.
     """
     x = checks.numbers(name, x)
-    if _ready(x):
+    if isinstance(x, jax.Array) and x.dtype in (jnp.float32, jnp.float64):
         return x
     dtype = float_dtype(x.dtype)
-    if not _rounds(x, dtype):
+    if not rounds(x, dtype):
         return _placed(x, dtype)
     x = np.asarray(x)
     return jnp.asarray(_cast(name, x, dtype))
@@ -107,11 +107,6 @@ def host_spectrum(name: str, values: Any) -> np.ndarray:
         given = _cast(name, given, np.float64)
     checks.eigenvalues(name, given)
     return given
-
-
-def _ready(x: Any) -> bool:
-    """Say whether this is an array of floats on the device already, which most are."""
-    return isinstance(x, jax.Array) and x.dtype in (jnp.float32, jnp.float64)
 
 
 def as_given(name: str, x: Any) -> Array:
@@ -174,7 +169,7 @@ def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]
         dtype = jnp.promote_types(float_dtype(x.dtype), float_dtype(mean.dtype))
     if not checks.concrete(x, mean):
         return as_float(name, x).astype(dtype) - as_float("mean", mean).astype(dtype)
-    if not _rounds(x, dtype) and not _rounds(mean, dtype):
+    if not rounds(x, dtype) and not rounds(mean, dtype):
         return _placed(x, dtype) - _placed(mean, dtype)
     return jnp.asarray(host_less(name, x, mean, dtype))
 
@@ -246,11 +241,6 @@ def on_host(x: Any) -> bool:
     return len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
 
 
-def rounds(x: Any) -> bool:
-    """Say whether concrete data lose digits when they become JAX's floats."""
-    return _rounds(x, float_dtype(x.dtype))
-
-
 def vary(x: Any) -> bool:
     """Say whether any concrete row differs from the first."""
     x = np.asarray(x)
@@ -258,10 +248,11 @@ def vary(x: Any) -> bool:
     return any((x[i : i + _BLOCK] != x[0]).any() for i in range(0, len(x), _BLOCK))
 
 
-def _rounds(x: Any, dtype: Any) -> bool:
-    """Say whether numbers that are known change when they get this dtype."""
+def rounds(x: Any, dtype: Any = None) -> bool:
+    """Say whether numbers that are known change when they get this dtype, by default JAX's."""
     if not checks.concrete(x):
         return False
+    dtype = float_dtype(x.dtype) if dtype is None else dtype
     x_dtype = _numpy_dtype(x.dtype)
     if np.dtype(x_dtype).kind in "iu":
         return _largest(x) > 2 ** (jnp.finfo(dtype).nmant + 1)
@@ -288,7 +279,7 @@ def _numpy_dtype(dtype: Any) -> Any:
 
 def _wide(x: Any) -> np.dtype[Any]:
     """Return float64, or long double for numbers that float64 would round."""
-    return np.dtype(np.longdouble if _rounds(x, np.float64) else np.float64)
+    return np.dtype(np.longdouble if rounds(x, np.float64) else np.float64)
 
 
 def _cast(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Every check of user input, and its message: which argument, what came, what was expected.
+"""Every check of user input is here. Its message says which argument, what came, what was due.
 
 Shapes are checked always, also under tracing, since they are static. Values (finite, positive,
 symmetric) are checked where they are concrete; inside `jit`, `vmap` and `grad` they are tracers

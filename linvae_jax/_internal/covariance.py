@@ -1,4 +1,4 @@
-"""The covariance of rows in the memory of a CPU, by BLAS, which knows that it is symmetric.
+"""BLAS makes the covariance of rows in a CPU's memory, and knows that it is symmetric.
 
 XLA's product does not know, and takes twice as long, after a copy.
 """

@@ -1,4 +1,4 @@
-"""The version of this package, as it is installed."""
+"""The package knows its version, as it is installed."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -1,4 +1,4 @@
-"""Where data come from, and what is done to them before a model sees them.
+"""Data come from here, and are made ready for a model here.
 
 | module | question it answers |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""CelebA as 64 × 64 × 3 pixels, decoded once into a file that is mapped, not read.
+"""CelebA is 64 × 64 × 3 pixels, decoded once into a file that is mapped, not read.
 
 An image of 218 × 178 is cropped to its central 148 × 148 and resized to 64 × 64 with PIL's
 bilinear filter, which averages over all pixels that fall into a new one. That is what

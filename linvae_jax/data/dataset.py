@@ -1,10 +1,11 @@
-"""What a data set is here, and where packages keep the files that they ship."""
+"""A data set is images and where they came from; packages ship some as files."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,8 +13,20 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int, Real
 
+from linvae_jax._internal import checks
+
 # what reading a damaged file raises, whatever its format
-UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (ValueError, EOFError, OSError, OverflowError, zipfile.BadZipFile, zlib.error)
+
+
+@contextlib.contextmanager
+def readable(name: str, expected: str) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one `ValueError`."""
+    try:
+        yield
+    except UNREADABLE as error:
+        hint = "Python objects are never read." if "bject" in str(error) else ""
+        checks.fail(name, f"a file that cannot be read ({error})", expected, hint)
 
 
 @dataclass(frozen=True, eq=False)

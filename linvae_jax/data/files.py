@@ -1,8 +1,6 @@
 """Your own arrays come from `.npy` and `.npz` files. Pickled data are never read."""
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +53,6 @@ def _plain(name: str, x: np.ndarray) -> np.ndarray:
     return plain
 
 
-@contextlib.contextmanager
-def _readable(name: str, expected: str) -> Iterator[None]:
-    try:
-        yield
-    except dataset.UNREADABLE as error:
-        hint = "Python objects are never read." if "bject" in str(error) else ""
-        checks.fail(name, f"a file that cannot be read ({error})", expected, hint)
-
-
 def _read(path: Path) -> np.ndarray:
     name = str(path)
     expected = f"an array in NumPy's {path.suffix} format"
@@ -76,16 +65,16 @@ def _read(path: Path) -> np.ndarray:
         checks.fail(name, f"a file that starts with {magic!r}", expected, hint)
 
     if path.suffix == ".npy":
-        with _readable(name, expected):
+        with dataset.readable(name, expected):
             # mapped, a file shorter than it says is an error at once, whatever length it says
             return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     with path.open("rb") as file:  # here, because NumPy leaves it open if it is not a zip
-        with _readable(name, expected):
+        with dataset.readable(name, expected):
             stored = np.load(file, allow_pickle=False)
         keys = stored.files
         key = "x" if "x" in keys else keys[0] if len(keys) == 1 else None
         if key is None:
             got = f"{len(keys)} arrays: {', '.join(keys) or 'none'}"
             checks.fail(name, got, "one array, or one of them named x")
-        with _readable(name, expected):
+        with dataset.readable(name, expected):
             return stored[key]

@@ -1,4 +1,4 @@
-"""MNIST: 60,000 + 10,000 digits, prepared by tensorflow-datasets without tensorflow."""
+"""MNIST's 60,000 + 10,000 digits are prepared by tensorflow-datasets, without tensorflow."""
 
 import gzip
 import os

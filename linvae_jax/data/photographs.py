@@ -1,4 +1,4 @@
-"""Patches of two real colour photographs that come with scikit-learn: a stand-in for CelebA.
+"""Patches of two colour photographs, which come with scikit-learn, stand in for CelebA.
 
 They have the size of CelebA's images here, 64 × 64 × 3, and the statistics of natural images, and
 need no download. The photographs (427 × 640) are china.jpg by danielbuechele and flower.jpg by
@@ -28,11 +28,8 @@ def load(split: str) -> dataset.Dataset:
     photographs = []
     for path in paths:
         expected = f"a photograph of shape {_SHAPE}, as in scikit-learn 1.9.1"
-        try:
-            with pil.open(path) as image:
-                pixels = np.asarray(image)
-        except dataset.UNREADABLE as error:
-            checks.fail(str(path), f"a file that cannot be read ({error})", expected)
+        with dataset.readable(str(path), expected), pil.open(path) as image:
+            pixels = np.asarray(image)
         if pixels.shape != _SHAPE:
             checks.fail(str(path), f"an image of shape {pixels.shape}", expected)
         photographs.append(pixels)

@@ -1,4 +1,4 @@
-"""From pixels to real numbers and back: dequantise, logit, and the constant between two scales.
+"""Pixels become real numbers and back: dequantise, logit, and the constant between two scales.
 
 A Gaussian model needs data on the whole real line, and a density needs data that are not
 discrete. So a pixel p ∈ {0, …, 255} gets uniform noise, x = (p + u)/256 ∈ (0, 1), and then
