@@ -7,6 +7,8 @@ a mean is to be taken off, it is taken off in the precision in which the data ca
 
 Floats keep their dtype, float32 or float64, if JAX has it; narrower ones, which overflow at 65,504
 or count to 256, become float32; integers and long double become JAX's default float.
+
+In every function `name` is what the user calls the data, for messages.
 """
 
 import os
@@ -123,15 +125,7 @@ def as_given(name: str, x: Any) -> Array:
 
 
 def check_held(name: str, x: Any) -> None:
-    """Refuse integers that JAX would wrap.
-
-    Args:
-        name: of the data, for messages.
-        x: as `checks.numbers` returns it.
-
-    Raises:
-        ValueError: integers that JAX's widest dtype does not hold.
-    """
+    """Raise `ValueError` for integers that JAX's widest dtype does not hold: it would wrap them."""
     if not checks.concrete(x) or np.dtype(_numpy_dtype(x.dtype)).kind not in "iu":
         return
     limits = np.iinfo(jax.dtypes.canonicalize_dtype(x.dtype))
@@ -156,13 +150,10 @@ def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]
     """Take the difference x − mean in the precision that came, then round it for the device.
 
     Args:
-        name: of the data, for messages.
+        name: as everywhere.
         x: (N, n), real.
         mean: (n,), floats.
         dtype: of the result; by default that of x and of the mean, as JAX has them, promoted.
-
-    Raises:
-        ValueError: as `as_float`.
     """
     x, mean = checks.numbers(name, x), checks.numbers("mean", mean)
     if dtype is None:
@@ -177,15 +168,7 @@ def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]
 def host_less(
     name: str, x: Any, mean: Any, dtype: Any, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Take the difference x − mean as `less`, but on the host and in the given dtype.
-
-    Args:
-        name: of the data, for messages.
-        x: (N, n), real.
-        mean: (n,), floats.
-        dtype: of the result.
-        out: (N, n), where it goes, of that dtype; a new array by default.
-    """
+    """Take the difference x − mean as `less`, but on the host, into `out` (N, n) if given."""
     x, wide = np.asarray(x), _wide(x)
     mean = np.asarray(mean, wide)
     found = np.empty(x.shape, dtype) if out is None else out
@@ -304,17 +287,9 @@ def variance_range(dtype: Any) -> tuple[float, float]:
 
 
 def check_scale(name: str, variance: Any, dtype: Any) -> None:
-    """Refuse data whose largest variance, where it is known, the dtype doesn't hold to all digits.
+    """Raise `ValueError` if the largest variance is known and beyond `variance_range`.
 
     Covariances are accurate relative to the largest variance; so its rounding must be a number too.
-
-    Args:
-        name: of the data, for messages.
-        variance: (), the largest one; zero, infinite or NaN if it is out of range.
-        dtype: of the covariance.
-
-    Raises:
-        ValueError: a variance beyond `variance_range`.
     """
     if not checks.concrete(variance):
         return

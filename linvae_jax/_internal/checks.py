@@ -146,14 +146,9 @@ def nonnegative_scalar(name: str, x: Any, dtype: Any = None) -> Any:
 def scalar(name: str, x: Any, dtype: Any = None) -> Any:
     """Return one number as JAX takes it: integers, which it would wrap at 32 bits, become floats.
 
-    Args:
-        name: the argument's name.
-        x: a number, finite.
-        dtype: of the formula; a number that is too large for it, or so small that it would become
-            zero, is refused.
-
-    Returns:
-        `x` itself if it is traced, a Python float, float32 or float64; else a Python float.
+    A number that is too large for the formula's `dtype`, or so small that it would become zero, is
+    refused. What is traced, a Python float, float32 or float64 is returned as it is, all else as a
+    Python float. Many numbers at once are for `vmap`.
     """
     shape(name, x, ())
     if not concrete(x):
@@ -202,24 +197,17 @@ def symmetric(name: str, S: Any) -> None:
             fail(name, f"a matrix with max |S - S.T| = {gap:.3g}", "a symmetric matrix")
 
 
-def eigenvalues(name: str, values: Any, largest: float | None = None) -> None:
-    """Expect finite numbers from large to small, none negative beyond rounding, where known.
-
-    Args:
-        name: the argument's name.
-        values: (n,).
-        largest: what negative values are measured against; the first value by default.
-    """
+def eigenvalues(name: str, values: Any) -> None:
+    """Expect finite numbers (n,) from large to small, none negative beyond rounding."""
     floating(name, values)
     shape(name, values, ("n",))
     finite(name, values)
     if concrete(values):
         v = np.asarray(values)
-        scale = abs(float(v[0])) if largest is None else largest
         eps = float(jnp.finfo(v.dtype).eps)
         if (np.diff(v) > 0).any():
             fail(name, "an increasing sequence somewhere", "eigenvalues sorted from large to small")
-        if v[-1] < -100 * len(v) * eps * scale:
+        if v[-1] < -100 * len(v) * eps * abs(float(v[0])):
             fail(
                 name,
                 f"smallest eigenvalue {v[-1]:.3g}",
