@@ -10,6 +10,6 @@
 | `operators` | what does that Hessian do: apply, solve, quadratic form, log-determinant? |
 | `mixed_blocks` | what are the eigenvalues at a mixed point? |
 | `conditioning` | what does any Hessian spectrum say about a point? |
-| `escape` | how fast is a collapsed point left, and at which σ² can it be left? |
+| `escape` | how fast is a collapsed point left, and below which σ²? how stiff are rotations? |
 | `collapsed_latent` | could a collapsed latent of any VAE come back? |
 """
