@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -73,21 +73,27 @@ def files() -> list[str]:
     ]  # fmt: skip
 
 
-def sample(count: int, seed: int, only: list[str]) -> tuple[list[Mutant], dict[str, int]]:
-    """That many mutants, of each file its share of them; and how many there are in each.
+def shuffled(seed: int, only: Sequence[str] = ()) -> dict[str, list[Mutant]]:
+    """All mutants of each file, in random order.
 
-    A larger sample with the same seed begins with the smaller one's mutants of each file.
+    Args:
+        seed: of the order.
+        only: parts of file names; of all files if there are none.
     """
-    possible = {
-        f: of_source(f, _source(f)) for f in files() if not only or any(o in f for o in only)
-    }
+    found = {f: of_source(f, _source(f)) for f in files()}
+    found = {f: m for f, m in found.items() if not only or any(part in f for part in only)}
+    for file, of_file in found.items():
+        random.Random(f"{seed} {file}").shuffle(of_file)
+    return found
+
+
+def sample(possible: dict[str, list[Mutant]], count: int) -> list[Mutant]:
+    """About that many mutants, the first ones of each file, in proportion to all that it has."""
     total = sum(map(len, possible.values()))
-    chosen: list[Mutant] = []
-    for file, found in possible.items():
-        random.Random(f"{seed} {file}").shuffle(found)
-        chosen += found[: max(4, round(count * len(found) / total))]
-    random.Random(seed).shuffle(chosen)
-    return chosen, {file: len(found) for file, found in possible.items()}
+    firsts = {f: max(4, round(count * len(found) / total)) for f, found in possible.items()}
+    chosen = [m for f, found in possible.items() for m in found[: firsts[f]]]
+    random.Random(0).shuffle(chosen)
+    return chosen
 
 
 def tests_of(file: str) -> list[str]:
@@ -360,11 +366,12 @@ def _line(answer: dict[str, Any]) -> str:
     return f"{answer['file']}:{answer['line']} {answer['function']} [{answer['kind']}] {change}"
 
 
-def summary(
-    chosen: list[Mutant], possible: dict[str, int], done: _Done, seed: int
-) -> dict[str, Any]:
-    """The record: shares by file and by kind, and all survivors."""
-    answers = [done.known[done.key(m)] for m in chosen if done.key(m) in done.known]
+def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[str, Any]:
+    """The record: shares by file and by kind of all that was run, and all survivors."""
+    known = {f: [done.known.get(done.key(m)) for m in found] for f, found in possible.items()}
+    by_file = {f: list(filter(None, answers)) for f, answers in known.items()}
+    answers = [a for of_file in by_file.values() for a in of_file]
+    total = sum(map(len, possible.values()))
 
     def share(of: list[dict[str, Any]]) -> dict[str, Any]:
         caught = sum(bool(a["caught"]) for a in of)
@@ -380,14 +387,15 @@ def summary(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seed": seed,
         "examples": EXAMPLES,
-        "possible": sum(possible.values()),
+        "possible": total,
         **share(answers),
+        # each file weighted by all mutants that it has, not by those that were run
+        "weighted_share": round(
+            sum(share(by_file[f])["share"] * len(found) for f, found in possible.items()) / total, 4
+        ),
         "at_import": sum(a["caught"].startswith("import") for a in answers),
         "at_time_limit": sum(a["caught"] == "time limit" for a in answers),
-        "files": {
-            f: {"possible": n, **share([a for a in answers if a["file"] == f])}
-            for f, n in possible.items()
-        },
+        "files": {f: {"possible": len(m), **share(by_file[f])} for f, m in possible.items()},
         "kinds": {
             k: share([a for a in answers if a["kind"] == k])
             for k in sorted({a["kind"] for a in answers})
@@ -397,7 +405,10 @@ def summary(
 
 
 def _lines(record: dict[str, Any]) -> Iterator[str]:
-    yield f"{record['run']} of {record['possible']} mutants run, {record['share']:.1%} caught"
+    yield (
+        f"{record['run']} of {record['possible']} mutants run, {record['share']:.1%} caught, "
+        f"{record['weighted_share']:.1%} with files weighted by all that they have"
+    )
     for name, part in {**record["files"], **record["kinds"]}.items():
         yield f"  {name}: {part['caught']} of {part['run']}"
     for s in record["survivors"]:
@@ -418,11 +429,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="survivors once more: tests are new")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     args = parser.parse_args()
-    chosen, possible = sample(args.count, args.seed, args.only)
+    possible = shuffled(args.seed, args.only)
+    chosen = sample(possible, args.count)
     if args.list:
-        for m in chosen:
-            print(f"{m.file}:{m.line} {m.function} [{m.kind}] {m.before} → {m.after}")
-        sys.exit(str(possible))
+        print(*(_line(asdict(m)) for m in chosen), sep="\n")
+        return
     args.state.parent.mkdir(parents=True, exist_ok=True)
     done = _Done(args.state)
     if args.again:
@@ -435,7 +446,7 @@ def main() -> None:
     _import_others()
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         _measure(chosen, done, args.jobs, Path(folder))
-    record = summary(chosen, possible, done, args.seed)
+    record = summary(possible, done, args.seed)
     print("\n".join(_lines(record)))
     if args.write:
         RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
