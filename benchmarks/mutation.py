@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "results/mutation.json"
 EXAMPLES = 10  # of Hypothesis, for each test
 
-_CURVATURE = ("test_blocks", "test_testing", "test_landscape", "test_linear_study", "test_units")
+_CURVATURE = ("test_blocks", "test_landscape", "test_linear_study", "test_units")
 # the tests that belong to each file or folder, the most telling first
 TESTS = {
     "linvae_jax/linear.py": (
@@ -46,12 +46,11 @@ TESTS = {
         "test_divergence", "test_evaluation",
     ),
     "linvae_jax/ppca.py": ("test_ppca", "test_linear", "test_stationary", "test_predictions"),
-    "landscape/points": ("test_stationary", "test_census", "test_testing", "test_units"),
+    "landscape/points/stationary.py": ("test_stationary", "test_blocks", "test_units"),
+    "landscape/points": ("test_census", "test_units", "test_landscape"),
     "landscape/curvature/collapsed_latent.py": ("test_collapsed_latent", "test_network_study"),
-    "landscape/curvature/conditioning.py": (
-        "test_stationary", *_CURVATURE, "test_collapsed_latent",
-    ),
-    "landscape/curvature/escape.py": ("test_linear_study", "test_contracts", "test_units"),
+    "landscape/curvature/conditioning.py": ("test_landscape", "test_stationary", *_CURVATURE),
+    "landscape/curvature/escape.py": ("test_stationary", *_CURVATURE, "test_network_study"),
     "landscape/curvature/mixed": ("test_census", "test_units"),
     "landscape/curvature": _CURVATURE,
 }  # fmt: skip

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from objective import elbo, likelihood, variables_of
 
 from landscape.autodiff import hessian, objectives
 from landscape.curvature import arrowhead, blocks, directions, escape, operators, summaries
 from landscape.points import stationary
-from landscape.testing.strategies import moments_with, normal, orthogonal, seeds
+from landscape.testing import laws
+from landscape.testing.strategies import moments_with, normal, orthogonal, points, seeds
 from linvae_jax.linear import LinearVAEParams
 
 # relative to the largest eigenvalue; the dense eigensolver has a few hundred rounding errors
@@ -28,39 +30,14 @@ LEARN = (WEIGHTS, NOISE, (*NOISE, "mean"))
 # (n, k): k = 1, k = n, tall; each compiles a dense Hessian for each set of variables
 SHAPES = ((2, 1), (3, 3), (5, 2))
 
-# a coarse grid ties often and has zeros; 1 ± 1e-9 is next to the threshold of σ² = 1
-_eigenvalue = st.one_of(
-    st.sampled_from([0.0, 0.5, 1.0, 1 + 1e-9, 1 - 1e-9, 2.0, 4.0]), st.floats(0.05, 20.0)
-)
-
-
-shapes = st.sampled_from(SHAPES)
 weights = st.sampled_from([1.0, 0.3, 2.5])
+shapes = st.sampled_from(SHAPES)
 few = st.just((5, 3))
-
-
-@st.composite
-def problems(draw, shapes=shapes, betas=weights):
-    """A point of a spectrum (n,), an assignment that exists there, σ² and β."""
-    n, k = draw(shapes)
-    lam = np.sort(draw(st.lists(_eigenvalue, min_size=n, max_size=n)))[::-1].copy()
-    hypothesis.assume(lam[0] > 0)  # constant data are no data
-    beta = draw(betas)
-    sigma2 = draw(st.one_of(st.sampled_from([0.5, 1.0]), st.floats(0.05, 5.0)))
-    there = np.flatnonzero(lam > beta * sigma2)
-    order = np.append(there, np.full(k, -1))
-    assignment = np.array(draw(st.permutations(order)))[:k]
-    return stationary.point(jnp.asarray(lam), assignment, sigma2, beta)
 
 
 @partial(jax.jit, static_argnames="learn")
 def dense(params, moments, beta, learn):
     return hessian.dense(*objectives.elbo(params, moments, beta=beta, learn=learn))
-
-
-@partial(jax.jit, static_argnames="learn")
-def dense_likelihood(W, sigma2, moments, learn):
-    return hessian.dense(*objectives.log_likelihood(W, sigma2, moments, learn=learn))
 
 
 def at(point, seed):
@@ -85,30 +62,33 @@ def flat(direction, learn=NOISE):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", LEARN)
-@given(problems(), seeds)
+@given(points(shapes, weights), seeds)
 def test_spectrum_is_the_dense_hessians(learn, point, seed):
     params, moments, _ = at(point, seed)
-    exact = np.linalg.eigvalsh(dense(params, moments, point.beta, learn))
     ours = blocks.hessian_eigenvalues(point, learn=learn)
-    close(np.sort(ours), exact, np.abs(exact).max())
+    variables = variables_of(params, moments, learn)
+    laws.assert_spectrum(elbo, variables, params, moments, point.beta, eigenvalues=ours)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [("W",), ("W", "log_sigma2")])
-@given(problems(betas=st.just(1.0)), seeds)
+@given(points(shapes, st.just(1.0)), seeds)
 def test_likelihood_spectrum_is_the_dense_hessians(learn, point, seed):
     params, moments, _ = at(point, seed)
     rotation = orthogonal(seed + 1, point.k)  # not the basis, where k = n
-    exact = np.linalg.eigvalsh(dense_likelihood(params.W @ rotation, point.sigma2, moments, learn))
+    variables = variables_of(replace(params, W=params.W @ rotation), moments, learn)
     ours = blocks.log_likelihood_eigenvalues(point, learn=learn)
     # at λ = σ² everything may cancel; 1/σ² is the size of what does
-    close(np.sort(ours), exact, max(np.abs(exact).max(), 1 / point.sigma2))
+    laws.assert_spectrum(
+        likelihood, variables, point.sigma2, moments,
+        eigenvalues=ours, scale=float(1 / point.sigma2),
+    )  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
-@given(problems(few), seeds)
+@given(points(few, weights), seeds)
 def test_operator_is_the_dense_hessian(learn, point, seed):
     params, moments, U = at(point, seed)
     H = np.asarray(dense(params, moments, point.beta, learn))
@@ -127,7 +107,7 @@ def test_operator_is_the_dense_hessian(learn, point, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
-@given(problems(few), seeds)
+@given(points(few, weights), seeds)
 def test_solving_undoes_applying(learn, point, seed):
     _, _, U = at(point, seed)
     H = operators.block_hessian(point, U, learn=learn)
@@ -165,7 +145,7 @@ def test_determinant_is_numpys(learn):
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=10)
-@given(problems(few), seeds)
+@given(points(few, weights), seeds)
 def test_every_eigenvector_is_one(learn, point, seed):
     params, moments, U = at(point, seed)
     H = np.asarray(dense(params, moments, point.beta, learn))
@@ -179,7 +159,7 @@ def test_every_eigenvector_is_one(learn, point, seed):
         one(len(values))
 
 
-@given(problems(few), seeds)
+@given(points(few, weights), seeds)
 def test_escapes_come_fastest_first_and_all(point, seed):
     _, _, U = at(point, seed)
     found = list(directions.escape_directions(point, U, rtol=0.0))
@@ -195,7 +175,7 @@ def test_escapes_come_fastest_first_and_all(point, seed):
 
 
 @pytest.mark.slow
-@given(problems())
+@given(points(shapes, weights))
 def test_summary_reads_the_spectrum(point):
     lam, assignment = np.asarray(point.eigenvalues), np.asarray(point.assignment)
     summary = summaries.summarise(point, rtol=0.0)
@@ -226,7 +206,7 @@ def test_rates_near_the_threshold_keep_their_digits(lam):
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, (*NOISE, "mean")])
 @hypothesis.settings(max_examples=15)
-@given(problems(st.just((5, 3))))
+@given(points(few, weights))
 def test_histogram_counts_the_whole_spectrum(learn, point):
     values = np.asarray(blocks.hessian_eigenvalues(point, learn=learn))
     count = partial(summaries.histogram, point, learn=learn)
@@ -240,7 +220,7 @@ def test_histogram_counts_the_whole_spectrum(learn, point):
 
 @pytest.mark.slow
 @hypothesis.settings(max_examples=15)
-@given(problems(st.just((5, 3))))
+@given(points(few, weights))
 def test_path_is_point_after_point(point):
     lam, beta = point.eigenvalues, point.beta
     sigma2 = jnp.linspace(0.03, 5.0, 11)

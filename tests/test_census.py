@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objective import elbo, variables_of
 
 from landscape.autodiff import hessian
 from landscape.curvature import mixed_blocks
 from landscape.points import census, mixed, search, stationary
 from landscape.points.mixed import Group, PointType
+from landscape.testing import laws
 from linvae_jax import linear, moments, ppca
 
 # (n, k, βσ² / median eigenvalue, β); four latents make two mixed groups
@@ -24,34 +26,16 @@ def problem(n, seed):
     return jnp.asarray(lam), jnp.asarray(U), moments.from_covariance((S + S.T) / 2)
 
 
-@jax.jit
-def autodiff(params, m, beta):
-    """Value, gradient and Hessian in (W, V, log D)."""
-
-    def function(variables):
-        W, V, log_d = variables
-        return linear.elbo(linear.LinearVAEParams(W, V, log_d, params.log_sigma2), m, beta)
-
-    point = (params.W, params.V, params.log_d)
-    return (*jax.value_and_grad(function)(point), hessian.dense(function, point))
-
-
 def assert_type_is_right(lam, U, m, point_type, sigma2, beta=1.0):
     """Gradient, value, spectrum, index and nullity at the representative, against autodiff."""
-    params = mixed.params(mixed.point(lam, point_type, sigma2, beta), U)
-    value, gradient, H = autodiff(params, m, jnp.asarray(beta))
-    for field in gradient:
-        np.testing.assert_allclose(field, 0, atol=1e-13 * float(lam[0]) * (1 + 1 / sigma2))
-    np.testing.assert_allclose(
-        mixed.value(mixed.point(lam, point_type, sigma2, beta)), value, rtol=1e-13
-    )
-
-    dense = np.linalg.eigvalsh(H)
-    blocks = mixed_blocks.hessian_eigenvalues(mixed.point(lam, point_type, sigma2, beta))
-    np.testing.assert_allclose(blocks, dense, rtol=0, atol=1e-11 * np.abs(dense).max())
-    flat = np.abs(dense) <= 1e-11 * np.abs(dense).max()
-    expected = (int((dense[~flat] > 0).sum()), int(flat.sum()))
-    assert mixed.inertia(mixed.point(lam, point_type, sigma2, beta)) == expected, str(point_type)
+    point = mixed.point(lam, point_type, sigma2, beta)
+    params = mixed.params(point, U)
+    arguments = (elbo, variables_of(params, m), params, m, jnp.asarray(beta))
+    laws.assert_stationary(*arguments, tolerance=1e-13)
+    laws.assert_spectrum(*arguments, eigenvalues=mixed_blocks.hessian_eigenvalues(point))
+    index, nullity = mixed.inertia(point)
+    laws.assert_index(*arguments, index=index, nullity=nullity, rtol=1e-11)
+    np.testing.assert_allclose(mixed.value(point), linear.elbo(params, m, beta), rtol=1e-13)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from landscape.points import stationary
 from linvae_jax import linear
 from linvae_jax import moments as mom
 
@@ -45,7 +46,8 @@ SHAPES = ((2, 1), (4, 4), (5, 2), (9, 3))  # (n, k): one latent, k = n, tall
 shapes: SearchStrategy[tuple[int, int]] = st.sampled_from(SHAPES)
 seeds: SearchStrategy[int] = st.integers(0, 2**31 - 1)
 noise: SearchStrategy[float] = st.floats(0.05, 20.0)  # σ²
-weights: SearchStrategy[float] = st.floats(0.2, 5.0)  # β
+# β; with a power of two, βσ² is an eigenvalue to the bit where it is meant to be one
+weights: SearchStrategy[float] = st.sampled_from([0.5, 1.0, 2.0]) | st.floats(0.2, 5.0)
 
 # eigenvalues on a coarse grid tie often; those from the continuum hardly ever do
 _GRID = (0.5, 1.0, 2.0, 4.0)
@@ -126,6 +128,23 @@ def assignments(
 
 
 @st.composite
+def points(
+    draw: Draw,
+    shapes: SearchStrategy[tuple[int, int]] = shapes,
+    betas: SearchStrategy[float] = weights,
+) -> stationary.Point:
+    """Draw a stationary point that pPCA has too, of any index: ties, zeros and λ_i = βσ² included.
+
+    `stationary.params(point, eigenvectors)` has the weights there, and `moments_with(
+    point.eigenvalues, seed)` gives moments with this spectrum and their eigenvectors.
+    """
+    n, k = draw(shapes)
+    eigenvalues, sigma2, beta = draw(noisy_spectra(n, betas))
+    assignment = draw(assignments(eigenvalues, k, sigma2, beta))
+    return stationary.point(jnp.asarray(eigenvalues), assignment, sigma2, beta)
+
+
+@st.composite
 def parameters(draw: Draw, n: int, k: int) -> linear.LinearVAEParams:
     """Draw a linear VAE (n, k) with nothing special about it."""
     rng = np.random.default_rng(draw(seeds))
@@ -162,11 +181,11 @@ def orthogonal(seed: int, n: int) -> Float[Array, "n n"]:
 
 
 def moments_with(
-    eigenvalues: Float[np.ndarray, "n"], seed: int
+    eigenvalues: Float[Array, "n"] | Float[np.ndarray, "n"], seed: int
 ) -> tuple[mom.Moments, Float[Array, "n n"]]:
     """Return moments with these eigenvalues in a random basis and a random mean, and that basis."""
     U = orthogonal(seed, len(eigenvalues))
-    S = (np.asarray(U) * eigenvalues) @ np.asarray(U).T
+    S = (np.asarray(U) * np.asarray(eigenvalues)) @ np.asarray(U).T
     mean = normal(seed + 1, len(eigenvalues))
     return mom.from_covariance(jnp.asarray((S + S.T) / 2), mean), U
 
