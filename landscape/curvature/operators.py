@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from landscape.curvature import blocks, directions, own_blocks
 from landscape.curvature.blocks import WEIGHTS, Inertia, Modes
@@ -126,17 +126,17 @@ def _rotate_own(
     hessian: BlockHessian, threes: Float[Array, "k 3"], log_sigma2: Float[Array, ""], *, back: bool
 ) -> tuple[Float[Array, "k 3"], Float[Array, ""]]:
     """Take active latents' own (A, B, d), and log σ², into modes or back."""
-    own, arrow = hessian.own, hessian.arrow
-    if back:
-        if arrow is not None:
-            flat = matmul(arrow, jnp.append(threes, log_sigma2))
-            threes, log_sigma2 = flat[:-1].reshape(threes.shape), flat[-1]
-        return jnp.einsum("jst,jt->js", own, threes, precision="highest"), log_sigma2
-    threes = jnp.einsum("jst,js->jt", own, threes, precision="highest")
+    arrow = hessian.arrow
+    if not back:
+        threes = _times(hessian.own.swapaxes(1, 2), threes)
     if arrow is not None:
-        flat = matmul(jnp.append(threes, log_sigma2), arrow)
+        flat = matmul(arrow if back else arrow.T, jnp.append(threes, log_sigma2))
         threes, log_sigma2 = flat[:-1].reshape(threes.shape), flat[-1]
-    return threes, log_sigma2
+    return _times(hessian.own, threes) if back else threes, log_sigma2
+
+
+def _times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
+    return jnp.einsum("jst,jt->js", matrices, vectors, precision="highest")
 
 
 def _own_part(p: Point, first: Array, second: Array, third: Array) -> Float[Array, "k 3"]:
@@ -154,19 +154,16 @@ class _Parts(NamedTuple):
     B: Float[Array, "k m"]
     own: Float[Array, "k 3"]
     log_sigma2: Float[Array, ""]
-    outside_W: Float[Array, "n k"] | None
-    outside_V: Float[Array, "k n"] | None
+    outside: tuple[Float[Array, "n k"], Float[Array, "k n"]] | None
 
 
 def _apart(hessian: BlockHessian, direction: LinearVAEParams) -> _Parts:
     p, U = hessian.point, hessian.eigenvectors
     A, B = matmul(direction.W.T, U), matmul(direction.V, U)
     own = _own_part(p, A, B, direction.log_d)
-    outside_W = outside_V = None
-    if hessian.missing:
-        outside_W, outside_V = direction.W - matmul(U, A.T), direction.V - matmul(B, U.T)
+    outside = (direction.W - matmul(U, A.T), direction.V - matmul(B, U.T))
     A, B = _exchange(p, A, 1), _exchange(p, B, 1)
-    return _Parts(A, B, own, direction.log_sigma2, outside_W, outside_V)
+    return _Parts(A, B, own, direction.log_sigma2, outside if hessian.missing else None)
 
 
 def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
@@ -176,10 +173,10 @@ def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
     A = A.at[rows, columns].set(parts.own[:, 0], mode="drop")
     B = B.at[rows, columns].set(parts.own[:, 1], mode="drop")
     W, V = matmul(U, A.T), matmul(B, U.T)
-    if parts.outside_W is not None and parts.outside_V is not None:
-        W, V = W + parts.outside_W, V + parts.outside_V
-    held = hessian.arrow is None
-    log_sigma2 = jnp.zeros_like(parts.log_sigma2) if held else parts.log_sigma2
+    if parts.outside is not None:
+        W, V = W + parts.outside[0], V + parts.outside[1]
+    learned = "log_sigma2" in hessian.learn
+    log_sigma2 = parts.log_sigma2 if learned else jnp.zeros_like(parts.log_sigma2)
     return LinearVAEParams(W, V, parts.own[:, 2], log_sigma2)
 
 
@@ -189,11 +186,9 @@ def to_modes(hessian: BlockHessian, direction: LinearVAEParams) -> Modes:
 
     Without log σ² learned that entry of the direction is not looked at.
     """
-    p, x = hessian.point, _apart(hessian, direction)
-    held = hessian.arrow is None
-    log_sigma2 = jnp.zeros_like(x.log_sigma2) if held else x.log_sigma2
+    p, x, cos, sin = hessian.point, _apart(hessian, direction), hessian.cos, hessian.sin
+    log_sigma2 = x.log_sigma2 if "log_sigma2" in hessian.learn else jnp.zeros_like(x.log_sigma2)
     threes, log_sigma2 = _rotate_own(hessian, x.own, log_sigma2, back=False)
-    cos, sin = hessian.cos, hessian.sin
     rows, columns = jnp.arange(p.k), _columns(p)
     lower = (cos * x.B - sin * x.A).at[rows, columns].set(threes[:, 0], mode="drop")
     upper = (cos * x.A + sin * x.B).at[rows, columns].set(threes[:, 1], mode="drop")
@@ -203,12 +198,11 @@ def to_modes(hessian: BlockHessian, direction: LinearVAEParams) -> Modes:
 @jax.jit
 def from_modes(hessian: BlockHessian, coordinates: Modes) -> LinearVAEParams:
     """Make the direction with these coordinates along the eigenvectors, Q y."""
-    lower, upper, log_d, log_sigma2 = coordinates
+    (lower, upper, log_d, log_sigma2), cos, sin = coordinates, hessian.cos, hessian.sin
     threes = _own_part(hessian.point, lower, upper, log_d)
     threes, log_sigma2 = _rotate_own(hessian, threes, log_sigma2, back=True)
-    cos, sin = hessian.cos, hessian.sin
     A, B = cos * upper - sin * lower, sin * upper + cos * lower
-    return _together(hessian, _Parts(A, B, threes, log_sigma2, None, None))
+    return _together(hessian, _Parts(A, B, threes, log_sigma2, None))
 
 
 def _check(hessian: BlockHessian, direction: LinearVAEParams) -> None:
@@ -240,21 +234,15 @@ def function(
     """
     _check(hessian, direction)
     coordinates = to_modes(hessian, direction)
-    result = from_modes(
-        hessian, jax.tree.map(lambda mu, y: f(mu) * y, hessian.eigenvalues, coordinates)
-    )
-    W, V, log_sigma2 = result.W, result.V, result.log_sigma2
+    scaled = jax.tree.map(lambda mu, y: f(mu) * y, hessian.eigenvalues, coordinates)
+    result = from_modes(hessian, scaled)
+    W, V, log_sigma2, U = result.W, result.V, result.log_sigma2, hessian.eigenvectors
     if hessian.missing:
-        U = hessian.eigenvectors
         W += f(-1 / hessian.point.sigma2) * (direction.W - matmul(U, matmul(U.T, direction.W)))
         V += f(jnp.zeros_like(log_sigma2)) * (direction.V - matmul(matmul(direction.V, U), U.T))
     if hessian.arrow is None:
         log_sigma2 = jnp.zeros_like(log_sigma2)  # f(0) may be infinite
     return LinearVAEParams(W, V, result.log_d, log_sigma2)
-
-
-def _times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
-    return jnp.einsum("jst,jt->js", matrices, vectors, precision="highest")
 
 
 @jax.jit
@@ -266,24 +254,15 @@ def _apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams
         edge = own_blocks.noise_edge(p)
         own = own + edge * log_sigma2
         log_sigma2 = (edge * x.own).sum() + own_blocks.noise_corner(p) * log_sigma2
-    outside_W = None if x.outside_W is None else -a * x.outside_W
-    outside_V = None if x.outside_V is None else jnp.zeros_like(x.outside_V)
-    parts = _Parts(c * x.B - a * x.A, c * x.A - b * x.B, own, log_sigma2, outside_W, outside_V)
+    out = None if x.outside is None else (-a * x.outside[0], jnp.zeros_like(x.outside[1]))
+    parts = _Parts(c * x.B - a * x.A, c * x.A - b * x.B, own, log_sigma2, out)
     return _together(hessian, parts)
 
 
 def apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
     """Compute H x by the blocks, to rounding of its terms, entry by entry.
 
-    Args:
-        hessian: from `block_hessian`.
-        direction: x.
-
-    Returns:
-        A `LinearVAEParams`; its `log_sigma2` is zero if log σ² is held.
-
-    Raises:
-        ValueError: a direction of another shape.
+    Arguments, result and errors are those of `function`, without f.
     """
     _check(hessian, direction)
     return _apply(hessian, direction)
@@ -298,27 +277,18 @@ def quadratic(hessian: BlockHessian, direction: LinearVAEParams) -> Float[Array,
     return jnp.stack([jnp.vdot(x, image) for x, image in pairs]).sum()
 
 
-def _nonzero(hessian: BlockHessian, rtol: float) -> tuple[Callable[[Array], Array], Array]:
-    """Say which eigenvalues exceed rtol times the largest, and how many do not."""
-    values = hessian.values
-    largest = jnp.abs(values).max()
+def _nonzero(hessian: BlockHessian, rtol: float) -> Callable[[Array], Array]:
+    """Give the function that says which eigenvalues exceed rtol times the largest."""
+    largest = jnp.abs(hessian.values).max()
     if hessian.missing:
         largest = jnp.maximum(largest, 1 / hessian.point.sigma2)
-
-    def nonzero(mu: Array) -> Bool[Array, "*shape"]:
-        return jnp.abs(mu) > rtol * largest
-
-    return nonzero, (~nonzero(values)).sum() + hessian.missing
+    return lambda mu: jnp.abs(mu) > rtol * largest
 
 
 def _refuse_singular(zeros: Array, pseudo: bool) -> None:
     if not pseudo and checks.concrete(zeros) and zeros > 0:
-        checks.fail(
-            "hessian",
-            f"{int(zeros)} zero eigenvalues",
-            "an invertible Hessian",
-            "pseudo=True leaves the flat directions out.",
-        )
+        hint = "pseudo=True leaves the flat directions out."
+        checks.fail("hessian", f"{int(zeros)} zero eigenvalues", "an invertible Hessian", hint)
 
 
 @jax.jit
@@ -349,9 +319,8 @@ def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
         own = _times(inverses, own) + path * step
         along = jnp.where(free, (path * own).sum() + step, 0) / length
         own, log_sigma2 = own - path * along, step - along
-    outside_W = None if x.outside_W is None else -x.outside_W / a
-    outside_V = None if x.outside_V is None else jnp.zeros_like(x.outside_V)
-    return _together(hessian, _Parts(A, B, own, log_sigma2, outside_W, outside_V))
+    out = None if x.outside is None else (-x.outside[0] / a, jnp.zeros_like(x.outside[1]))
+    return _together(hessian, _Parts(A, B, own, log_sigma2, out))
 
 
 def solve(
@@ -382,11 +351,10 @@ def solve(
             left out), or b of another shape.
     """
     _check(hessian, right)
+    _refuse_singular(inertia(hessian, rtol).zero, pseudo)
     if rtol is None:
-        _refuse_singular(inertia(hessian).zero, pseudo)
         return _solve(hessian, right)
-    nonzero, zeros = _nonzero(hessian, rtol)
-    _refuse_singular(zeros, pseudo)
+    nonzero = _nonzero(hessian, rtol)
 
     def inverse(mu: Array) -> Array:
         keep = nonzero(mu)
@@ -401,7 +369,7 @@ def slogdet(
     """Compute the sign of det H, and log|det H|.
 
     At a maximum log|det H| is log det(−H), the term of a Laplace approximation. It has no unit
-    where H is invertible; `blocks.log_determinant`.
+    where H is invertible.
 
     Args:
         hessian: from `block_hessian`.
@@ -411,29 +379,23 @@ def slogdet(
     Raises:
         ValueError: H is singular and `pseudo` is not set (under tracing: as with `pseudo`).
     """
-    p = hessian.point
-    outside = hessian.missing * jnp.log(p.sigma2)
+    count = inertia(hessian, rtol)
+    _refuse_singular(count.zero, pseudo)
     if rtol is None:
-        count = inertia(hessian)
-        _refuse_singular(count.zero, pseudo)
-        log = blocks.log_determinant(p, hessian.learn) - outside
-        return 1 - 2 * (count.negative % 2).astype(log.dtype), log
-    nonzero, zeros = _nonzero(hessian, rtol)
-    _refuse_singular(zeros, pseudo)
-    values = hessian.values
-    values = jnp.where(nonzero(values), values, 1)
-    negative = jnp.sum(values < 0) + hessian.missing
-    log = jnp.log(jnp.abs(values)).sum() - outside
-    return 1 - 2 * (negative % 2).astype(log.dtype), log
+        log = blocks.log_determinant(hessian.point, hessian.learn)
+    else:
+        values = hessian.values
+        log = jnp.log(jnp.abs(jnp.where(_nonzero(hessian, rtol)(values), values, 1))).sum()
+    log -= hessian.missing * jnp.log(hessian.point.sigma2)
+    return 1 - 2 * (count.negative % 2).astype(log.dtype), log
 
 
 def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
     """Count the eigenvalues of each sign, exactly; `rtol` as in `solve`."""
     if rtol is None:
-        count = blocks.inertia(hessian.point, hessian.learn)
-        out = hessian.missing
-        return Inertia(count.positive, count.negative + out, count.zero + out)
-    nonzero, zero = _nonzero(hessian, rtol)
-    values = hessian.values
-    positive = (nonzero(values) & (values > 0)).sum()
-    return Inertia(positive, len(values) + 2 * hessian.missing - positive - zero, zero)
+        positive, negative, zero = blocks.inertia(hessian.point, hessian.learn)
+    else:
+        counted = _nonzero(hessian, rtol)(hessian.values)
+        positive, negative = ((counted & (sign * hessian.values > 0)).sum() for sign in (1, -1))
+        zero = (~counted).sum()
+    return Inertia(positive, negative + hessian.missing, zero + hessian.missing)
