@@ -6,7 +6,7 @@ touches two or three numbers at a time. So f(H) x costs O(nk) for any f, beyond 
 U: Laplace approximations, gradient flow. Products with H and H⁻¹, index, nullity and determinant
 need no eigenvectors: they come from the blocks themselves, whatever the data's unit is.
 
-All directions are `LinearVAEParams`s in the original basis.
+All directions are `LinearVAEParams` in the original basis.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import operators
@@ -66,9 +66,8 @@ class BlockHessian:
     @property
     def values(self) -> Float[Array, "p"]:
         """The eigenvalues of all modes, flat, in the order of `blocks.hessian_eigenvalues`."""
-        lower, upper, log_d, log_sigma2 = self.eigenvalues
-        parts = [lower.ravel(), upper.ravel(), log_d]
-        return jnp.concatenate(parts if self.arrow is None else [*parts, log_sigma2[None]])
+        parts = [jnp.ravel(part) for part in self.eigenvalues]
+        return jnp.concatenate(parts[:-1] if self.arrow is None else parts)
 
     @property
     def learn(self) -> tuple[str, ...]:

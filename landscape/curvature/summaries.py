@@ -24,8 +24,7 @@ from landscape.curvature.conditioning import Conditioning, UnitFree
 from landscape.points import stationary
 from landscape.points.stationary import Point
 from linvae_jax._internal import arrays, checks
-
-Scalar = stationary.Scalar
+from linvae_jax._internal.arrays import Scalar
 
 
 def summarise(

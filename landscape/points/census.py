@@ -29,8 +29,8 @@ from jaxtyping import Array, Float, Int
 
 from landscape.points import mixed
 from landscape.points.mixed import Group, MixedPoint, PointType
-from landscape.points.stationary import Scalar
 from linvae_jax._internal import checks
+from linvae_jax._internal.arrays import Scalar
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from landscape.points import stationary
-from landscape.points.stationary import Scalar
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 from linvae_jax._internal.linalg import matmul
 from linvae_jax.linear import LinearVAEParams
 

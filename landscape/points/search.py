@@ -27,10 +27,10 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from landscape.points import census, mixed
-from landscape.points.stationary import Scalar
 from linvae_jax import linear
 from linvae_jax import moments as mom
 from linvae_jax._internal import checks
+from linvae_jax._internal.arrays import Scalar
 from linvae_jax._internal.linalg import matmul
 
 

@@ -32,9 +32,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from linvae_jax import ppca
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 from linvae_jax.linear import LinearVAEParams
-
-Scalar = Float[Array, ""] | float
 
 # an eigensolver leaves 2 ε of λ₁ where S has a zero, whatever n is (n = 64 to 1000)
 _ZERO = 10.0
