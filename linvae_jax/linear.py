@@ -71,7 +71,10 @@ def check(params: LinearVAEParams, moments: mom.Moments | None = None) -> Linear
 
 
 def init(key: PRNGKeyArray, n: int, k: int, sigma2: Scalar = 1.0) -> LinearVAEParams:
-    """Draw W_ij ~ N(0, 1/k), V_ij ~ N(0, 1/n), D = I: never the collapsed point. 1 ≤ k ≤ n."""
+    """Draw W_ij ~ N(0, 1/k), V_ij ~ N(0, 1/n), D = I in the default float type; 1 ≤ k ≤ n.
+
+    This is never the collapsed stationary point, where W and V are zero.
+    """
     checks.in_range("k", k, 1, n, "a linear VAE has no use for more latents than n")
     sigma2 = checks.positive_scalar("sigma2", sigma2, jnp.result_type(float))
     checks.key("key", key)
@@ -119,8 +122,7 @@ def rotate(params: LinearVAEParams, rotation: Float[Array, "n n"] | Any) -> Line
     """Turn parameters to coordinates Rᵀx: into the eigenbasis with R = U, back with R = Uᵀ."""
     params = check(params)
     n = params.W.shape[0]
-    rotation = arrays.as_float("rotation", rotation)
-    checks.shape("rotation", rotation, (n, n))
+    rotation = arrays.finite("rotation", rotation, (n, n))
     W, V = matmul(rotation.T, params.W), matmul(params.V, rotation)
     return LinearVAEParams(W, V, params.log_d, params.log_sigma2)
 
@@ -296,7 +298,8 @@ def elbo_stochastic(
     """Estimate each datum's ELBO (N,) from one sample: z = V(x−μ) + D^½ ε, KL exact.
 
     The estimate is unbiased and reparameterised, so its gradient is unbiased too. Each datum gets
-    its own noise; for more samples, `vmap` over keys. The other arguments are as above.
+    its own noise; for more samples, `vmap` over keys. The other arguments are
+    those of `elbo_terms_per_datum`.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     checks.key("key", key)

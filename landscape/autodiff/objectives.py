@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from linvae_jax import linear, ppca
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 
 Variables = Mapping[str, Array]
 
@@ -49,7 +50,7 @@ def _select(available: Variables, learn: Sequence[str]) -> dict[str, Array]:
 _POWERS = {"W": 1, "V": -1, "mean": 1}
 
 
-def in_data_units(variables: Variables, scale: Float[Array, ""] | float) -> dict[str, Array]:
+def in_data_units(variables: Variables, scale: Scalar) -> dict[str, Array]:
     """Take variables of the data x/scale to those of x: W and the mean × scale, V / scale.
 
     Args:
@@ -60,7 +61,7 @@ def in_data_units(variables: Variables, scale: Float[Array, ""] | float) -> dict
     return {name: x * scale ** _POWERS.get(name, 0) for name, x in variables.items()}
 
 
-def rescaled(objective: Objective, scale: Float[Array, ""] | float) -> Objective:
+def rescaled(objective: Objective, scale: Scalar) -> Objective:
     """Make the same objective a function of the variables of the data x/scale.
 
     W bends with one over the data's unit squared, V with the unit squared, log D not at all: in the
@@ -93,7 +94,7 @@ def elbo(
     params: linear.LinearVAEParams,
     moments: mom.Moments,
     *,
-    beta: Float[Array, ""] | float = 1.0,
+    beta: Scalar = 1.0,
     learn: Sequence[str] = ("W", "V", "log_d"),
 ) -> Objective:
     """Make the β-ELBO a function of the variables named in `learn`.
@@ -121,7 +122,7 @@ def elbo(
 
 def log_likelihood(
     W: Float[Array, "n k"] | Any,
-    sigma2: Float[Array, ""] | float,
+    sigma2: Scalar,
     moments: mom.Moments,
     *,
     learn: Sequence[str] = ("W",),
