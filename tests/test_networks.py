@@ -50,7 +50,7 @@ def kernel(weights: jax.Array, outputs: int) -> jax.Array:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 2, 2, 1)])
-def test_patches_make_the_convolution_and_its_derivatives(shape):
+def test_im2col_makes_the_convolution_and_its_derivatives(shape):
     x, w = normal(0, *shape), normal(1, 16 * shape[-1], 5)
 
     def ours(x, w):
@@ -68,7 +68,7 @@ def test_patches_make_the_convolution_and_its_derivatives(shape):
         np.testing.assert_allclose(a, b, atol=EXACT)
 
 
-def test_from_patches_is_the_transpose_and_the_transposed_convolution():
+def test_col2im_is_the_transpose_and_the_transposed_convolution():
     x, p = normal(0, 2, 8, 6, 3), normal(1, 2, 4, 3, 48)
     np.testing.assert_allclose(
         jnp.vdot(networks.im2col(x), p), jnp.vdot(x, networks.col2im(p)), rtol=1e-12
