@@ -37,7 +37,7 @@ def fit(options: Fit) -> int:
         gap = best - float(linear.elbo(params, moments))
     else:
         params, table, unit = _train(options, moments, attrs)
-        gap = float(table.gap.isel(step=-1))
+        gap = table.gap.isel(step=-1).item()
         history = out.with_name(out.name.removesuffix(".nc") + "_history.nc")
         print(f"history           {tables.save(table, history)}")
         own = "their own units" if options.raw else f"units of {unit:.6g}, their spread"
