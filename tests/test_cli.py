@@ -62,7 +62,7 @@ def test_fit_in_closed_form_and_by_training_end_at_the_same_model(data, tmp_path
     ) == 0  # fmt: skip
     trained = tables.to_linear(tables.load(out))
     np.testing.assert_allclose(trained.log_sigma2, exact.log_sigma2, atol=1e-5)
-    assert tables.load(tmp_path / "trained_history.nc").gap.isel(step=-1) < 1e-5
+    assert tables.load(tmp_path / "trained_history.nc").gap.isel(step=-1).item() < 1e-5
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first.startswith("linvae fit {")

@@ -15,7 +15,7 @@ number of devices. One run at a time may write to a folder.
 ...     with checkpoints.Store(folder, {"run": "example"}) as store:
 ...         store.save(10, {"W": np.ones((3, 2))}, facts={"seed": 0})
 ...         restored = store.restore()
->>> restored.step, restored.tree["W"].sum(), restored.facts
+>>> restored.step, restored.arrays["W"].sum(), restored.facts
 (10, np.float64(6.0), {'seed': 0})
 """
 
@@ -97,7 +97,9 @@ class Store:
         self._damaged: list[int] = []
         _OPEN.add(self)
 
-    def save(self, step: int, tree: Any, facts: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, step: int, arrays: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Save in the background; the arrays may be donated as soon as this returns.
 
         Waits for the save before it, also of another open store. On a CPU the write reads the
@@ -105,7 +107,7 @@ class Store:
 
         Args:
             step: larger than all saved before.
-            tree: pytree of NumPy or JAX arrays, typed keys and numbers; sharded ones stay so.
+            arrays: name → NumPy or JAX array; sharded ones stay so.
             facts: small, JSON values, stored with it (those of process 0).
 
         Raises:
@@ -121,13 +123,13 @@ class Store:
         newest = self._manager.latest_step()
         if newest is not None and step <= newest:
             checks.fail("step", step, f"one after {newest}, the newest in {self.folder}")
-        arrays, leaves = saves.describe(tree)
+        written, leaves = saves.describe(arrays)
         record = {"facts": as_json("facts", facts or {}), "leaves": leaves}
-        self._check_room(arrays)
+        self._check_room(written)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                tree=ocp.args.PyTreeSave(arrays),
+                tree=ocp.args.PyTreeSave(written),
                 record=ocp.args.JsonSave({"record": record, "crc32": saves.crc_of_text(record)}),
             ),
             force=True,
@@ -149,19 +151,20 @@ class Store:
                 f"{disk.free:,} are free. The saves before it are intact.",
             )
 
-    def restore(self, template: Any = None, free_axes: int = 0) -> saves.Restored | None:
+    def restore(
+        self, template: Mapping[str, Any] | None = None, free_axes: int = 0
+    ) -> saves.Restored | None:
         """Return the newest intact save, or None if nothing was saved yet.
 
         A damaged save is passed over with a warning, and deleted by the next `save`.
 
         Args:
-            template: pytree of arrays or `jax.ShapeDtypeStruct` that the save must match, and
-                whose structure comes back; without it, nested dictionaries do.
+            template: name → array or `jax.ShapeDtypeStruct`, which the save must match.
             free_axes: how many leading axes may have another length than in the template, e.g. 1
                 for stacked runs that were padded for another number of devices.
 
         Raises:
-            ValueError: another structure, shape or dtype than the template's, before anything is
+            ValueError: another name, shape or dtype than the template's, before anything is
                 read; or saves there are, but none is intact.
         """
         self.wait()
@@ -213,7 +216,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _newest_intact(
-    folder: Path, template: Any, free_axes: int
+    folder: Path, template: Mapping[str, Any] | None, free_axes: int
 ) -> tuple[saves.Restored | None, list[int]]:
     """Return the newest save that passes its checks, and the steps after it that do not."""
     faults: dict[int, str] = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from linvae_jax._engine import shapes
 from linvae_jax._engine.trainer import Result
 from linvae_jax._internal import checks, whole_files
 
@@ -37,11 +38,7 @@ def save(path: Path, result: Result, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    arrays = {
-        f"{part}/{name}": array
-        for part, leaves in result._asdict().items()
-        for name, array in leaves.items()
-    }
+    arrays = shapes.joined(result._asdict())
     buffer = io.BytesIO()  # in memory first, because a zip file is written here and there
     np.savez(buffer, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
     whole_files.write(path, buffer.getvalue())
@@ -73,11 +70,8 @@ def load(
         raise
     except Exception as error:  # each way of being broken raises another type
         raise Damaged(f"{path} is damaged ({type(error).__name__}: {error})") from error
-    parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in Result._fields}
-    for name, array in arrays.items():
-        part, _, leaf = name.partition("/")
-        parts.get(part, {})[leaf] = array
-    found = Result(**parts)
+    parts = shapes.parted(arrays)
+    found = Result(*(parts.get(part, {}) for part in Result._fields))
     lacking = [*sorted(set(history) - found.history.keys())]
     lacking += [f"final_{name}" for name in sorted(set(final) - found.final.keys())]
     if lacking:

@@ -1,4 +1,4 @@
-"""A save has what Orbax writes of a tree of arrays, and checksums of it, which reading compares.
+"""A save has arrays by name, which Orbax writes, and their checksums, which reading compares.
 
 Every process checks the parts of arrays that its devices hold, because none may see a whole one.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath  # the paths that Orbax takes
@@ -27,12 +26,12 @@ class Restored(NamedTuple):
 
     Attributes:
         step: of the save.
-        tree: NumPy arrays, whole, in every process; typed keys stay typed, on the default device.
+        arrays: name → NumPy array, whole, in every process.
         facts: what was stored with it.
     """
 
     step: int
-    tree: Any
+    arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
 
 
@@ -40,41 +39,26 @@ class Damaged(Exception):
     """This save cannot be trusted, and the message says why."""
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """Return the leaves by their path in the tree, such as "weights/W"."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name in named:
-            checks.fail("tree", f"two leaves at {name}", "keys without '/'")
-        named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    return named
-
-
-def describe(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what Orbax shall write, and what must come back: shapes, dtypes, checksums.
 
-    Both are flat; arrays of size 0, which Orbax cannot write, are in the second alone.
+    Arrays of size 0, which Orbax cannot write, are in the second alone.
     """
-    arrays, leaves = {}, {}
-    for name, leaf in _named(tree).items():
+    written, leaves = {}, {}
+    for name, array in arrays.items():
+        leaf = array if hasattr(array, "dtype") else np.asarray(array)
+        checks.numbers(f"arrays[{name!r}]", leaf)
         leaves[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            if not leaf.size:
-                checks.fail(f"tree at {name}", "no keys at all", "at least one key")
-            leaves[name]["key"] = str(jax.random.key_impl(leaf))
-            leaf = jax.random.key_data(leaf)
-        checks.numbers(f"tree at {name or 'its root'}", leaf)
         if jax.process_count() > 1 and isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
             leaf = np.asarray(leaf)  # process 0 writes its copy; Orbax refuses local JAX arrays
         if leaf.size:
-            arrays[name] = leaf
-    if not arrays:
-        checks.fail("tree", "no numbers at all", "at least one array")
-    checksums = _of_shards(arrays)
+            written[name] = leaf
+    if not written:
+        checks.fail("arrays", "no numbers at all", "at least one array")
+    checksums = _of_shards(written)
     for name in leaves:
         leaves[name]["shards"] = checksums.get(name, [])
-    return arrays, leaves
+    return written, leaves
 
 
 # first and last + 1 index on each axis, of the part of an array that one device holds
@@ -122,7 +106,7 @@ def _of_shards(arrays: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return described
 
 
-def read(path: Path, step: int, template: Any, free_axes: int) -> Restored:
+def read(path: Path, step: int, template: Mapping[str, Any] | None, free_axes: int) -> Restored:
     """Read one save and check it.
 
     Raises:
@@ -132,13 +116,8 @@ def read(path: Path, step: int, template: Any, free_axes: int) -> Restored:
     record = _read_record(path)
     leaves = record["leaves"]
     if template is not None:
-        _compare(_named(template), leaves, free_axes, path)
-    arrays = _read_arrays(path, leaves)
-    tree = _nested(arrays)
-    if template is not None:
-        structure = jax.tree.structure(template)
-        tree = jax.tree.unflatten(structure, [arrays[name] for name in _named(template)])
-    return Restored(step, tree, record["facts"])
+        _compare(template, leaves, free_axes, path)
+    return Restored(step, _read_arrays(path, leaves), record["facts"])
 
 
 def _local() -> ocp.options.MultiprocessingOptions:
@@ -181,13 +160,12 @@ def _read_arrays(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
         except MemoryError:  # the save may be fine
             raise
         except Exception as error:  # each way of being broken raises another type
-            raise Damaged(f"{name or 'its array'} is unreadable: {first_line(error)}") from error
+            raise Damaged(f"{name} is unreadable: {first_line(error)}") from error
         if not intact:
-            raise Damaged(f"{name or 'its array'} fails its checksum")
-        value = jax.random.wrap_key_data(array, impl=leaf["key"]) if "key" in leaf else array
-        if _spec(value) != (tuple(leaf["shape"]), leaf["dtype"]):
-            raise Damaged(f"{name or 'its array'} came back as {_spec(value)}")
-        return value
+            raise Damaged(f"{name} fails its checksum")
+        if _spec(array) != (tuple(leaf["shape"]), leaf["dtype"]):
+            raise Damaged(f"{name} came back as {_spec(array)}")
+        return array
 
     with (
         closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=_local())) as handler,
@@ -211,7 +189,7 @@ def _compare(
     for name, leaf in wanted.items():
         shape, dtype = _spec(leaf)
         stored_shape, stored_dtype = tuple(leaves[name]["shape"]), leaves[name]["dtype"]
-        where = f"template at {name or 'its root'}"
+        where = f"template at {name}"
         if dtype != stored_dtype:
             checks.fail(
                 where,
@@ -225,20 +203,6 @@ def _compare(
 
 def _spec(leaf: Any) -> tuple[tuple[int, ...], str]:
     return tuple(leaf.shape), str(leaf.dtype)
-
-
-def _nested(arrays: Mapping[str, Any]) -> Any:
-    """Return dictionaries of dictionaries by the parts of the names; a lone leaf is itself."""
-    if list(arrays) == [""]:
-        return arrays[""]
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *branches, last = name.split("/")
-        branch = tree
-        for part in branches:
-            branch = branch.setdefault(part, {})
-        branch[last] = array
-    return tree
 
 
 def first_line(error: Exception) -> str:

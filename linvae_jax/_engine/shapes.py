@@ -1,6 +1,6 @@
 """Pytrees get names for their leaves here, and shapes, which are traced and not computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,20 @@ def shape_of(function: Callable[..., Any], *args: Any) -> Shape:
     shapes = jax.eval_shape(traced, *sources.traceable(args))
     names, structure = seen[0]
     return Shape(dict(zip(names, shapes, strict=True)), structure)
+
+
+def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the leaves of all parts, such as "states/params.W"."""
+    return {f"{part}/{name}": leaf for part, of in parts.items() for name, leaf in of.items()}
+
+
+def parted(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parts of which `joined` made the leaves."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, leaf in leaves.items():
+        part, _, own = name.partition("/")
+        parts.setdefault(part, {})[own] = leaf
+    return parts
 
 
 def of_runs(count: int, one: Shape) -> Shape:

@@ -79,7 +79,7 @@ def train(
         finished = {i: result for i in of_all if (result := read[i]) is not None}
         trainer.report.skip(len(finished) * config.num_steps)
         last = time.monotonic()
-        found = store.restore(_template(trainer), free_axes=1)
+        found = store.restore(shapes.joined(_template(trainer)), free_axes=1)
         number = 0 if found is None else found.step
 
         def save(chunk: Chunk) -> None:
@@ -88,7 +88,7 @@ def train(
             if stop or anywhere(time.monotonic() - last >= every):
                 number += 1
                 of = {"ids": chunk.ids, "records": chunk.records}
-                store.save(number, trainer.gather(chunk), of)
+                store.save(number, shapes.joined(trainer.gather(chunk)), of)
                 last = time.monotonic()
             if stop:
                 store.wait()
@@ -111,7 +111,8 @@ def train(
             ids, records = found.facts["ids"], found.facts["records"]
             again = len(set(ids) & set(finished))  # killed while these were written
             trainer.report.skip(len(ids) * records * config.record_every - again * config.num_steps)
-            keep(trainer.train(trainer.resume(ids, records, found.tree), save))
+            there = shapes.parted(found.arrays)
+            keep(trainer.train(trainer.resume(ids, records, there), save))
         missing = [i for i in range(runs) if i not in finished]
         for start in range(0, len(missing), size):
             ids = missing[start : start + size]
