@@ -15,7 +15,8 @@ with their messages (tests/test_errors.py is for those).
 """
 
 import ast
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 # to swap these arguments is no mistake, or one that shows at once
 _UNSWAPPED = {
@@ -49,6 +50,7 @@ class Mutant:
         after: what stands there instead.
         start: where, in bytes of the file.
         end: likewise.
+        copy: which of several that are alike in all but their place, from 0.
     """
 
     file: str
@@ -59,6 +61,7 @@ class Mutant:
     after: str
     start: int
     end: int
+    copy: int = 0
 
     def applied(self, source: bytes) -> bytes:
         """The file with the mistake in it."""
@@ -211,11 +214,34 @@ def of_source(file: str, source: bytes) -> list[Mutant]:
         lines.append(lines[-1] + len(line))
     formulas = _Formulas()
     formulas.visit(ast.parse(source))
-    found = {}
+    found: dict[tuple[int, int, str], Mutant] = {}
     for function, kind, node, after in formulas.found:
         start = lines[node.lineno - 1] + node.col_offset
         end = lines[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
         before = source[start:end].decode()
         mutant = Mutant(file, function, node.lineno, kind, before, after, start, end)
         found.setdefault((start, end, after), mutant)
-    return sorted(found.values(), key=lambda m: (m.start, m.end, m.after))
+    alike: Counter[tuple[str, ...]] = Counter()
+    numbered = []
+    for m in sorted(found.values(), key=lambda m: (m.start, m.end, m.after)):
+        name = (m.function, m.kind, m.before, m.after)
+        numbered.append(replace(m, copy=alike[name]))
+        alike[name] += 1
+    return numbered
+
+
+def formulas_of(source: bytes) -> str:
+    """A module's formulas without names of types, imports, docstrings and layout.
+
+    It is the same text as long as the formulas are the same.
+    """
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if _is_definition(node)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    return ast.dump(tree)

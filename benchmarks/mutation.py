@@ -32,7 +32,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.mutants import Mutant, of_source
+from benchmarks.mutants import Mutant, formulas_of, of_source
 
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "results/mutation.json"
@@ -60,6 +60,11 @@ TESTS = {
 def _source(file: str) -> bytes:
     """As it was at first, whatever happens to the tree meanwhile."""
     return (ROOT / file).read_bytes()
+
+
+@cache
+def _formulas(file: str) -> str:
+    return formulas_of(_source(file))
 
 
 def files() -> list[str]:
@@ -198,6 +203,7 @@ class _Job:
     stages: list[list[str]]
     limit: float = 900.0  # seconds for each stage
     began: float = 0.0
+    took: float = 0.0  # before that
     stage_began: float = 0.0
     tests: list[str] = field(default_factory=list)  # of the stage that runs
 
@@ -265,15 +271,16 @@ def _copies(count: int, folder: Path) -> list[_Slot]:
 
 
 class _Done:
-    """What is known of mutants, kept in a file; another source or other tests are other keys."""
+    """What is known of mutants, kept in a file; forgotten where a module has other formulas."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     @staticmethod
-    def key(mutant: Mutant) -> str:
-        return hashlib.sha1(_source(mutant.file) + repr(mutant).encode()).hexdigest()
+    def key(m: Mutant) -> str:
+        name = (m.file, m.function, m.kind, m.before, m.after, m.copy)
+        return hashlib.sha1(f"{_formulas(m.file)} {name}".encode()).hexdigest()
 
     def save(self) -> None:
         """Whole or not at all."""
@@ -339,10 +346,14 @@ def _run(waiting: list[_Job], slots: list[_Slot], done: _Done) -> None:
             if caught is None:
                 continue
             job, m = slot.job, slot.job.mutant
-            if not caught and job.stages:
+            if not caught and len(job.stages) > 1:
                 begin(slot, job)
                 continue
-            passed = round(time.monotonic() - job.began, 1)
+            passed = round(job.took + time.monotonic() - job.began, 1)
+            if not caught and job.stages:  # the long rest when all others have had their turn
+                job.took = passed
+                waiting.append(job)
+                continue
             number += 1
             if m is None:
                 if caught:
@@ -367,8 +378,10 @@ def _line(answer: dict[str, Any]) -> str:
 
 def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[str, Any]:
     """The record: shares by file and by kind of all that was run, and all survivors."""
-    known = {f: [done.known.get(done.key(m)) for m in found] for f, found in possible.items()}
-    by_file = {f: list(filter(None, answers)) for f, answers in known.items()}
+    by_file = {
+        f: [done.known[done.key(m)] | asdict(m) for m in found if done.key(m) in done.known]
+        for f, found in possible.items()
+    }
     answers = [a for of_file in by_file.values() for a in of_file]
     total = sum(map(len, possible.values()))
 
