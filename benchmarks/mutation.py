@@ -251,7 +251,7 @@ class _Slot:
         return "time limit" if late else "the process died"
 
 
-def _copies(count: int, folder: Path) -> list[_Slot]:
+def _copies(count: int, folder: Path, programs: Path) -> list[_Slot]:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT, capture_output=True, check=True, text=True,
@@ -264,9 +264,9 @@ def _copies(count: int, folder: Path) -> list[_Slot]:
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, tree / name)
         (tree / ".pytest_cache").mkdir()
-        (tree / ".pytest_cache/jax").symlink_to(folder / "programs")
+        (tree / ".pytest_cache/jax").symlink_to(programs)
         slots.append(_Slot(tree))
-    (folder / "programs").mkdir(exist_ok=True)
+    programs.mkdir(parents=True, exist_ok=True)
     return slots
 
 
@@ -312,7 +312,7 @@ class _Kills:
 
 def _measure(chosen: list[Mutant], done: _Done, jobs: int, folder: Path) -> None:
     """Run what is not known yet, `jobs` at a time."""
-    slots = _copies(jobs, folder)
+    slots = _copies(jobs, folder, done.path.parent.absolute() / "mutation-programs")
     mutants = [m for m in chosen if done.key(m) not in done.known]
     # unmutated first: every test passes, and how long each file takes
     seconds = done.known.setdefault("seconds", {})

@@ -99,6 +99,7 @@ SLOW = {
     "test_collapsed_latent.py": 15,
     "test_contracts.py": 15,
     "test_checkpoints.py": 15,
+    "test_testing.py": 15,
     "test_stationary.py": 10,
     "test_linear.py": 10,
     "test_imports.py": 10,

@@ -133,6 +133,27 @@ def test_solving_undoes_applying(learn, point, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
+@pytest.mark.parametrize("assignment", [[0, 1, 2], [2, -1, 0], [-1, -1, -1]])
+def test_solution_and_determinant_are_those_of_the_dense_pseudo_inverse(learn, assignment):
+    """Block by block, with a tie and a zero of S, far from σ² = 1."""
+    lam = jnp.array([2.0, 1.0, 1.0, 0.4, 0.0])
+    point = stationary.point(lam, np.array(assignment), 0.1, 2.3)
+    params, moments, U = at(point, 0)
+    values, vectors = np.linalg.eigh(dense(params, moments, 2.3, learn))
+    flat_ones = np.abs(values) < 1e-10 * np.abs(values).max()
+    inverse = np.where(flat_ones, 0, 1 / np.where(flat_ones, 1, values))
+    H = operators.block_hessian(point, U, learn=learn)
+    x = some_direction(1, 5, 3)
+    exact = vectors @ (inverse * (vectors.T @ flat(x, learn)))
+    ours = operators.solve(H, x, pseudo=True)
+    close(flat(ours, learn), exact, 10 * np.abs(exact).max())
+    sign, log = operators.slogdet(H, pseudo=True)
+    assert sign == np.sign(values[~flat_ones]).prod()
+    np.testing.assert_allclose(log, np.log(np.abs(values[~flat_ones])).sum(), rtol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 def test_determinant_is_numpys(learn):
     point = stationary.point(jnp.array([6.0, 3.0, 1.2, 0.4]), np.array([2, -1, 0]), 0.9, 1.3)
     params, moments, U = at(point, 0)

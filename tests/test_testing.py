@@ -248,6 +248,7 @@ def test_data_have_the_moments_that_they_should():
     np.testing.assert_allclose(MOMENTS.cov @ U, U * LAM, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_without_hypothesis_it_says_what_to_install():
     script = "import sys; sys.modules['hypothesis'] = None; import landscape.testing.strategies"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
