@@ -63,7 +63,7 @@ smoke: $(READY)        ## run every stage of reproduce in a minute, with little 
 bench: $(READY)        ## time everything against its peers, in minutes; wants an idle machine
 	$(BIN)/python -m benchmarks.run
 
-mutation: $(TESTING)   ## which share of wrong formulas the tests catch; an hour; ARGS="--count 400"
+mutation: $(TESTING)   ## measure which share of wrong formulas the tests catch, in an hour; ARGS="--count 400"
 	$(BIN)/python -m benchmarks.mutation --write $(ARGS)
 
 device: $(READY)       ## measure an accelerator, in 9 minutes; ARGS="--manual-dir DIR --out DIR"
