@@ -15,7 +15,7 @@ import xarray as xr
 from benchmarks import records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
-from landscape.paper import network_experiments
+from landscape.paper import facts, network_experiments
 from landscape.paper import table as paper_table
 from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, streams, sweeps, tables, training
@@ -97,7 +97,7 @@ class Side:
         self.states, record = self.executor.begin(self.placed, self.hyper, keys)
         self.begun = {name: leaf[: grid.size] for name, leaf in self.executor.host(record).items()}
         self.history: dict[str, list[np.ndarray]] = {}
-        self.facts = {"pixel_constant": str(constant), "count": str(count)}
+        self.facts = facts.attributes(constant, count)
 
     @property
     def epochs(self) -> int:
@@ -122,10 +122,10 @@ class Side:
         ]
         config = replace(self.config, num_steps=self.epochs * self.config.record_every)
         made = {"task": self.task, "config": config, "grid": self.grid}
-        facts = tables.provenance(made) | self.facts
-        whole = sweep_table.table_of(self.task, config, self.data, self.grid, results, facts)
+        attrs = tables.provenance(made) | self.facts
+        whole = sweep_table.table_of(self.task, config, self.data, self.grid, results, attrs)
         small = network_experiments.summary(whole, np.asarray(self.data.eigenvalues))
-        return small.assign_attrs(seconds=str(round(seconds)))
+        return facts.timed(small, seconds)
 
 
 def rows(lease: Lease) -> Iterator[Measurement]:

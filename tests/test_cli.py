@@ -289,13 +289,13 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
     np.save(tmp_path / "y.npy", x + 1)
     done: list[str] = []
 
-    def exact(settings, x, folder, **_):
+    def exact(settings, x, folder, *_):
         done.append("exact")
         (folder / "search.nc").write_text("")
 
     monkeypatch.setattr(linear_experiments, "measure", exact)
     monkeypatch.setattr(linear_claims, "judge", lambda *_: [])
-    monkeypatch.setattr(network_experiments, "train", lambda *_, **__: done.append("networks"))
+    monkeypatch.setattr(network_experiments, "train", lambda *_: done.append("networks"))
     monkeypatch.setattr(report, "write", lambda *_: [])
     out = tmp_path / "r"
     command = ("reproduce", "--smoke", "--k", 4, "--data", tmp_path / "x.npy", "--out", out)

@@ -360,12 +360,10 @@ def test_reproduce_gets_what_is_in_every_file(name, folder, linvae, monkeypatch)
     data = path_of(folder, name)
     known = exact(data)
     given: dict[str, Any] = {}
-    monkeypatch.setattr(
-        linear_experiments, "measure", lambda settings, x, *_, **__: given.update(x=x)
-    )
+    monkeypatch.setattr(linear_experiments, "measure", lambda settings, x, *_: given.update(x=x))
     monkeypatch.setattr(linear_claims, "judge", lambda *_: [])
     monkeypatch.setattr(
-        network_experiments, "train", lambda settings, data, *_, **__: given.update(net=data)
+        network_experiments, "train", lambda settings, images, *_: given.update(net=images.data)
     )
     monkeypatch.setattr(report, "write", lambda *_: [])
     ran = linvae("reproduce", "--smoke", "--data", data, *plain(name), "--k", K, "--out", "r")

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from landscape.paper import network_experiments
+from landscape.paper.network_experiments import NetworkData
 from landscape.paper.settings import CELEBA, MNIST, QUICK
 from landscape.studies import networks as network_study
 from linvae_jax import network_task, networks, sweeps, tables, training
@@ -51,14 +52,15 @@ def asked(monkeypatch) -> dict[str, Asked]:
     return found
 
 
-def data(count: int, n: int) -> network_task.Data:
+def images(count: int, n: int, shape: tuple[int, ...] | None = None) -> NetworkData:
     pixels = jnp.zeros((count, n), jnp.uint8)
-    return network_task.Data(pixels, jnp.zeros(n), 9 * jnp.ones(n))
+    data = network_task.Data(pixels, jnp.zeros(n), 9 * jnp.ones(n))
+    return NetworkData(data, None, shape, 0.0, "data", {})
 
 
 def test_full_mnist_trains_the_papers_rows_and_what_explains_them(asked, tmp_path):
     settings = replace(MNIST, curvature_data=0)
-    found = network_experiments.train(settings, data(60_000, 784), None, tmp_path)
+    found = network_experiments.train(settings, images(60_000, 784), tmp_path)
     epoch = 468  # of 128
     own = networks.Mlp(784, 200, (1024, 512), (512, 1024), data_scale=3.0)
     rows = (10.0, 1.0, 0.1, 0.01, 0.001)
@@ -103,7 +105,7 @@ def test_full_mnist_trains_the_papers_rows_and_what_explains_them(asked, tmp_pat
 
 def test_colour_images_take_convolutions_and_no_more_than_the_table_needs(asked, tmp_path):
     shape = (64, 64, 3)
-    found = network_experiments.train(CELEBA, data(1000, 12_288), None, tmp_path, image_shape=shape)
+    found = network_experiments.train(CELEBA, images(1000, 12_288, shape), tmp_path)
     conv = networks.Conv(shape, 500, (32, 64, 128, 256), data_scale=3.0)
     epoch = 1000 // 64
     task, config, grid = asked["table"]
@@ -118,7 +120,7 @@ def test_colour_images_take_convolutions_and_no_more_than_the_table_needs(asked,
 
 def test_encoders_of_the_quick_run_are_as_small_as_its_networks(asked, tmp_path):
     settings = replace(QUICK, curvature_data=0)
-    network_experiments.train(settings, data(1000, 784), None, tmp_path)
+    network_experiments.train(settings, images(1000, 784), tmp_path)
     model = asked["mlp-encoder"].task.model
     assert model == networks.Mlp(784, 50, (256, 128), (), data_scale=3.0)
 
@@ -135,10 +137,10 @@ def test_curvature_is_computed_again_for_another_sweep_and_not_for_more_seeds(
 
     monkeypatch.setattr(network_study, "escape_of_sweep", escape)
     settings = replace(MNIST, variations=(), curvature_data=100)
-    values = data(1000, 784)
+    values = images(1000, 784)
     for changed in ({}, {}, {"seeds": 5}, {"epochs": 7}, {"epochs": 7, "curvature_data": 50}):
         for runs in tmp_path.glob("sweeps/*/runs"):  # the recorder makes them anew
             (runs / "0000.npz").unlink()
             runs.rmdir()
-        network_experiments.train(replace(settings, **changed), values, None, tmp_path)
+        network_experiments.train(replace(settings, **changed), values, tmp_path)
     assert calls == [100, 100, 50]

@@ -55,11 +55,9 @@ def reproduce(options: Reproduce) -> int:
     if computed.linear is not None:
         x = real_data(replace(chosen, window=None)).x
     images = network_data(chosen)
-    inputs = pipeline.Inputs(
-        images.data, x, images.transform, images.image_shape, images.constant, images.source,
-        images.identity, text.attrs(options, images.source),
-    )  # fmt: skip
-    return _told(pipeline.run(computed, inputs, options.out), options.out, options.smoke)
+    attrs = text.attrs(options, images.source)
+    claims = pipeline.run(computed, images, options.out, x=x, attrs=attrs)
+    return _told(claims, options.out, options.smoke)
 
 
 def report(options: Report) -> int:

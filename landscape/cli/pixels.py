@@ -1,33 +1,11 @@
 """Data as the options name them, for networks: pixels stay pixels until a step looks at them."""
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from landscape.cli.data import identity_of, key, open_set
 from landscape.cli.options import Data
+from landscape.paper.network_experiments import NetworkData
 from linvae_jax import network_task, sources
-from linvae_jax.data import preprocessing
-
-
-class NetworkData(NamedTuple):
-    """Data for networks, which stay pixels until a training step looks at them.
-
-    Attributes:
-        data: of `network_task.prepare`.
-        transform: of the pixels, in each step; None: they are real numbers.
-        constant: nats that turn an ELBO into one of pixels.
-        source: the data set, in words.
-        image_shape: of a datum, if it is an image.
-        identity: all that decides the data, by names that a user knows.
-    """
-
-    data: network_task.Data
-    transform: preprocessing.Logit | None
-    constant: float
-    source: str
-    image_shape: tuple[int, ...] | None
-    identity: dict[str, Any]
 
 
 def network_data(options: Data) -> NetworkData:
@@ -42,6 +20,6 @@ def network_data(options: Data) -> NetworkData:
         values = sources.Windows(values, options.window, options.data_seed)
     data = network_task.prepare(values, transform, key(options))
     return NetworkData(
-        data, transform, constant, dataset.source, dataset.image_shape,
+        data, transform, dataset.image_shape, constant, dataset.source,
         identity_of(options, dataset.source, transform),
     )  # fmt: skip

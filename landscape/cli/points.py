@@ -51,12 +51,7 @@ def points(options: Points) -> int:
 
         table = tables.dataset(
             {
-                "assignment": (
-                    ("point", "latent"),
-                    assignments,
-                    "1",
-                    "component from 0, or −1",
-                ),
+                "assignment": (("point", "latent"), assignments, "1", "component from 0, or −1"),
                 "value": ("point", per_point, "nats/datum", "ELBO"),
                 "index": ("point", index, "1", "escape directions"),
                 "escape_rate": ("point", rates, "nats", "fastest escape; 0: none"),

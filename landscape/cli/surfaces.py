@@ -44,7 +44,7 @@ def surface(options: Surface) -> int:
 
 
 def landscape(options: Landscape) -> int:
-    """Study, save, draw, and print the critical σ² and found.escapes."""
+    """Study, save, draw, and print the critical σ² and escapes."""
     if options.sigma2 is not None:
         checks.positive("sigma2", options.sigma2)
     x, _, source, of_data = real_data(options.data)

@@ -31,28 +31,17 @@ def stationary_surface(table: xr.Dataset) -> Figure:
         reach = np.sqrt(np.maximum(lam - sigma2, 0))
         top = np.array([[reach[0], 0], [-reach[0], 0]]) if captured[0] else np.zeros((1, 2))
         axis.plot(
-            *top.T,
-            "*",
-            color=RED,
-            ms=10,
-            mec="white",
-            mew=0.6,
-            ls="none",
+            *top.T, "*", color=RED, ms=10, mec="white", mew=0.6, ls="none",
             label="maximum in the plane\n(pPCA optimum)",
-        )
+        )  # fmt: skip
         saddles = [(0.0, 0.0)] if captured[0] else []
         if captured[1]:
             saddles += [(0.0, reach[1]), (0.0, -reach[1])]
         if saddles:
             axis.plot(
-                *np.array(saddles).T,
-                "o",
-                mfc="white",
-                mec=RED,
-                ms=5,
-                ls="none",
+                *np.array(saddles).T, "o", mfc="white", mec=RED, ms=5, ls="none",
                 label="saddle or minimum\nin the plane",
-            )
+            )  # fmt: skip
         state = ("neither captured", "larger one captured", "both captured")[captured.sum()]
         axis.set_title(f"σ² = {sigma2:.3g}\n{state}")
         axis.set_xlabel(names[0])

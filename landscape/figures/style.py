@@ -20,21 +20,11 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
 )  # fmt: skip
 
 _STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 110,
-    "savefig.dpi": 220,
-    "pdf.fonttype": 42,  # text stays text
-}
+    "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "legend.fontsize": 8,
+    "legend.frameon": False, "lines.linewidth": 1.5, "figure.constrained_layout.use": True,
+    "figure.dpi": 110, "savefig.dpi": 220, "pdf.fonttype": 42,  # text stays text
+}  # fmt: skip
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:

@@ -12,16 +12,10 @@ import xarray as xr
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the numbers of a table come from.
+    """Where the numbers of a table come from; what was not recorded is empty.
 
-    Attributes:
-        source: the data set, in words.
-        command: what was run.
-        device: on which kind of machine.
-        versions: of this package and of JAX.
-        seconds: that it took; None if that was not recorded.
-        count: number of data; 0 if that was not recorded.
-        pixel_constant: nats per datum that turn an ELBO into one of pixels.
+    `source` is the data set in words, `count` the number of data, and `pixel_constant` the nats per
+    datum that turn an ELBO into one of pixels.
     """
 
     source: str
@@ -37,14 +31,8 @@ class Origin:
 class Training:
     """How the networks of a table were trained.
 
-    Attributes:
-        network: kind of the model.
-        widths: of the encoder's hidden layers, or channels of the convolutions.
-        k: latents.
-        batch_size: data per step.
-        num_steps: optimiser steps.
-        optimizer: its name.
-        learning_rate: of all runs; the first, if there are several.
+    `widths` are those of the encoder's hidden layers, or channels of the convolutions. Of several
+    learning rates the first is given.
     """
 
     network: str
@@ -71,14 +59,11 @@ def origin(table: xr.Dataset) -> Origin:
     """Read where a table comes from."""
     known = table.attrs
     return Origin(
-        known.get("source", "data"),
-        known.get("command", "not recorded"),
-        known.get("device", "not recorded"),
+        known.get("source", "data"), known.get("command", "not recorded"), known.get("device", ""),
         f"linvae-jax {known.get('linvae_jax')}, jax {known.get('jax')}",
-        float(known["seconds"]) if "seconds" in known else None,
-        int(known.get("count", 0)),
+        float(known["seconds"]) if "seconds" in known else None, int(known.get("count", 0)),
         float(known.get("pixel_constant", 0.0)),
-    )
+    )  # fmt: skip
 
 
 def training(table: xr.Dataset) -> Training:

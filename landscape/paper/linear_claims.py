@@ -24,6 +24,7 @@ from linvae_jax import linear, ppca, streams
 from linvae_jax import moments as mom
 
 _ROUNDING = "float64 rounding of sums over n × n terms, with room"
+_RELATIVE = f"1e-9 relative: {_ROUNDING}"
 
 
 def _worst(values: Any) -> float:
@@ -81,19 +82,13 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
         "C1",
         "The ELBO of a linear VAE has a closed form with deterministic analytic gradients.",
         (
-            Check(
-                "relative error, moments form against the mean over data",
-                abs(exact - per_datum) / abs(exact), "<=", 1e-12, _ROUNDING,
-            ),
-            Check(
-                "distance to Monte Carlo, 30 draws for each datum (standard errors)",
-                float(abs(draws.mean() - exact) / standard_error), "<=", 5.0,
-                "beyond 5 by chance with probability 6e-7 (2e-5 for a t with 29 d.o.f.)",
-            ),
-            Check(
-                "relative error of the analytic gradient against autodiff", error, "<=", 1e-12,
-                _ROUNDING,
-            ),
+            Check("relative error, moments form against the mean over data",
+                  abs(exact - per_datum) / abs(exact), "<=", 1e-12, _ROUNDING),
+            Check("distance to Monte Carlo, 30 draws for each datum (standard errors)",
+                  float(abs(draws.mean() - exact) / standard_error), "<=", 5.0,
+                  "beyond 5 by chance with probability 6e-7 (2e-5 for a t with 29 d.o.f.)"),
+            Check("relative error of the analytic gradient against autodiff",
+                  error, "<=", 1e-12, _ROUNDING),
         ),
     )  # fmt: skip
 
@@ -113,25 +108,17 @@ def global_maximum(
         "C2",
         "Lemma 1: the ELBO's global maximum is a global maximum of the pPCA likelihood.",
         (
-            Check(
-                "|ELBO − log-likelihood| at the closed-form optimum (nats/datum)",
-                abs(value - likelihood), "<=", 1e-9 * abs(likelihood),
-                "1e-9 relative: " + _ROUNDING,
-            ),
-            Check(
-                "|log-likelihood − its formula in the eigenvalues| (nats/datum)",
-                abs(likelihood - float(ppca.optimal_elbo(spectrum.eigenvalues, k))),
-                "<=", 1e-9 * abs(likelihood), "1e-9 relative: " + _ROUNDING,
-            ),
-            Check(
-                "largest gradient entry there, over max|S|/σ²",
-                _largest(slope, "W", "V", "log_d", "log_sigma2") / scale, "<=", 1e-10,
-                "entries are differences of terms of that size",
-            ),
-            Check(
-                "highest ELBO of any training run above the optimum (nats/datum)",
-                above, "<=", 1e-9 * abs(likelihood), "no run may pass a global maximum",
-            ),
+            Check("|ELBO − log-likelihood| at the closed-form optimum (nats/datum)",
+                  abs(value - likelihood), "<=", 1e-9 * abs(likelihood),
+                  _RELATIVE),
+            Check("|log-likelihood − its formula in the eigenvalues| (nats/datum)",
+                  abs(likelihood - float(ppca.optimal_elbo(spectrum.eigenvalues, k))), "<=",
+                  1e-9 * abs(likelihood), _RELATIVE),
+            Check("largest gradient entry there, over max|S|/σ²",
+                  _largest(slope, "W", "V", "log_d", "log_sigma2") / scale, "<=", 1e-10,
+                  "entries are differences of terms of that size"),
+            Check("highest ELBO of any training run above the optimum (nats/datum)",
+                  above, "<=", 1e-9 * abs(likelihood), "no run may pass a global maximum"),
         ),
     )  # fmt: skip
 
@@ -167,28 +154,20 @@ def identifiable(
         "C3",
         "Lemma 2: at the optimum the decoder's columns are the scaled principal directions.",
         (
-            Check(
-                "likelihood changed by 20 random rotations of the latents (nats/datum)",
-                float(jnp.abs(likelihood - best).max()), "<=", 1e-9 * abs(best),
-                "pPCA cannot tell rotations apart; rounding",
-            ),
-            Check(
-                "median fall of the ELBO under those rotations (nats/datum)",
-                float(jnp.median(best - elbo)), ">=", 1e-3,
-                "far above rounding: the ELBO tells them apart; of few latents one of 20 rotations "
-                "may be almost none",
-            ),
-            Check(
-                "|fall − Hadamard gap of M| (nats/datum)",
-                float(jnp.abs(best - elbo - hadamard).max()), "<=", 1e-9 * abs(best),
-                "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 1",
-            ),
-            Check(
-                "largest angle after training, well-separated spectrum (degrees)",
-                _worst(final.angle),
-                "<=", float(jnp.degrees(jnp.sqrt(2e-6 / stiffness(separated_eigenvalues).min()))),
-                "√(2·10⁻⁶/stiffness): what a gap of 1e-6 nats can hide",
-            ),
+            Check("likelihood changed by 20 random rotations of the latents (nats/datum)",
+                  float(jnp.abs(likelihood - best).max()), "<=", 1e-9 * abs(best),
+                  "pPCA cannot tell rotations apart; rounding"),
+            Check("median fall of the ELBO under those rotations (nats/datum)",
+                  float(jnp.median(best - elbo)), ">=", 1e-3,
+                  "far above rounding: the ELBO tells them apart; of few latents one of 20 "
+                  "rotations may be almost none"),
+            Check("|fall − Hadamard gap of M| (nats/datum)",
+                  float(jnp.abs(best - elbo - hadamard).max()), "<=", 1e-9 * abs(best),
+                  "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 1"),
+            Check("largest angle after training, well-separated spectrum (degrees)",
+                  _worst(final.angle), "<=",
+                  float(jnp.degrees(jnp.sqrt(2e-6 / stiffness(separated_eigenvalues).min()))),
+                  "√(2·10⁻⁶/stiffness): what a gap of 1e-6 nats can hide"),
         ),
         f"On {data} the trained columns end at a median of {np.median(angles):.0f}° and at "
         f"most {np.max(angles):.0f}° from the nearest principal direction, as the stiffness "
@@ -222,24 +201,17 @@ def only_saddles(
         "C4",
         "Theorem: the ELBO has no local maxima but the global one, and adds only saddles.",
         (
-            Check(
-                f"stationary points off the list, {starts:,} Newton starts",
-                float(searches.unexplained.sum()), "==", 0.0,
-                "the list is proved complete (landscape/README.md); the search knows nothing of it",
-            ),
-            Check(
-                f"types of index 0 among {census.sizes['type']}, leading components of the data",
-                float(maxima), "==", 1.0, "the global maximum itself",
-            ),
-            Check(
-                "largest number of types of index 0 in the searched problems",
-                float(searches.maxima.max()), "==", 1.0, "the global maximum itself",
-            ),
-            Check(
-                f"least index at {len(spare)} random points of the data's full landscape",
-                float(min(spare, default=np.nan)), ">=", 1.0,
-                "counted from all eigenvalues of the exact Hessian: each has a way out",
-            ),
+            Check(f"stationary points off the list, {starts:,} Newton starts",
+                  float(searches.unexplained.sum()), "==", 0.0,
+                  "the list is proved complete (landscape/README.md); the search knows nothing "
+                  "of it"),
+            Check(f"types of index 0 among {census.sizes['type']}, leading components of the data",
+                  float(maxima), "==", 1.0, "the global maximum itself"),
+            Check("largest number of types of index 0 in the searched problems",
+                  float(searches.maxima.max()), "==", 1.0, "the global maximum itself"),
+            Check(f"least index at {len(spare)} random points of the data's full landscape",
+                  float(min(spare, default=np.nan)), ">=", 1.0,
+                  "counted from all eigenvalues of the exact Hessian: each has a way out"),
         ),
         f"{int(searches.not_converged.sum())} of {starts:,} starts ended at no stationary point. "
         f"{int(census.mixed.sum())} of the {census.sizes['type']} types are mixed: pPCA has no "
@@ -285,19 +257,13 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKey
         "C5",
         "Stationary points of pPCA with unused latents have zero columns: posterior collapse.",
         (
-            Check(
-                "largest gradient entry at 100 random points, over λ₁^1.5/σ²",
-                _worst(slopes) / float(lam[0] ** 1.5 / sigma2), "<=", 1e-12, _ROUNDING,
-            ),
-            Check(
-                "points where zero columns, zero KL and unassigned latents disagree",
-                float(sum(int(m) for m in mismatches)), "==", 0.0,
-                "a latent is collapsed exactly when its column is zero",
-            ),
-            Check(
-                "largest |ELBO − log-likelihood| at these points (nats/datum)",
-                _worst(gaps), "<=", 1e-9 * best, "1e-9 relative: " + _ROUNDING,
-            ),
+            Check("largest gradient entry at 100 random points, over λ₁^1.5/σ²",
+                  _worst(slopes) / float(lam[0] ** 1.5 / sigma2), "<=", 1e-12, _ROUNDING),
+            Check("points where zero columns, zero KL and unassigned latents disagree",
+                  float(sum(int(m) for m in mismatches)), "==", 0.0,
+                  "a latent is collapsed exactly when its column is zero"),
+            Check("largest |ELBO − log-likelihood| at these points (nats/datum)",
+                  _worst(gaps), "<=", 1e-9 * best, _RELATIVE),
         ),
         f"On this spectrum with k = {k} and σ² = {sigma2:.3g} there are "
         f"{float(number):.3g} such points up to the order of latents.",
@@ -320,27 +286,19 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
         "C6",
         "As σ² falls, conditioning at the collapsed points improves, so they can be escaped.",
         (
-            Check(
-                "steps on the σ² grid at which stiffness/escape rate falls with growing σ²",
-                float(sum(int((r < 0).sum()) for r in rises)), "==", 0.0,
-                "monotone along every component looked at",
-            ),
-            Check(
-                "steps on the σ² grid at which the index at total collapse rises with σ²",
-                float((np.diff(index) > 0).sum()), "==", 0.0,
-                "each σ² = λ_i closes the k ways out along component i",
-            ),
-            Check(
-                "escape directions at total collapse with σ² > λ₁",
-                float(beyond.max()) if beyond.size else 0.0, "==", 0.0,
-                "total collapse is then the optimum itself",
-            ),
-            Check(
-                "simulated against predicted escape steps, largest relative difference"
-                + (f", {tried.sum()} of {tried.size} cases" if not tried.all() else ""),
-                _worst(error) if tried.any() else float("nan"), "<=", 1e-3,
-                "a deviation of 10⁻³ data units is still linear to 10⁻⁶; steps are interpolated",
-            ),
+            Check("steps on the σ² grid at which stiffness/escape rate falls with growing σ²",
+                  float(sum(int((r < 0).sum()) for r in rises)), "==", 0.0,
+                  "monotone along every component looked at"),
+            Check("steps on the σ² grid at which the index at total collapse rises with σ²",
+                  float((np.diff(index) > 0).sum()), "==", 0.0,
+                  "each σ² = λ_i closes the k ways out along component i"),
+            Check("escape directions at total collapse with σ² > λ₁",
+                  float(beyond.max()) if beyond.size else 0.0, "==", 0.0,
+                  "total collapse is then the optimum itself"),
+            Check("simulated against predicted escape steps, largest relative difference"
+                  + (f", {tried.sum()} of {tried.size} cases" if not tried.all() else ""),
+                  _worst(error) if tried.any() else float("nan"), "<=", 1e-3,
+                  "a deviation of 10⁻³ data units is still linear to 10⁻⁶; steps are interpolated"),
         ),
         f"Gradient descent grows a deviation by e in {float(ends[0]):.3g} steps at "
         f"σ² = {float(ends.sigma2[0]):.2g}, in {float(ends[-1]):.3g} at "
@@ -368,21 +326,15 @@ def recovers_ppca(
         "C7",
         "ELBO training of the linear VAE recovers pPCA, with exact and with sampled gradients.",
         (
-            Check(
-                "largest final gap, well-separated spectrum, all seeds and σ² (nats/datum)",
-                _worst(separated.gap.isel(step=-1)), "<=", 1e-6,
-                "convergence is linear there, so it can be asked for",
-            ),
-            Check(
-                f"final gap on {data}, exact gradients, worst seed (nats/datum)",
-                _worst(final.gap), "<=", one_latent, why,
-            ),
-            Check(
-                f"final gap on {data}, sampled gradients, over the optimum's gain",
-                _worst(sampled.gap.isel(step=-1)) / gain, "<=", 0.02,
-                "minibatches and one z per datum leave a floor of noise; 2 % of what the optimum "
-                f"gains over total collapse, {gain:.3g} nats",
-            ),
+            Check("largest final gap, well-separated spectrum, all seeds and σ² (nats/datum)",
+                  _worst(separated.gap.isel(step=-1)), "<=", 1e-6,
+                  "convergence is linear there, so it can be asked for"),
+            Check(f"final gap on {data}, exact gradients, worst seed (nats/datum)",
+                  _worst(final.gap), "<=", one_latent, why),
+            Check(f"final gap on {data}, sampled gradients, over the optimum's gain",
+                  _worst(sampled.gap.isel(step=-1)) / gain, "<=", 0.02,
+                  "minibatches and one z per datum leave a floor of noise; 2 % of what the optimum "
+                  f"gains over total collapse, {gain:.3g} nats"),
         ),
         f"Of the exact runs' final gap on {data}, {float(final.gap.mean()):.2g} nats on "
         f"average, {float(final.likelihood_gap.mean()):.2g} is likelihood (the subspace is not "

@@ -110,7 +110,6 @@ def measure(
     settings: LinearSettings,
     x: Any,
     folder: Path,
-    *,
     constant: float = 0.0,
     attrs: Mapping[str, str] | None = None,
 ) -> Measured:

@@ -92,30 +92,21 @@ def noise_controls_collapse(found: Mapping[str, xr.Dataset]) -> Claim:
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
         "ELBO with less collapse.",
         (
-            Check(
-                "rank correlation of held σ² and collapse (mean share over ε)",
-                _rank_correlation(sigma2, runs.curve.values.mean(axis=1)), ">=", 0.9,
-                "1 if monotone; at one ε there are ties, where nothing is collapsed",
-            ),
-            Check(
-                "rank correlation of held σ² and KL",
-                _rank_correlation(sigma2, kl_held), "<=", -0.9, "−1 if monotone",
-            ),
-            Check(
-                "best ELBO with σ² learned above the best with σ² held (nats/datum)",
-                gain, ">=", -2 * spread,
-                f"no worse than by two spreads over seeds, {spread:.2g} nats each",
-            ),
-            Check(
-                "collapse (mean share over ε) at the largest σ²: held minus learned from there",
-                float(at.sel(learned=False) - at.sel(learned=True)), ">=", 0.0,
-                "at ε = 0.01 alone seeds decide; there the paper's falls on MNIST, rises on CelebA",
-            ),
-            Check(
-                "KL at the largest σ²: learned from there over held",
-                float(kl.sel(learned=True) / kl.sel(learned=False)), ">=", 1.5,
-                "ours: latents tell more; in the paper's table 2.6 on MNIST, 6.5 on CelebA",
-            ),
+            Check("rank correlation of held σ² and collapse (mean share over ε)",
+                  _rank_correlation(sigma2, runs.curve.values.mean(axis=1)), ">=", 0.9,
+                  "1 if monotone; at one ε there are ties, where nothing is collapsed"),
+            Check("rank correlation of held σ² and KL",
+                  _rank_correlation(sigma2, kl_held), "<=", -0.9, "−1 if monotone"),
+            Check("best ELBO with σ² learned above the best with σ² held (nats/datum)",
+                  gain, ">=", -2 * spread,
+                  f"no worse than by two spreads over seeds, {spread:.2g} nats each"),
+            Check("collapse (mean share over ε) at the largest σ²: held minus learned from there",
+                  float(at.sel(learned=False) - at.sel(learned=True)), ">=", 0.0,
+                  "at ε = 0.01 alone seeds decide; there the paper's falls on MNIST, rises on "
+                  "CelebA"),
+            Check("KL at the largest σ²: learned from there over held",
+                  float(kl.sel(learned=True) / kl.sel(learned=False)), ">=", 1.5,
+                  "ours: latents tell more; in the paper's table 2.6 on MNIST, 6.5 on CelebA"),
         ),
         f"Held σ² from {sigma2[0]:g} to {sigma2[-1]:g}: {share[0]:.0f} to {share[-1]:.0f} % "
         f"collapsed, KL {kl_held[0]:.0f} to {kl_held[-1]:.2g} nats.",
@@ -131,20 +122,14 @@ def linear_predicts(found: Mapping[str, xr.Dataset]) -> Claim:
         "C9",
         "The linear VAE is largely predictive of collapse in nonlinear VAEs.",
         (
-            Check(
-                "rank correlation of collapse over held σ², predicted and measured",
-                _rank_correlation(predicted.mean(axis=1), curve.mean(axis=1)),
-                ">=", 0.9, "1 if in the same order; each is the mean share over ε",
-            ),
-            Check(
-                "share collapsed, |measured − predicted|, mean over σ²",
-                float(np.abs(runs.collapsed - runs.predicted).values.mean()), "<=", 0.25,
-                "ours: 'largely'; a prediction that knows nothing is 0.5 off",
-            ),
-            Check(
-                "curves of collapse over ε, |measured − predicted|, mean over ε and σ²",
-                float(apart.mean()), "<=", 0.25, "likewise",
-            ),
+            Check("rank correlation of collapse over held σ², predicted and measured",
+                  _rank_correlation(predicted.mean(axis=1), curve.mean(axis=1)), ">=", 0.9,
+                  "1 if in the same order; each is the mean share over ε"),
+            Check("share collapsed, |measured − predicted|, mean over σ²",
+                  float(np.abs(runs.collapsed - runs.predicted).values.mean()), "<=", 0.25,
+                  "ours: 'largely'; a prediction that knows nothing is 0.5 off"),
+            Check("curves of collapse over ε, |measured − predicted|, mean over ε and σ²",
+                  float(apart.mean()), "<=", 0.25, "likewise"),
         ),
         f"The curves are furthest apart at σ² = {runs.sigma2.values[apart.argmax()]:g}, by "
         f"{apart.max():.2f} on average over ε.",
@@ -181,16 +166,13 @@ def annealing_does_not_prevent(found: Mapping[str, xr.Dataset]) -> Claim:
         "C10",
         "KL annealing does not prevent collapse: it comes back when the plain ELBO resumes.",
         (
-            Check(
-                "collapse (mean share over ε) at the end, annealed over plain, least case",
-                float(again.min()), ">=", 0.5,
-                "ours: half of the latents saved is prevention; not at one ε, where seeds decide",
-            ),
-            Check(
-                "share of the KL gained while annealed that is lost at the end, least case",
-                float(lost.min(skipna=False)), ">=", 0.5,
-                "ours, of the peak above what plain training ends with; 1 if nothing is kept",
-            ),
+            Check("collapse (mean share over ε) at the end, annealed over plain, least case",
+                  float(again.min()), ">=", 0.5,
+                  "ours: half of the latents saved is prevention; not at one ε, where seeds "
+                  "decide"),
+            Check("share of the KL gained while annealed that is lost at the end, least case",
+                  float(lost.min(skipna=False)), ">=", 0.5,
+                  "ours, of the peak above what plain training ends with; 1 if nothing is kept"),
         ),
         "; ".join(notes) + ".",
     )  # fmt: skip

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,26 @@ from linvae_jax import collapse, network_task, networks, streams, sweeps, tables
 from linvae_jax.evaluation import Transform
 
 ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
+
+
+class NetworkData(NamedTuple):
+    """One data set for networks, whose pixels stay pixels until a training step looks at them.
+
+    Attributes:
+        data: of `network_task.prepare`.
+        transform: of the pixels, in each step; None: they are real numbers.
+        image_shape: of a datum, if it is an image.
+        constant: nats that turn an ELBO into one of pixels.
+        source: the data set, in words.
+        identity: all that decides the data, by names that a user knows.
+    """
+
+    data: network_task.Data
+    transform: Transform | None
+    image_shape: tuple[int, ...] | None
+    constant: float
+    source: str
+    identity: dict[str, Any]
 
 
 def _config(
@@ -43,23 +64,16 @@ def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
 
 def train(
     settings: NetworkSettings,
-    data: network_task.Data,
-    transform: Transform | None,
+    images: NetworkData,
     folder: Path,
-    *,
-    image_shape: tuple[int, ...] | None = None,
-    constant: float = 0.0,
     attrs: Mapping[str, str] | None = None,
 ) -> dict[str, xr.Dataset]:
     """Run or finish all sweeps; keep a small table of each.
 
     Args:
         settings: how much.
-        data: of `network_task.prepare`.
-        transform: as for `network_task.NetworkTask`.
+        images: the data.
         folder: gets `sweeps/` and the tables, `nonlinear_<name>.nc`.
-        image_shape: of a datum, for convolutions.
-        constant: nats that turn an ELBO into one of pixels; kept with the tables.
         attrs: kept with every table.
 
     Returns:
@@ -68,10 +82,11 @@ def train(
         `network_study.escape_of_sweep`; "variations" of its settings, final numbers alone, the
         first as in the table.
     """
+    data, transform = images.data, images.transform
     count, n = data.values.shape
-    kept_with = dict(attrs or {}) | facts.attributes(constant, count)
+    kept_with = dict(attrs or {}) | facts.attributes(images.constant, count)
     own = networks.named(
-        settings.network, n, settings.k, image_shape=image_shape, widths=settings.widths,
+        settings.network, n, settings.k, image_shape=images.image_shape, widths=settings.widths,
         data_scale=network_task.data_scale(data),
     )  # fmt: skip
     seeds, others = tuple(range(settings.seeds)), tuple(range(settings.other_seeds))

@@ -156,10 +156,10 @@ def _verdicts(claims: Sequence[ledger.Claim], origins: Iterable[facts.Origin]) -
     title = "# Posterior collapse in linear and nonlinear VAEs: results"
     if not claims:
         return title
-    failed = [claim.id for claim in claims if not claim.holds]
-    verdict = f"**Does not hold: {', '.join(failed)}.**" if failed else "All claims hold."
-    sources = dict.fromkeys(origin.source for origin in origins)
-    data = f" on {'; '.join(sources)}" if sources else ""
+    failed = ", ".join(claim.id for claim in claims if not claim.holds)
+    verdict = f"**Does not hold: {failed}.**" if failed else "All claims hold."
+    sources = "; ".join(dict.fromkeys(origin.source for origin in origins))
+    data = f" on {sources}" if sources else ""
     rows = [
         (f"[{c.id}](#{formats.anchor(_heading(c)[4:])})", c.statement, ledger.verdict(c))
         for c in claims
@@ -173,11 +173,11 @@ def _verdicts(claims: Sequence[ledger.Claim], origins: Iterable[facts.Origin]) -
 
 def _contents(headings: Iterable[str]) -> str:
     """Write a table of contents."""
-    lines = []
-    for heading in ["## Contents", *headings]:
+    lines = ["## Contents", ""]
+    for heading in headings:
         marks, _, name = heading.partition(" ")
         lines.append(f"{'  ' * (len(marks) - 2)}- [{name}](#{formats.anchor(name)})")
-    return "\n".join(["## Contents", "", *lines[1:]])
+    return "\n".join(lines)
 
 
 def _heading(claim: ledger.Claim) -> str:
@@ -188,18 +188,13 @@ def _judged(
     claims: Sequence[ledger.Claim], ids: Sequence[str], figures: dict[str, str]
 ) -> list[tuple[str, str]]:
     """Write a part for each of some claims; the figures that it takes are taken out."""
-    return [
-        (
-            _heading(claim),
-            "\n".join(
-                [f"{claim.statement} This {ledger.verdict(claim)}.", "",
-                 *(figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures),
-                 ledger.numbers(claim)]
-            ),
-        )
-        for claim in claims
-        if claim.id in ids
-    ]  # fmt: skip
+    parts = []
+    for claim in claims:
+        if claim.id in ids:
+            own = [figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures]
+            told = [f"{claim.statement} This {ledger.verdict(claim)}.", "", *own]
+            parts.append((_heading(claim), "\n".join([*told, ledger.numbers(claim)])))
+    return parts
 
 
 def _table(table: xr.Dataset) -> str:
@@ -271,13 +266,14 @@ def _caption(table: xr.Dataset) -> str:
     origin, how = facts.origin(table), facts.training(table)
     widths, seeds = ", ".join(map(str, how.widths)), table.sizes["seed"]
     epochs = how.num_steps * how.batch_size / origin.count
+    things = "data" if facts.in_words(origin.source) == "the data" else "images"
     return (
-        f"`nonlinear_table.nc`: {origin.source}; {origin.count:,} images, "
+        f"`nonlinear_table.nc`: {origin.source}; {origin.count:,} {things}, "
         f"{seeds} seed{'s' * (seeds > 1)}, {how.network} of {widths} and mirrored with "
         f"{how.k} latents, {epochs:.0f} epochs of batches of {how.batch_size} "
         f"({how.num_steps:,} steps), {how.optimizer} at {how.learning_rate:g}; ELBOs in nats per "
-        f"image on the pixel scale (constant {origin.pixel_constant:.2f} included), on the "
-        "training images."
+        f"datum on the pixel scale (constant {origin.pixel_constant:.2f} included), on the "
+        "training data."
     )
 
 

@@ -1,54 +1,21 @@
 """The one pipeline: measure what the paper claims on one data set, judge it, and report it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from landscape.paper import (
-    facts,
-    ledger,
-    linear_claims,
-    linear_experiments,
-    network_experiments,
-    report,
-)
+from landscape.paper import facts, linear_claims, linear_experiments, network_experiments, report
+from landscape.paper.ledger import Claim
+from landscape.paper.network_experiments import NetworkData
 from landscape.paper.settings import Settings
 from landscape.studies import identity
 from linvae_jax import moments as mom
-from linvae_jax import network_task, streams
+from linvae_jax import streams
 from linvae_jax._internal import checks
-from linvae_jax.evaluation import Transform
 
 # patterns of the names of what is written
 _MADE = ("figure?_*", "convergence_*", "landscape_*", "search.nc", "nonlinear_*", "sweeps",
          "ledger.*", "report.*")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One data set, as the linear VAE and as networks take it.
-
-    Attributes:
-        data: for networks, of `network_task.prepare`.
-        x: (N, n), real numbers for the linear VAE; not looked at where there are no settings for
-            it.
-        transform: of `data`, as for `network_task.NetworkTask`.
-        image_shape: of a datum, for convolutions.
-        constant: nats that turn an ELBO into one of pixels.
-        source: the data set in words; sentences call the data by it.
-        identity: all that decides the data, by names that a user knows.
-        attrs: further facts that are kept with every table.
-    """
-
-    data: network_task.Data
-    x: Any = None
-    transform: Transform | None = None
-    image_shape: tuple[int, ...] | None = None
-    constant: float = 0.0
-    source: str = "data"
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    attrs: Mapping[str, str] = field(default_factory=dict)
 
 
 def check(settings: Settings, x: Any) -> None:
@@ -79,16 +46,25 @@ def check(settings: Settings, x: Any) -> None:
         checks.fail("data", f"a covariance of rank {rank}", told, "Take more data.")
 
 
-def run(settings: Settings, inputs: Inputs, folder: Path) -> list[ledger.Claim]:
+def run(
+    settings: Settings,
+    images: NetworkData,
+    folder: Path,
+    *,
+    x: Any = None,
+    attrs: Mapping[str, str] | None = None,
+) -> list[Claim]:
     """Measure, draw, train, judge the claims, and write everything into a folder.
 
     The same call goes on where it was killed: finished sweeps of networks are not trained again.
 
     Args:
         settings: how much to compute.
-        inputs: the data.
+        images: the data for networks.
         folder: where figures, tables, sweeps, the ledger and the report go. It has one identity:
             results of other settings or data are refused before anything is written.
+        x: (N, n), the same data as real numbers, for the linear VAE.
+        attrs: kept with every table: the command.
 
     Returns:
         The claims, in order.
@@ -97,21 +73,15 @@ def run(settings: Settings, inputs: Inputs, folder: Path) -> list[ledger.Claim]:
         ValueError: data that cannot be looked at; a folder of other settings or data, with what
             differs; as the functions of `linear_experiments` and `network_experiments`.
     """
-    check(settings, inputs.x)
+    check(settings, x)
     identity.claim_folder(
-        folder, "reproduce", {**inputs.identity, **settings.named()}, _MADE,
+        folder, "reproduce", {**images.identity, **settings.named()}, _MADE,
         longer=("--network-seeds", "--other-seeds"), optional=("--curvature", "--variations"),
     )  # fmt: skip
-    attrs = {"source": inputs.source, **inputs.attrs}
-    claims = []
+    attrs, claims = {"source": images.source, **(attrs or {})}, []
     if settings.linear is not None:
-        measured = linear_experiments.measure(
-            settings.linear, inputs.x, folder, constant=inputs.constant, attrs=attrs
-        )
-        claims = linear_claims.judge(settings.linear, measured, facts.in_words(inputs.source))
+        measured = linear_experiments.measure(settings.linear, x, folder, images.constant, attrs)
+        claims = linear_claims.judge(settings.linear, measured, facts.in_words(images.source))
         del measured  # 0.4 GB of MNIST
-    network_experiments.train(
-        settings.networks, inputs.data, inputs.transform, folder,
-        image_shape=inputs.image_shape, constant=inputs.constant, attrs=attrs,
-    )  # fmt: skip
+    network_experiments.train(settings.networks, images, folder, attrs)
     return report.write(folder, claims)
