@@ -85,7 +85,8 @@ def _is_reading(node: ast.AST) -> bool:
     """Whether an expression is a call of `checks` or of the readers of arrays."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return False
-    return _name(node.func.value) == "checks" or node.func.attr in ("as_float", "spectrum")
+    module, name = _name(node.func.value), node.func.attr
+    return module == "checks" or (module == "arrays" and name not in ("less", "put"))
 
 
 class _Formulas(ast.NodeVisitor):
@@ -230,18 +231,21 @@ def of_source(file: str, source: bytes) -> list[Mutant]:
     return numbered
 
 
-def formulas_of(source: bytes) -> str:
-    """A module's formulas without names of types, imports, docstrings and layout.
+def formulas_of(source: bytes) -> dict[str, str]:
+    """Each function and class of a module without names of types, docstrings and layout.
 
-    It is the same text as long as the formulas are the same.
+    The text is the same as long as the formulas are the same.
     """
-    tree = ast.parse(source)
-    tree.body = [node for node in tree.body if _is_definition(node)]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            node.body = node.body[1:]
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        if isinstance(node, ast.arg | ast.AnnAssign):
-            node.annotation = ast.Constant(None)
-    return ast.dump(tree)
+    found = {}
+    for top in ast.parse(source).body:
+        if not isinstance(top, ast.ClassDef | ast.FunctionDef):
+            continue
+        for node in ast.walk(top):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                node.body = node.body[1:]
+            if isinstance(node, ast.FunctionDef):
+                node.returns = None
+            if isinstance(node, ast.arg | ast.AnnAssign):
+                node.annotation = ast.Constant(None)
+        found[top.name] = ast.dump(top)
+    return found

@@ -63,7 +63,7 @@ def _source(file: str) -> bytes:
 
 
 @cache
-def _formulas(file: str) -> str:
+def _formulas(file: str) -> dict[str, str]:
     return formulas_of(_source(file))
 
 
@@ -271,7 +271,7 @@ def _copies(count: int, folder: Path, programs: Path) -> list[_Slot]:
 
 
 class _Done:
-    """What is known of mutants, kept in a file; forgotten where a module has other formulas."""
+    """What is known of mutants, kept in a file; forgotten where its function has others."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -279,8 +279,9 @@ class _Done:
 
     @staticmethod
     def key(m: Mutant) -> str:
+        around = _formulas(m.file).get(m.function.split(".")[0], "")
         name = (m.file, m.function, m.kind, m.before, m.after, m.copy)
-        return hashlib.sha1(f"{_formulas(m.file)} {name}".encode()).hexdigest()
+        return hashlib.sha1(f"{around} {name}".encode()).hexdigest()
 
     def save(self) -> None:
         """Whole or not at all."""
