@@ -314,7 +314,8 @@ class _Kills:
 def _measure(chosen: list[Mutant], done: _Done, jobs: int, folder: Path) -> None:
     """Run what is not known yet, `jobs` at a time."""
     slots = _copies(jobs, folder, done.path.parent.absolute() / "mutation-programs")
-    mutants = [m for m in chosen if done.key(m) not in done.known]
+    undecided = {"undecided": True}
+    mutants = [m for m in chosen if done.known.get(done.key(m), undecided).get("undecided")]
     # unmutated first: every test passes, and how long each file takes
     seconds = done.known.setdefault("seconds", {})
     files = sorted({t for m in mutants for t in tests_of(m.file)} - set(seconds))
@@ -354,6 +355,10 @@ def _run(waiting: list[_Job], slots: list[_Slot], done: _Done) -> None:
             if not caught and job.stages:  # the long rest when all others have had their turn
                 job.took = passed
                 waiting.append(job)
+                if m:
+                    answer = asdict(m) | {"caught": "", "took": passed, "undecided": True}
+                    done.known[done.key(m)] = answer
+                    done.save()
                 continue
             number += 1
             if m is None:
@@ -378,7 +383,10 @@ def _line(answer: dict[str, Any]) -> str:
 
 
 def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[str, Any]:
-    """The record: shares by file and by kind of all that was run, and all survivors."""
+    """The record: shares by file and by kind of all that was run, and all survivors.
+
+    What passed the first tests and has not met the others yet counts as not caught.
+    """
     by_file = {
         f: [done.known[done.key(m)] | asdict(m) for m in found if done.key(m) in done.known]
         for f, found in possible.items()
@@ -390,11 +398,8 @@ def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[s
         caught = sum(bool(a["caught"]) for a in of)
         return {"run": len(of), "caught": caught, "share": round(caught / max(len(of), 1), 4)}
 
-    survivors = [
-        {name: a[name] for name in ("file", "line", "function", "kind", "before", "after")}
-        for a in answers
-        if not a["caught"]
-    ]
+    names = ("file", "line", "function", "kind", "before", "after", "undecided")
+    survivors = [{n: a[n] for n in names if n in a} for a in answers if not a["caught"]]
     return {
         "format": "linvae_jax mutation 1",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -406,6 +411,7 @@ def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[s
         "weighted_share": round(
             sum(share(by_file[f])["share"] * len(found) for f, found in possible.items()) / total, 4
         ),
+        "undecided": sum("undecided" in a for a in answers),
         "at_import": sum(a["caught"].startswith("import") for a in answers),
         "at_time_limit": sum(a["caught"] == "time limit" for a in answers),
         "files": {f: {"possible": len(m), **share(by_file[f])} for f, m in possible.items()},
@@ -425,7 +431,7 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     for name, part in {**record["files"], **record["kinds"]}.items():
         yield f"  {name}: {part['caught']} of {part['run']}"
     for s in record["survivors"]:
-        yield f"survivor {_line(s)}"
+        yield f"{'undecided' if 'undecided' in s else 'survivor'} {_line(s)}"
 
 
 def main() -> None:
