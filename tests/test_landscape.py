@@ -79,6 +79,15 @@ def test_summary_of_a_known_spectrum():
     assert found.escape_rate.tolist() == [3.0, 1.0]
 
 
+def test_numbers_of_a_function_are_those_of_its_spectrum():
+    curvatures = jnp.array([-8.0, -2.0, 3.0, 0.0])
+    bowl = lambda v: 0.5 * jnp.sum(curvatures * v["x"] ** 2)  # noqa: E731
+    found, way = conditioning.of_function(bowl, {"x": jnp.ones(4)})
+    assert (found.index, found.nullity) == (1, 1)
+    assert (found.stiffness, found.condition_number, found.escape_rate) == (8.0, 4.0, 3.0)
+    np.testing.assert_allclose(np.abs(way["x"]), [0, 0, 1, 0], atol=EXACT)
+
+
 @pytest.mark.slow
 def test_escape_direction_climbs():
     lam = jnp.array([4.0, 2.0, 0.5])
