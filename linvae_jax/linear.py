@@ -15,7 +15,6 @@ function raises `ValueError` where shapes disagree, and for NaN and Inf.
 True
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -359,7 +358,8 @@ def hadamard_gap(W: Float[Array, "n k"] | Any, sigma2: Scalar) -> Float[Array, "
     """Say how far `profile_elbo` lies below the likelihood: ½ [ Σ_j log M_jj − log det M ].
 
     M = WᵀW + σ²I. By Hadamard's inequality the gap is >= 0, and zero exactly when W has orthogonal
-    columns (Lemma 2). A KL weight β puts βσ² in the place of σ², and costs β times the gap.
+    columns (Lemma 2). With a KL
+    weight β the β-ELBO loses β times the gap at βσ².
 
     Args:
         W: (n, k).
@@ -372,25 +372,3 @@ def hadamard_gap(W: Float[Array, "n k"] | Any, sigma2: Scalar) -> Float[Array, "
     """
     W, sigma2 = _decoder(W, sigma2)
     return _hadamard_gap(W, jnp.asarray(sigma2, W.dtype))
-
-
-def rotation_cost(eigenvalues: Any, angle: Scalar = math.pi / 4) -> Float[Array, "pairs"]:
-    """Say what the ELBO loses at its optimum when neighbouring latents are turned into each other.
-
-    The likelihood stays, so this is the `hadamard_gap` of a turned pair, ½ log(1 + c sin²(2θ)/4)
-    with c = (λ_j − λ_l)²/(λ_jλ_l) its rotation stiffness, whatever σ² is. It is largest at 45°.
-
-    Args:
-        eigenvalues: (k,), λ of the components in use, from large to small.
-        angle: θ, radians.
-
-    Returns:
-        (k − 1,), for the pairs (1, 2), (2, 3), …; nats per datum. Exact.
-    """
-    checks.positive("eigenvalues", eigenvalues)
-    checks.shape("eigenvalues", eigenvalues, ("k",))
-    lam = arrays.as_float("eigenvalues", eigenvalues)
-    gap = lam[:-1] - lam[1:]
-    turned = jnp.sin(2 * jnp.asarray(checks.scalar("angle", angle), lam.dtype)) ** 2
-    # two ratios: a product of two λ leaves float32 in units of 1e-10
-    return 0.5 * jnp.log1p(gap / lam[:-1] * (gap / lam[1:]) * turned / 4)

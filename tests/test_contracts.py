@@ -63,10 +63,8 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     ),
     "linear.with_optimal_encoder": lambda i, s2: linear.with_optimal_encoder(i["params"].W, s2),
     "linear.profile_elbo": lambda i, s2: linear.profile_elbo(i["params"].W, s2, i["moments"]),
-    "linear.hadamard_gap, linear.rotation_cost": lambda i, s2: (
-        linear.hadamard_gap(i["params"].W, s2),
-        linear.rotation_cost(i["s"].eigenvalues, s2),
-    ),
+    "linear.hadamard_gap": lambda i, s2: linear.hadamard_gap(i["params"].W, s2),
+    "escape.rotation_cost": lambda i, s2: escape.rotation_cost(i["s"].eigenvalues, s2),
     "ppca.log_likelihood": lambda i, s2: ppca.log_likelihood(i["params"].W, s2, i["moments"]),
     "ppca.mle_from_spectrum": lambda i, s2: ppca.mle_from_spectrum(
         i["s"], i["moments"].mean, k, s2

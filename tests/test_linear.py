@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from tolerances import EXACT, FACTORED, STANDARD_ERRORS
 
+from landscape.curvature import escape
 from landscape.testing import laws
 from landscape.testing.strategies import (
     moments_with,
@@ -137,7 +138,7 @@ def test_rotation_cost_is_what_the_elbo_loses_and_half_the_stiffness(lam, share,
     moments, sigma2 = mom.from_covariance(lam), share * lam[2]
     W = ppca.mle(moments, 3, sigma2).W
     best = linear.profile_elbo(W, sigma2, moments)
-    cost = linear.rotation_cost(lam[:3], angle)
+    cost = escape.rotation_cost(lam[:3], angle)
     for j in range(2):
         turn = np.eye(3)
         turn[j : j + 2, j : j + 2] = [
@@ -147,7 +148,7 @@ def test_rotation_cost_is_what_the_elbo_loses_and_half_the_stiffness(lam, share,
         loss = best - linear.profile_elbo(W @ turn, sigma2, moments)
         np.testing.assert_allclose(cost[j], loss, atol=FACTORED * float(1 + abs(best)))
         np.testing.assert_allclose(linear.hadamard_gap(W @ turn, sigma2), cost[j], atol=FACTORED)
-    bend = jax.jacfwd(jax.jacfwd(lambda t: linear.rotation_cost(lam[:3], t)))(0.0)
+    bend = jax.jacfwd(jax.jacfwd(lambda t: escape.rotation_cost(lam[:3], t)))(0.0)
     np.testing.assert_allclose(bend, (lam[:2] - lam[1:3]) ** 2 / (lam[:2] * lam[1:3]), rtol=1e-9)
 
 
@@ -161,7 +162,7 @@ def test_gap_and_cost_keep_float32s_digits_in_any_unit(unit):
     # one column twice, all but without noise: M is singular in float32, the gap is not
     twice = linear.hadamard_gap(np.ones((4, 2), np.float32) * unit, 1e-9 * unit**2)
     np.testing.assert_allclose(twice, 0.5 * np.log(4e9 / 2), rtol=1e-3)
-    cost = linear.rotation_cost(np.array([3, 1], np.float32) * np.float32(unit**2))
+    cost = escape.rotation_cost(np.array([3, 1], np.float32) * np.float32(unit**2))
     np.testing.assert_allclose(cost, [0.5 * np.log(16 / 12)], rtol=1e-5)
 
 

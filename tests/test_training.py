@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tolerances import FACTORED
 
-from landscape.curvature import conditioning
+from landscape.curvature import escape
 from linvae_jax import linear, linear_task, ppca, streams, sweeps, training
 from linvae_jax import moments as mom
 
@@ -36,7 +36,7 @@ def test_training_reaches_the_ppca_optimum(sigma2):
     best = ppca.optimal_sigma2(LAM, 3)
     np.testing.assert_allclose(history.sigma2[-1], best, rtol=1e-5)
     # the angle that a gap of 1e-6 can hide, from the stiffness against rotation
-    hidden = np.degrees(np.sqrt(2e-6 / conditioning.rotation_stiffness(LAM[:3]).min()))
+    hidden = np.degrees(np.sqrt(2e-6 / escape.rotation_stiffness(LAM[:3]).min()))
     assert history.angle[-1].max() <= hidden
     np.testing.assert_allclose(np.sort(jnp.sum(params.W**2, 0)), np.sort(LAM[:3] - best), rtol=1e-2)
 

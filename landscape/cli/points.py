@@ -25,10 +25,8 @@ def points(options: Points) -> int:
         sigma2 = learnable(lam, moments.count, options.k)
     settings = of_data | {text.flag(n): getattr(options, n) for n in ("k", "sigma2", "limit")}
     if options.out:
-        from landscape.studies import (
-            identity,
-        )  # and with it xarray, which no list on a terminal needs
-        from linvae_jax import tables
+        # and with it xarray, which no list on a terminal needs
+        from landscape.studies import identity
 
         identity.check_file(options.out, settings)
     total = stationary.count(lam, options.k, sigma2)

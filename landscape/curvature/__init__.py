@@ -1,4 +1,6 @@
-"""How does the ELBO bend at a stationary point? Exact, in closed form.
+"""How does the ELBO bend at a stationary point? In closed form.
+
+All is exact for the linear VAE. `collapsed_latent` samples the other latents of any VAE.
 
 | module | question it answers |
 | --- | --- |

@@ -11,6 +11,7 @@ holds in exact arithmetic. In floating point, outside the eigenbasis, rounding a
 directions, and a slow escape is overtaken by them.)
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from landscape.points import stationary
 from linvae_jax import linear
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
+from linvae_jax._internal.arrays import Scalar
 
 
 @jax.jit
@@ -43,15 +45,14 @@ def escape_rate(
         sigma2: noise variance; the two broadcast.
 
     Returns:
-        Rate per unit time of gradient flow. Exact: λ/σ² and (λ − σ²)/σ² decide, so that it keeps
-        its digits in every unit of the data, in float32 from about 1e-37 to 1e38. In a unit u
-        times smaller it tends to a multiple of u² or of 1/u²: `escape_rate(λ/λ₁, σ²/λ₁)`, of
-        normalised data, does not depend on it.
+        The growth rate of gradient flow, in nats per datum per squared unit of the weights. It is
+        exact, and keeps its digits in every unit of the data, in float32 from about 1e-37 to 1e38.
+        Its value depends on that unit; `escape_rate(λ/λ₁, σ²/λ₁)`, of normalised data, does not.
 
     Raises:
         ValueError: λ < 0, σ² ≤ 0.
 
-    Source: landscape/README.md, 2, the 2 × 2 block (AA, AB, BB) of a collapsed latent.
+    Source: landscape/README.md, 2, "Zero column".
     """
     checks.nonnegative("eigenvalue", eigenvalue)
     checks.positive("sigma2", sigma2)
@@ -67,10 +68,10 @@ def critical_sigma2(
 ) -> Float[Array, ""]:
     """Compute the σ² below which a linear VAE's least latent cannot stay collapsed.
 
-    The other latents keep the weights that they have at the optimum for this σ². The latent can go
-    to the first component that no latent uses; if all k are in use, that is its own. There γ = λ.
-    It can also go to a component in use, which the other latents leave a part of: γ = τ²/λ, which
-    counts where σ² falls below the τ = βσ² that the model was trained at.
+    The other latents keep the weights that they have at the optimum for this σ². The threshold is
+    γ/β, where γ is the larger of two numbers. Along the first component that no latent uses (its
+    own, if k are in use) the latent can grow where γ = λ. Along a component in use only the noise
+    τ = βσ² of its λ is not explained yet: there γ = τ²/λ.
 
     Args:
         eigenvalues: (n,), of S, from large to small.
@@ -127,6 +128,28 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pa
     gap = lam[:-1] - lam[1:]
     # two ratios: a product of two λ leaves float32 in units of 1e-10
     return gap / lam[:-1] * (gap / lam[1:])
+
+
+def rotation_cost(eigenvalues: Any, angle: Scalar = math.pi / 4) -> Float[Array, "pairs"]:
+    """Compute what the ELBO loses at its optimum when neighbouring latents are turned by an angle.
+
+    The likelihood stays, so this is the `linear.hadamard_gap` of a turned pair. It is
+    ½ log(1 + c sin²(2θ)/4) with c the `rotation_stiffness`, whatever σ² is: cθ²/2 for small θ,
+    and largest at 45°.
+
+    Args:
+        eigenvalues: (k,), λ of the components in use, from large to small.
+        angle: θ, radians.
+
+    Returns:
+        (k − 1,), for the pairs (1, 2), (2, 3), …; nats per datum. Exact.
+
+    Raises:
+        ValueError: eigenvalues that are not positive numbers (k,).
+    """
+    stiffness = rotation_stiffness(eigenvalues)
+    theta = jnp.asarray(checks.scalar("angle", angle), stiffness.dtype)
+    return 0.5 * jnp.log1p(stiffness * jnp.sin(2 * theta) ** 2 / 4)
 
 
 # of a simulation, unless told; they take seconds

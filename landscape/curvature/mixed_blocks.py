@@ -75,7 +75,7 @@ def _exchanges(p: MixedPoint, unit: Any) -> Any:
 def _own(lam: Any, s2: Any, m: int, tau: Any, unit: Any) -> Any:
     """Make a group's block: the Hessian of a linear VAE with n = r, at W = diag(a) Q.
 
-    From the second variation of landscape/README.md, 1: with G = WᵀW, V S Vᵀ = G/s² and
+    From the second variation of landscape/README.md, 3: with G = WᵀW, V S Vᵀ = G/s² and
     R = S Vᵀ (r, m), A_ib A_ic: −(δ_bc + G_bc/σ²)/s²; B_bi B_ci: −λ_i (δ_bc + G_bc/σ²);
     A_ib B_cj: δ_bc δ_ij λ_i/γ_i − W_ic R_jb/σ²; A_ib d_b: −W_ib/s²; d_b d_b: −½.
     """

@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from landscape.curvature import escape, summaries
+from landscape.curvature.escape import rotation_cost
 from landscape.curvature.escape import rotation_stiffness as stiffness
 from landscape.paper.ledger import Check, Claim
 from landscape.paper.linear_experiments import SEPARATED, Measured
@@ -149,7 +150,7 @@ def identifiable(
     lam = spectrum.eigenvalues[:k]
     neighbours = stiffness(lam)
     angles = trained.angle.isel(step=-1).values
-    cost = linear.rotation_cost(lam)
+    cost = rotation_cost(lam)
     return Claim(
         "C3",
         "Lemma 2: at the optimum the decoder's columns are the scaled principal directions.",

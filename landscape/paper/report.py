@@ -59,7 +59,6 @@ _OF_CLAIM = {
     "C7": ("figure2_training",), "C8": ("figure6_training",), "C9": ("figure5_collapse",),
     "C10": ("annealing",),
 }  # fmt: skip
-_LINEAR = tuple(f"C{number}" for number in range(1, 8))
 _NONLINEAR = ("C8", "C9", "C10")
 # of the first screen: the first of these that there is
 _FIRST = ("figure5_collapse", "landscape_conditioning", "figure1_surface")
@@ -127,9 +126,10 @@ def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], fo
                if (folder / f"{name}.png").exists()}  # fmt: skip
     first = next((figures[name] for name in _FIRST if name in figures), "")
     parts: list[tuple[str, str]] = [("## The linear VAE", "")]
-    parts += _judged(claims, _LINEAR, figures)
+    of_networks = [claim for claim in claims if claim.id in _NONLINEAR]
+    parts += _judged([claim for claim in claims if claim not in of_networks], figures)
     parts.append(("## Nonlinear VAEs", ""))
-    parts += _judged(claims, _NONLINEAR, figures)
+    parts += _judged(of_networks, figures)
     if "table" in found:
         parts.append(("### The table", _table(found["table"])))
     if "figure4_encoders" in figures:
@@ -181,19 +181,16 @@ def _contents(headings: Iterable[str]) -> str:
 
 
 def _heading(claim: ledger.Claim) -> str:
-    return f"### {claim.id}. {_TITLES[claim.id]}"
+    return f"### {claim.id}. {_TITLES.get(claim.id, claim.statement)}"
 
 
-def _judged(
-    claims: Sequence[ledger.Claim], ids: Sequence[str], figures: dict[str, str]
-) -> list[tuple[str, str]]:
-    """Write a part for each of some claims; the figures that it takes are taken out."""
+def _judged(claims: Sequence[ledger.Claim], figures: dict[str, str]) -> list[tuple[str, str]]:
+    """Write a part for each claim; the figures that it takes are taken out."""
     parts = []
     for claim in claims:
-        if claim.id in ids:
-            own = [figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures]
-            told = [f"{claim.statement} This {ledger.verdict(claim)}.", "", *own]
-            parts.append((_heading(claim), "\n".join([*told, ledger.numbers(claim)])))
+        own = [figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures]
+        told = [f"{claim.statement} This {ledger.verdict(claim)}.", "", *own]
+        parts.append((_heading(claim), "\n".join([*told, ledger.numbers(claim)])))
     return parts
 
 

@@ -1,4 +1,4 @@
-"""What is found, as labelled tables.
+"""What is found, as labelled tables; `landscape` draws and saves them too.
 
 | module | question it answers |
 | --- | --- |
