@@ -216,6 +216,9 @@ def _is_constant(purpose: str) -> bool:
 ALLOWED = {
     "linvae_jax/streams.py": r"a key that is not of `streams`",
     "linvae_jax/sources.py": r"a generator of NumPy",  # its docstring says why
+    # numbers that tests draw, by a seed of Hypothesis: JAX would compile a program for each shape
+    "landscape/testing/laws.py": r"a generator of NumPy",
+    "landscape/testing/strategies.py": r"a generator of NumPy",
 }
 
 
@@ -223,7 +226,7 @@ ALLOWED = {
 def test_each_key_is_used_once(path):
     allowed = ALLOWED.get(str(path.relative_to(ROOT)))
     found = faults(path.read_text())
-    assert len(found) == (allowed is not None)
+    assert bool(found) == (allowed is not None)
     assert all(allowed and re.search(allowed, fault) for fault in found)
 
 
