@@ -138,6 +138,16 @@ def test_points_are_values_for_jit_vmap_and_grad():
     np.testing.assert_allclose(slope, -0.5 * (2 - 2.0 - 0.5), rtol=FACTORED)
 
 
+def test_a_collapsed_column_is_zero_however_the_noise_level_is_rounded():
+    """β σ² = 3 · (1/3) and the like, compiled in one program with all that follows."""
+    lam, a = jnp.array([4.0, 2.0, 0.5]), jnp.array([0, -1])
+    weights = jax.jit(lambda s, b: stationary.params(stationary.point(lam, a, s, b), jnp.eye(3)))
+    for beta in (3.0, 7.0, 0.7):
+        params = weights(1 / beta, beta)
+        assert params.W[:, 1].tolist() == params.V[1].tolist() == [0, 0, 0]
+        assert params.log_d[1] == 0
+
+
 @pytest.mark.parametrize("wrong", [[2, -1], [0, 0], [3, -1]])  # λ ≤ τ, twice, no such component
 def test_traced_points_that_are_none_say_nan(wrong):
     lam = jnp.array([4.0, 2.0, 0.5])

@@ -92,7 +92,7 @@ def _over_sigma2(
 ) -> OverSigma2:
     def step(s: Array) -> OverSigma2:
         a = jnp.where((pattern >= 0) & (eigenvalues[pattern] > beta * s), pattern, -1)
-        point = Point(eigenvalues, a, s, beta, jnp.ones_like(s))
+        point = stationary.unchecked(eigenvalues, a, s, beta)
         return OverSigma2(s, a, stationary.value(point), _summarise(point, learn, rtol))
 
     return jax.lax.map(step, sigma2, batch_size=batch_size)

@@ -19,7 +19,7 @@ With a KL weight β, τ = βσ² takes the place of σ² (landscape/README.md, 1
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from math import comb
@@ -73,6 +73,11 @@ class Point:
         beta: (), weight β of the KL.
         unit: (), a variance in which curvatures are given: W is measured in its root, V in one
             over its root. 1 is the data's own unit; see `unit_free`.
+        tau: (), the noise level τ = βσ², rounded once, so that λ = τ means the same everywhere.
+        lam: (n,), λ with exact zeros where S has zeros: rounding leaves them off, on either side.
+        owners: (n,) int, the latent on each component; k where it is unused.
+        levels: (k,), ℓ_j: λ of each latent's component, τ where it is collapsed.
+        widths: (k,), w_j = √(ℓ_j − τ): the norms of the columns of W.
     """
 
     eigenvalues: Float[Array, "*batch n"]
@@ -80,6 +85,12 @@ class Point:
     sigma2: Float[Array, "*batch"]
     beta: Float[Array, "*batch"]
     unit: Float[Array, "*batch"]
+    # what follows from the others: kept, because programs are traced and compiled faster so
+    tau: Float[Array, "*batch"]
+    lam: Float[Array, "*batch n"]
+    owners: Int[Array, "*batch n"]
+    levels: Float[Array, "*batch k"]
+    widths: Float[Array, "*batch k"]
 
     @property
     def n(self) -> int:
@@ -92,45 +103,31 @@ class Point:
         return self.assignment.shape[-1]
 
     @property
-    def tau(self) -> Float[Array, ""]:
-        """The noise level τ = βσ²."""
-        return self.beta * self.sigma2
-
-    @property
-    def lam(self) -> Float[Array, "n"]:
-        """λ, with exact zeros where S has zeros: rounding leaves them off, on either side."""
-        return jnp.where(zeros_of_s(self.eigenvalues, self.tau), 0, self.eigenvalues)
-
-    @property
     def active(self) -> Bool[Array, "k"]:
         """Which latents sit on a component."""
         return self.assignment >= 0
-
-    @property
-    def owners(self) -> Int[Array, "n"]:
-        """The latent on each component; k where it is unused."""
-        place = jnp.where(self.active, self.assignment, self.n)
-        return jnp.full(self.n, self.k).at[place].set(jnp.arange(self.k), mode="drop")
 
     @property
     def used(self) -> Bool[Array, "n"]:
         """Which components have a latent."""
         return self.owners < self.k
 
-    @property
-    def levels(self) -> Float[Array, "k"]:
-        """ℓ_j: λ of each latent's component, τ where it is collapsed."""
-        a, tau = self.assignment, self.tau
-        lam = self.eigenvalues.at[a].get(mode="fill", fill_value=jnp.nan)
-        mine = self.owners.at[a].get(mode="fill", fill_value=self.k) == jnp.arange(self.k)
-        return jnp.where(self.active, jnp.where(mine & (lam > tau), lam, jnp.nan), tau)
 
-    @property
-    def widths(self) -> Float[Array, "k"]:
-        """w_j = √(ℓ_j − τ): the norms of the columns of W."""
-        # the inner where keeps the gradient of the square root finite at zero
-        excess = jnp.where(self.active, self.levels - self.tau, 1)
-        return jnp.where(self.active, jnp.sqrt(excess), 0)
+@jax.jit
+def unchecked(eigenvalues: Array, assignment: Array, sigma2: Array, beta: Array) -> Point:
+    """Make a point of arrays that are read and checked already, or traced."""
+    n, k, tau = eigenvalues.shape[0], assignment.shape[0], beta * sigma2
+    lam = jnp.where(zeros_of_s(eigenvalues, tau), 0, eigenvalues)
+    active = assignment >= 0
+    place = jnp.where(active, assignment, n)
+    owners = jnp.full(n, k).at[place].set(jnp.arange(k), mode="drop")
+    own = eigenvalues.at[assignment].get(mode="fill", fill_value=jnp.nan)
+    mine = owners.at[assignment].get(mode="fill", fill_value=k) == jnp.arange(k)
+    levels = jnp.where(active, jnp.where(mine & (own > tau), own, jnp.nan), tau)
+    # the inner where keeps the gradient of the square root finite at zero
+    widths = jnp.where(active, jnp.sqrt(jnp.where(active, levels - tau, 1)), 0)
+    unit = jnp.ones_like(sigma2)
+    return Point(eigenvalues, assignment, sigma2, beta, unit, tau, lam, owners, levels, widths)
 
 
 def unit_free(point: Point) -> Point:
@@ -139,7 +136,7 @@ def unit_free(point: Point) -> Point:
     λ₁ is known of thin spectra too; dividing σ² and λ by it would round ties away, so it is kept
     as the unit.
     """
-    return Point(point.eigenvalues, point.assignment, point.sigma2, point.beta, point.lam[0])
+    return replace(point, unit=point.lam[0])
 
 
 def _numbers(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
@@ -210,7 +207,7 @@ def point(
                 "Below that level there is no such stationary point: the latent is collapsed (-1).",
             )
     sigma2, beta = jnp.asarray(sigma2, lam.dtype), jnp.asarray(beta, lam.dtype)
-    return Point(jnp.asarray(lam), jnp.asarray(a), sigma2, beta, jnp.ones((), lam.dtype))
+    return unchecked(jnp.asarray(lam), jnp.asarray(a), sigma2, beta)
 
 
 def _available(eigenvalues: Any, k: int, sigma2: Any, beta: Any) -> int:
@@ -260,10 +257,9 @@ def assignments(
 
 @jax.jit
 def _params(point: Point, eigenvectors: Array) -> LinearVAEParams:
-    levels, tau = point.levels, point.tau
-    W = ppca.principal_weights(eigenvectors[:, point.assignment], levels, tau)
-    W = jnp.where(jnp.isnan(levels), jnp.nan, W)
-    return LinearVAEParams(W, (W / levels).T, jnp.log(tau / levels), jnp.log(point.sigma2))
+    # not √(ℓ − τ) once more: compiled with other rounding, ℓ − τ of a collapsed latent is not zero
+    W, log_d = eigenvectors[:, point.assignment] * point.widths, jnp.log(point.tau / point.levels)
+    return LinearVAEParams(W, (W / point.levels).T, log_d, jnp.log(point.sigma2))
 
 
 def params(point: Point, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEParams:
