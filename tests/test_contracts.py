@@ -94,7 +94,9 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "stationary.value": lambda i, s2: stationary.value(
         stationary.point(i["s"].eigenvalues, ASSIGNMENT, s2)
     ),
-    "conditioning.summarise": lambda i, s2: conditioning.summarise(i["x"][0] * s2).escape_rate,
+    "conditioning.of_eigenvalues": lambda i, s2: (
+        conditioning.of_eigenvalues(i["x"][0] * s2).escape_rate
+    ),
     "escape.escape_rate": lambda i, s2: escape.escape_rate(i["s"].eigenvalues, s2),
 }
 # public functions that are not held here by themselves, and why

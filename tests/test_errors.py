@@ -410,6 +410,6 @@ def test_assignments_that_are_no_points_are_nan_under_vmap():
 
 
 def test_a_spectrum_with_nan_is_not_taken_for_a_flat_maximum():
-    found = conditioning.summarise(jnp.array([[1.0, NAN], [1.0, -1.0]]))
+    found = conditioning.of_eigenvalues(jnp.array([[1.0, NAN], [1.0, -1.0]]))
     for name in ("stiffness", "condition_number", "escape_rate", "tolerance"):
         assert jnp.isnan(getattr(found, name)).tolist() == [True, False], name

@@ -70,7 +70,7 @@ def test_dense_refuses_what_does_not_fit():
 
 
 def test_summary_of_a_known_spectrum():
-    found = conditioning.summarise(jnp.array([[-8.0, 3.0, 0.0, -2.0, 1.0], [1, 1, 1, 1, 1]]))
+    found = conditioning.of_eigenvalues(jnp.array([[-8.0, 3.0, 0.0, -2.0, 1.0], [1, 1, 1, 1, 1]]))
     assert found.index.tolist() == [2, 5]
     assert found.nullity.tolist() == [1, 0]
     assert found.stiffness.tolist() == [8.0, 0.0]

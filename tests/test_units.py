@@ -577,11 +577,11 @@ def test_all_units_at_once_under_vmap():
 
 def test_lists_and_integers_of_eigenvalues():
     for values in ([-8, 3, 0, -2, 1], [-8.0, 3.0, 0.0, -2.0, 1.0], np.array([-8, 3, 0, -2, 1])):
-        found = conditioning.summarise(values)
+        found = conditioning.of_eigenvalues(values)
         assert (found.index, found.nullity, found.stiffness) == (2, 1, 8.0)
     for nothing in ([], 3.0, ["a"]):
         with pytest.raises(ValueError, match=r"^eigenvalues: got"):
-            conditioning.summarise(nothing)
+            conditioning.of_eigenvalues(nothing)
 
 
 @pytest.mark.parametrize(
@@ -685,7 +685,7 @@ OF_SPECTRUM = {
     "escape rate": lambda v: escape.escape_rate(v, 1.5).sum(),
     "critical": lambda v: escape.critical_sigma2(v, 2, 1.5),
     "rotations": lambda v: escape.rotation_stiffness(v).sum(),
-    "conditioning": lambda v: conditioning.summarise(v).condition_number,
+    "conditioning": lambda v: conditioning.of_eigenvalues(v).condition_number,
     "simulated": lambda v: escape.simulate(v, 0, 1.5).simulated_steps,
     "sigma2": lambda v: ppca.optimal_sigma2(v, 2),
     "elbo": lambda v: ppca.optimal_elbo(v, 2),

@@ -308,9 +308,9 @@ def index(spectrum: Quadrature, tolerance: float | Float[Array, ""] | None = Non
 
     Args:
         spectrum: from `quadrature`.
-        tolerance: by default 10 p ε max|μ|, as in `conditioning.summarise`; zeros are then inside
-            the bracket, unless an invariant subspace was found. max|μ| grows with the data's unit
-            and with one over it: count in variables without, `objectives.rescaled`.
+        tolerance: by default 10 p ε max|μ|, as in `conditioning.of_eigenvalues`; zeros are then
+            inside the bracket, unless an invariant subspace was found. max|μ| grows with the data's
+            unit and with one over it: count in variables without, `objectives.rescaled`.
 
     Returns:
         Estimate with a bracket. Exact for a probe that found an invariant subspace, up to its luck.

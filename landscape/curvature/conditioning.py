@@ -63,7 +63,7 @@ class Conditioning:
     unit_free: UnitFree
 
 
-def summarise(
+def of_eigenvalues(
     eigenvalues: Float[Array, "*batch p"] | Any, rtol: Float[Array, ""] | float | None = None
 ) -> Conditioning:
     """Summarise a spectrum.
@@ -89,11 +89,11 @@ def summarise(
         checks.fail("eigenvalues", f"shape {values.shape}", "shape (..., p) with p >= 1")
     if rtol is None:
         rtol = hessian.default_rtol(values.shape[-1], values.dtype)
-    return _summarise(values, rtol)
+    return _of_eigenvalues(values, rtol)
 
 
 @jax.jit
-def _summarise(eigenvalues: Array, rtol: Array | float) -> Conditioning:
+def _of_eigenvalues(eigenvalues: Array, rtol: Array | float) -> Conditioning:
     size = jnp.abs(eigenvalues)
     tolerance = rtol * size.max(axis=-1)
     up = eigenvalues > tolerance[..., None]
@@ -176,7 +176,7 @@ def _of_matrix(
 ) -> tuple[Conditioning, Array]:
     """Do what `of_function` does, for a Hessian in arrays of these sizes."""
     values, vectors = jnp.linalg.eigh(matrix)
-    counted = _summarise(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
+    counted = _of_eigenvalues(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
     up, flat, p = counted.index, counted.nullity, values.shape[0]
     # by Sylvester the same numbers of eigenvalues have each sign here, whatever rounding says
     place = jnp.arange(p)

@@ -52,7 +52,7 @@ def summarise(
 def _summarise(p: Point, learn: frozenset[str], rtol: float | None) -> Conditioning:
     def read(unit_free: bool) -> Conditioning:
         values = blocks.hessian_eigenvalues(p, learn=tuple(learn), unit_free=unit_free)
-        return conditioning.summarise(values, rtol or 0.0)
+        return conditioning.of_eigenvalues(values, rtol or 0.0)
 
     found, free = read(unit_free=False), read(unit_free=True)
     unit_free = UnitFree(free.stiffness, free.condition_number, free.escape_rate)

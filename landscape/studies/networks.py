@@ -65,7 +65,8 @@ def escape_path(
     # cloned: the same noise again below, so that both curvatures differ by finite steps alone
     noise = jax.random.clone(key)
     blocks = collapsed_latent.blocks(model, params, x, noise, latent, hessian_data=hessian_data)
-    found = [conditioning.summarise(jnp.linalg.eigvalsh(blocks.hessian(s, beta))) for s in sigma2]
+    spectra = [jnp.linalg.eigvalsh(blocks.hessian(s, beta)) for s in sigma2]
+    found = conditioning.of_eigenvalues(jnp.stack(spectra))
     critical, direction = float(blocks.critical_sigma2(beta)), blocks.direction()
     # a step that is small beside the weights of a latent in use, if there is one
     in_use = model.latent_weights(params, (int(jnp.argmax(kl)),))[model.decoder_name]
@@ -78,12 +79,10 @@ def escape_path(
             "index": ("sigma2", [int(blocks.index(s, beta)) for s in sigma2], "1",
                 "ways for it to come back",),
             "escape_rate": (
-                "sigma2", [float(f.escape_rate) for f in found], "nats",
-                "largest eigenvalue if positive",
+                "sigma2", found.escape_rate, "nats", "largest eigenvalue if positive"
             ),
             "stiffness": (
-                "sigma2", [float(f.stiffness) for f in found], "nats",
-                "largest |μ| of the negative ones",
+                "sigma2", found.stiffness, "nats", "largest |μ| of the negative ones"
             ),
             "critical_sigma2": (
                 (), critical, "data unit²", "σ² below which collapse of this latent is unstable"
