@@ -14,7 +14,7 @@ segment. The data stay where they are, typically in an array mapped from a file
 np.True_
 
 `network_task.prepare` takes windows in place of an array, and `sweeps.run` trains on them. To what
-trains, both kinds of data are a `Source`.
+trains, all data are a `Source`.
 """
 
 import contextlib
@@ -22,9 +22,8 @@ import itertools
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,7 +53,7 @@ class Windows:
             are chosen on the host by permutations of N numbers, which may be too many for the
             device. That stream is independent of all of JAX's, also of keys of the same seed.
         mean: (n,), taken off the rows of windows and pieces, in the precision of `values`, before
-            they become floats (`less`); None leaves them as they are.
+            they become floats (`less`), or None.
     """
 
     values: Real[np.ndarray, "N n"]
@@ -100,13 +99,8 @@ class Windows:
         """Return window t = 0, 1, …, which is a pure function of (seed, t).
 
         Rows are in the order of the data, because reading a file from front to back is faster;
-        draw batches from a window at random. Takes time and 8 N bytes to shuffle N numbers.
-
-        Args:
-            t: number of the window, ≥ 0.
-
-        Returns:
-            (size, n), a copy; or all data, not copied, if `resident`.
+        draw batches from a window at random. Takes time and 8 N bytes to shuffle N numbers. It is
+        a copy; or all data, not copied, if `resident`.
 
         Raises:
             ValueError: t < 0.
@@ -152,8 +146,8 @@ class Windows:
                 device; by default they are NumPy arrays.
 
         Yields:
-            An iterator of (size, n) arrays, valid inside the context. An error in reading is raised
-            where the window is asked for; leaving waits for a window that is half read.
+            An iterator, valid inside the context. An error in reading is raised where the window is
+            asked for; leaving waits for a window that is half read.
 
         Raises:
             ValueError: start < 0.
@@ -171,12 +165,8 @@ class Windows:
     def pieces(self, put: Put | None = None) -> Iterator[Iterator[tuple[int, Any]]]:
         """Yield all rows once, in the order of the data, `size` at a time, each read ahead.
 
-        Args:
-            put: as for `prefetch`.
-
-        Yields:
-            An iterator of (index of the first row, (size, n) array), the last maybe shorter, valid
-            inside the context.
+        `put` is as for `prefetch`. The iterator, of (index of the first row, rows), is valid inside
+        the context.
         """
 
         def fetch(first: int) -> tuple[int, Any]:
@@ -193,49 +183,17 @@ def _placed(rows: np.ndarray, put: Put | None) -> Any:
     return rows if put is None else jax.block_until_ready(put(rows))
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A source has data for training, on the device whenever they are asked for."""
+class Source:
+    """A source has a task's data on the device: all the time, or each window when it is its turn.
 
-    def segments(self, start: int, stop: int) -> AbstractContextManager[Iterator[Any]]:
-        """Yield the data of the segments `start`, …, `stop` − 1 of training, one after another."""
-        ...
-
-    def pieces(self) -> AbstractContextManager[Iterator[tuple[int, Any]]]:
-        """Yield (index of the first row, data) that hold all rows, of which a segment has some.
-
-        There are none where the data of each segment are all that there are.
-        """
-        ...
-
-
-def place(data: Any, put: Callable[[Any], Any]) -> Source:
-    """Put a task's data where programs want them, all now or each window when it is its turn."""
-    windows = find(data)
-    return _Resident(data, put) if windows is None else _Windowed(data, windows, put)
-
-
-class _Resident:
-    """All of these data stay on the device."""
+    `put` is called with the arrays and windows of the pytree, to put them there.
+    """
 
     def __init__(self, data: Any, put: Callable[[Any], Any]) -> None:
-        self.data = put(data)
-
-    def segments(self, start: int, stop: int) -> AbstractContextManager[Iterator[Any]]:
-        return contextlib.nullcontext(itertools.repeat(self.data))
-
-    def pieces(self) -> AbstractContextManager[Iterator[tuple[int, Any]]]:
-        return contextlib.nullcontext(iter(()))
-
-
-class _Windowed:
-    """Of these data all but the windows stays on the device."""
-
-    def __init__(self, data: Any, windows: Windows, put: Callable[[Any], Any]) -> None:
+        self.windows, self.put = find(data), put
         self.data = jax.tree.map(
             lambda leaf: leaf if isinstance(leaf, Windows) else put(leaf), data
         )
-        self.windows, self.put = windows, put
 
     def _with(self, rows: Any) -> Any:
         return jax.tree.map(lambda leaf: rows if isinstance(leaf, Windows) else leaf, self.data)
@@ -246,22 +204,32 @@ class _Windowed:
 
     @contextlib.contextmanager
     def segments(self, start: int, stop: int) -> Iterator[Iterator[Any]]:
-        with self.windows.prefetch(start, stop, self.put) as stream:
-            # unlike a generator, `map` holds no window while the next is waited for
-            yield map(self._with, stream)
+        """Yield the data of the segments `start`, …, `stop` − 1 of training, one after another."""
+        if self.windows is None:
+            yield itertools.repeat(self.data)
+        else:
+            with self.windows.prefetch(start, stop, self.put) as stream:
+                # unlike a generator, `map` holds no window while the next is waited for
+                yield map(self._with, stream)
 
     @contextlib.contextmanager
     def pieces(self) -> Iterator[Iterator[tuple[int, Any]]]:
-        with self.windows.pieces(self.put) as stream:
-            yield map(self._piece, stream)
+        """Yield (index of the first row, data) that hold all rows, of which a segment has some.
+
+        There are none where the data of each segment are all that there are.
+        """
+        if self.windows is None:
+            yield iter(())
+        else:
+            with self.windows.pieces(self.put) as stream:
+                yield map(self._piece, stream)
+
+
+place = Source  # as a verb: puts a task's data where programs want them
 
 
 def find(data: Any) -> Windows | None:
-    """Return the leaf of a pytree that is in windows, if there is one.
-
-    Raises:
-        ValueError: more than one is.
-    """
+    """Return the leaf of a pytree that is in windows, if any; more than one raise `ValueError`."""
     found = [leaf for leaf in jax.tree.leaves(data) if isinstance(leaf, Windows)]
     if len(found) > 1:
         checks.fail("data", f"{len(found)} arrays in windows", "at most one")
@@ -322,11 +290,7 @@ def fingerprint(data: Any) -> str:
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """Return indices of at most `count` rows, evenly over a set that may be sorted by class.
-
-    Raises:
-        ValueError: count < 1.
-    """
+    """Return indices of at most `count` rows, evenly over a set that may be sorted by class."""
     checks.in_range("count", count, 1, 2**31 - 1, "at least one")
     count = min(count, total)
     return (np.arange(count) * (total / count)).astype(np.int32)

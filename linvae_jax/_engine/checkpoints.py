@@ -26,7 +26,6 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
@@ -68,17 +67,9 @@ class Store:
     def __init__(
         self, folder: str | Path, identity: Mapping[str, Any], keep: int = 2, longer: str = ""
     ):
-        """Open a folder, or make it.
+        """Open the folder of a run, which `identity.claim` makes or knows again.
 
-        Args:
-            folder: new, empty, or of an earlier `Store`.
-            identity: what defines the run, JSON values; all that resuming must not change.
-            keep: how many saves stay; with 1 there is nothing to fall back to.
-            longer: a list of the identity, by its dotted name, that resuming may lengthen.
-
-        Raises:
-            ValueError: the folder belongs to another run (the text names what differs), or holds
-                other files.
+        The newest `keep` saves stay; with 1 there is nothing to fall back to.
         """
         if keep < 1:
             checks.fail("keep", keep, "a number of saves >= 1")
@@ -103,17 +94,8 @@ class Store:
         """Save in the background; the arrays may be donated as soon as this returns.
 
         Waits for the save before it, also of another open store. On a CPU the write reads the
-        arrays in place, so a call that donates them copies them instead, until it is done.
-
-        Args:
-            step: larger than all saved before.
-            arrays: name → NumPy or JAX array; sharded ones stay so.
-            facts: small, JSON values, stored with it (those of process 0).
-
-        Raises:
-            ValueError: a step that is not larger, something that is not an array, facts that JSON
-                cannot hold.
-            OSError: the save before it failed, or the disk has no room for this one.
+        arrays in place, so a call that donates them copies them instead, until it is done. Raises
+        `OSError` where the save before it failed, or the disk has no room for this one.
         """
         for store in tuple(_OPEN):
             store.wait()
@@ -156,27 +138,15 @@ class Store:
     ) -> saves.Restored | None:
         """Return the newest intact save, or None if nothing was saved yet.
 
-        A damaged save is passed over with a warning, and deleted by the next `save`.
-
-        Args:
-            template: name → array or `jax.ShapeDtypeStruct`, which the save must match.
-            free_axes: how many leading axes may have another length than in the template, e.g. 1
-                for stacked runs that were padded for another number of devices.
-
-        Raises:
-            ValueError: another name, shape or dtype than the template's, before anything is
-                read; or saves there are, but none is intact.
+        A damaged save is passed over with a warning, and deleted by the next `save`. Names, shapes
+        and dtypes must be those of a template, but for the length of its first `free_axes` axes.
         """
         self.wait()
         restored, self._damaged = _newest_intact(self.folder, template, free_axes)
         return restored
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk.
-
-        Raises:
-            OSError: that failed, e.g. the disk is full. The saves before it are intact.
-        """
+        """Wait until what was saved is on disk; if that fails, the saves before it are intact."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # each storage has its own types
@@ -188,12 +158,7 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self.wait()
         except OSError as failed:

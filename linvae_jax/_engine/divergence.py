@@ -43,19 +43,10 @@ def lost(
     start: Mapping[str, np.ndarray],
     measured: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """Return where runs are lost, by the rule of the module's text.
+    """Return where runs are lost (runs, records), by the rule of the module's text.
 
-    Args:
-        task: what was trained.
-        data: as the task wants them.
-        hyper: (runs,) each, known values.
-        steps: (records,), steps done.
-        start: before the first step, `reconstruction` (runs,) and `kl` (runs, k). Where they are
-            not finite total collapse alone is what a run is compared with.
-        measured: `elbo`, `reconstruction` and `sigma2` (runs, records), `kl` (runs, records, k).
-
-    Returns:
-        (runs, records), bool.
+    `start` is from before the first step, (runs, …); where it is not finite total collapse alone is
+    what a run is compared with. `measured` has `JUDGED`, (runs, records, …), after `steps`.
     """
     n, variance = task.dimension(data), task.variance(data)
     first = np.asarray(hyper.sigma2, float)[:, None]
@@ -84,25 +75,15 @@ def lost(
         started, collapsed = (error, begun_kl), (variance, 0.0)
         worse, ran_away = (
             (objective < limit(*collapsed, at)) & (~known | (objective < limit(*started, of)))
-            for at, of in (
-                (sigma2, sigma2),
-                (np.where(learned, variance / n, first), first),
-            )
+            for at, of in ((sigma2, sigma2), (np.where(learned, variance / n, first), first))
         )
     return worse | ran_away | ~np.logical_and.reduce(finite) | (sigma2 <= 0)
 
 
 def ended(lost_at_records: np.ndarray, lost_at_end: np.ndarray) -> np.ndarray:
-    """Return from which record on a run that diverged was lost for good.
+    """Return from which record on a run that diverged was lost for good, (runs, records).
 
-    Args:
-        lost_at_records: (runs, records), of `lost`.
-        lost_at_end: (runs,), whether the run has diverged: of the trained model on all data, if
-            that was measured.
-
-    Returns:
-        (runs, records), true at the last records of runs that diverged, back to the one after
-        which it was lost at each.
+    It has diverged if it is lost at the end (runs,): on all data, if that was measured.
     """
     at = lost_at_records.copy()
     at[:, -1] |= lost_at_end

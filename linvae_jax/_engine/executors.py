@@ -1,10 +1,9 @@
 """Executors call the programs that train a chunk of runs, side by side or one by one.
 
 Both have the same methods. They hold no state of the runs: a batch of runs goes in and comes out as
-that executor has it, a pytree with a leading axis, or a list of one pytree for each run.
+that executor has it, side by side a pytree with a leading axis, one by one a list of pytrees.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -26,37 +25,49 @@ Args = tuple[Any, ...]
 START = {"start_elbo": "elbo", "start_reconstruction": "reconstruction", "start_kl": "kl"}
 
 
-def executor(task: Any, config: training.TrainConfig, layout: RunLayout) -> "Executor":
+def executor(task: Any, config: training.TrainConfig, layout: RunLayout) -> "SideBySide":
     """Return the executor of a layout."""
     kind = OneByOne if layout.batching == "loop" else SideBySide
     return kind(task, config, layout)
 
 
-class Executor(ABC):
-    """An executor trains, looks at and measures a chunk of runs."""
+class SideBySide:
+    """This executor has a program for all runs, over one device or many."""
 
     def __init__(self, task: Any, config: training.TrainConfig, layout: RunLayout) -> None:
         self.task, self.config, self.layout = task, config, layout
 
-    @abstractmethod
     def place(self, tree: Any) -> Any:
         """Make a batch of runs of NumPy or JAX arrays with a leading axis."""
+        return self._put(tree, PartitionSpec("run"))
 
-    @abstractmethod
     def replicate(self, data: Any) -> Any:
         """Put data on every device."""
+        return self._put(data, PartitionSpec())
 
-    @abstractmethod
+    def _put(self, tree: Any, spec: PartitionSpec) -> Any:
+        if self.layout.devices == 1:
+            return jax.tree.map(jnp.asarray, tree)
+        sharding = NamedSharding(_mesh(self.layout.devices), spec)
+
+        def put(leaf: Any) -> Any:
+            host = np.asarray(shapes.raw(leaf))
+            array = jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+            return shapes.typed(array, leaf)
+
+        return jax.tree.map(put, tree)
+
     def gather(self, batch: Any) -> dict[str, Any]:
         """Return leaves by name with a leading axis of runs, keys as numbers, shards as shards."""
+        return shapes.raw(shapes.flat(batch))
 
-    @abstractmethod
     def _each(self, function: Callable[[Any], Any], batch: Any) -> Any:
         """Apply a function of pytrees to a batch."""
+        return function(batch)
 
-    @abstractmethod
     def _call(self, one: Args, shared: Args, *batches: Any, donate: Args = ()) -> Any:
         """Call `function(*static, *shared, *run)` of one = (function, *static) for all runs."""
+        return _together(one, donate, self.layout)(shared, *batches)
 
     def host(self, batch: Any) -> dict[str, np.ndarray]:
         """Return what `gather` does as NumPy arrays, whole in every process."""
@@ -98,46 +109,12 @@ class Executor(ABC):
         return self._each(itemgetter(0), pairs), self._each(itemgetter(1), pairs)
 
 
-class SideBySide(Executor):
-    """This executor has a program for all runs, over one device or many."""
-
-    def place(self, tree: Any) -> Any:
-        return self._put(tree, PartitionSpec("run"))
-
-    def replicate(self, data: Any) -> Any:
-        return self._put(data, PartitionSpec())
-
-    def _put(self, tree: Any, spec: PartitionSpec) -> Any:
-        if self.layout.devices == 1:
-            return jax.tree.map(jnp.asarray, tree)
-        sharding = NamedSharding(_mesh(self.layout.devices), spec)
-
-        def put(leaf: Any) -> Any:
-            host = np.asarray(shapes.raw(leaf))
-            array = jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-            return shapes.typed(array, leaf)
-
-        return jax.tree.map(put, tree)
-
-    def gather(self, batch: Any) -> dict[str, Any]:
-        return shapes.raw(shapes.flat(batch))
-
-    def _each(self, function: Callable[[Any], Any], batch: Any) -> Any:
-        return function(batch)
-
-    def _call(self, one: Args, shared: Args, *batches: Any, donate: Args = ()) -> Any:
-        return _together(one, donate, self.layout)(shared, *batches)
-
-
-class OneByOne(Executor):
-    """This executor has a program for one run, which each core calls for another run."""
+class OneByOne(SideBySide):
+    """This executor, on one device, has a program for a run, which each core calls for another."""
 
     def place(self, tree: Any) -> Any:
         runs = len(jax.tree.leaves(tree)[0])
         return [jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), tree) for i in range(runs)]  # noqa: B023
-
-    def replicate(self, data: Any) -> Any:
-        return jax.tree.map(jnp.asarray, data)
 
     def gather(self, batch: Any) -> dict[str, Any]:
         of_runs = [shapes.raw(shapes.flat(one)) for one in batch]

@@ -18,13 +18,7 @@ _IDENTITY = "identity.json"
 def claim(folder: Path, identity: Mapping[str, Any], longer: str) -> None:
     """Make the folder this run's, or see that it is, before anything else is written to it.
 
-    Args:
-        folder: new, empty, or of a run.
-        identity: what defines the run, JSON values.
-        longer: a list of it, by its dotted name, that may be longer than in the folder.
-
-    Raises:
-        ValueError: the folder is another run's (the text names what differs), or holds other files.
+    The list of the identity with the dotted name `longer` may be longer than in the folder.
     """
     asked = as_json("identity", identity)
     path, partial = folder / _IDENTITY, folder / f"{_IDENTITY}.partial"

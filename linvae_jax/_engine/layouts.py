@@ -67,20 +67,9 @@ def plan(
 ) -> RunLayout:
     """Choose a layout for the runs whose hyperparameters and keys have a leading axis.
 
-    Args:
-        task: what is trained.
-        config: how.
-        data: as the task wants them.
-        hyper: (runs,) each.
-        keys: (runs,).
-        batching: "vmap", "map" or "loop"; "auto" is "vmap" except on a CPU with one device, where
-            it is what `task.cpu` says.
-        chunk: runs together; by default as many as memory allows, and in a loop on a CPU one for
-            each core.
-        memory: bytes that each device may use; by default what it has left.
-
-    Raises:
-        ValueError: an unknown batching, a chunk below 1.
+    "auto" is "vmap", except on a CPU with one device, where it is what `task.cpu` says. A chunk has
+    as many runs as the memory (bytes of each device) allows, and in a loop on a CPU one for each
+    core.
     """
     if batching not in BATCHINGS:
         checks.fail("batching", repr(batching), f"one of {BATCHINGS}")
@@ -127,18 +116,7 @@ def _most(
 def bytes_per_run(
     task: training.Task, config: training.TrainConfig, data: Any, hyper: Any, keys: Any
 ) -> int:
-    """Compute the memory that one more run side by side takes: state and workspace.
-
-    Args:
-        task: what is trained.
-        config: how.
-        data: as the task wants them; of windows one is counted.
-        hyper: hyperparameters with a leading axis of runs.
-        keys: likewise.
-
-    Returns:
-        Bytes, as the compiler counts them.
-    """
+    """Compute the bytes that one more run side by side takes, as the compiler counts them."""
     init: Any = jax.vmap(partial(training.init, task, config), (None, 0, 0))
 
     def need(runs: int) -> int:

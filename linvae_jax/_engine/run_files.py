@@ -28,16 +28,7 @@ def path_of(folder: Path, run: int) -> Path:
 
 
 def save(path: Path, result: Result, facts: Mapping[str, Any]) -> None:
-    """Write the file of a run, whole or not at all.
-
-    Args:
-        path: of the file.
-        result: the run.
-        facts: which run it is, JSON values.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write the file of a run, whole or not at all; the facts are JSON values."""
     arrays = shapes.joined(result._asdict())
     buffer = io.BytesIO()  # in memory first, because a zip file is written here and there
     np.savez(buffer, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
@@ -47,18 +38,9 @@ def save(path: Path, result: Result, facts: Mapping[str, Any]) -> None:
 def load(
     path: Path, params: Mapping[str, Any], history: Collection[str], final: Collection[str]
 ) -> Result:
-    """Read the file of a run.
+    """Read the file of a run, of which the names, and of parameters shapes and dtypes, are known.
 
-    Args:
-        path: of the file.
-        params: name → shape and dtype that the parameters must have.
-        history: the names that the history must have.
-        final: the names that the final numbers must have.
-
-    Raises:
-        Damaged: it is.
-        ValueError: no such file, another model, or a file of a version that measured less.
-        OSError: no permission, or too many files open.
+    Raises `Damaged`, or `ValueError` for another model or a version that measured less.
     """
     if not path.is_file():
         checks.fail("path", f"{path} (no such file)", "the file of a finished run")

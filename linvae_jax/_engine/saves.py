@@ -22,13 +22,7 @@ from linvae_jax._internal import checks
 
 
 class Restored(NamedTuple):
-    """This is what came back of a save.
-
-    Attributes:
-        step: of the save.
-        arrays: name → NumPy array, whole, in every process.
-        facts: what was stored with it.
-    """
+    """This is what came back of a save; the arrays are whole in every process."""
 
     step: int
     arrays: dict[str, np.ndarray]
@@ -107,12 +101,7 @@ def _of_shards(arrays: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def read(path: Path, step: int, template: Mapping[str, Any] | None, free_axes: int) -> Restored:
-    """Read one save and check it.
-
-    Raises:
-        Damaged: a file is missing, unreadable, or holds other numbers than were saved.
-        ValueError: intact as far as can be told, but not like the template.
-    """
+    """Read one save; raise `Damaged`, or `ValueError` if it is intact but not like the template."""
     record = _read_record(path)
     leaves = record["leaves"]
     if template is not None:

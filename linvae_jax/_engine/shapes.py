@@ -10,12 +10,7 @@ from linvae_jax import sources
 
 
 class Shape(NamedTuple):
-    """A shape describes a pytree.
-
-    Attributes:
-        leaves: name of each leaf → its shape and dtype.
-        structure: how to put them together.
-    """
+    """A shape describes a pytree: its leaves by name, and how to put them together."""
 
     leaves: dict[str, jax.ShapeDtypeStruct]
     structure: Any

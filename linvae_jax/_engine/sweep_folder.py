@@ -47,18 +47,9 @@ def train(
 ) -> dict[int, Result]:
     """Train the runs that the folder does not have yet, and return all.
 
-    Args:
-        trainer: of all runs.
-        folder: of this sweep, new or old.
-        identity: what makes it this sweep; an old folder must have the same, but for seeds that
-            come after those it has. The data and `streams.VERSION` belong to it too.
-        facts: what the file of a run says of it, JSON values.
-        every: seconds between checkpoints.
-
-    Raises:
-        ValueError: the folder is of another sweep, or no longer says of which, another process
-            trains in it, or its checkpoints are all damaged.
-        Stopped: by SIGTERM or SIGINT.
+    An old folder must have the same identity, but for seeds that come after those it has; the data
+    and `streams.VERSION` belong to it too. `facts` are what the file of a run says of it, `every`
+    the seconds between checkpoints.
     """
     known = tables.plain(identity) | {
         "data": sources.fingerprint(trainer.data), "streams": streams.VERSION

@@ -50,8 +50,8 @@ def _lost(
     at_records = judge(steps, start, measured)
     at_end = at_records[:, -1]
     if all(r.final for r in results):
-        final = {name: np.stack([r.final[name] for r in results]) for name in divergence.JUDGED}
-        final = {name: values[:, None] for name, values in final.items()}
+        of_each = {n: np.stack([r.final[n] for r in results]) for n in divergence.JUDGED}
+        final = {name: values[:, None] for name, values in of_each.items()}
         at_end = judge(steps[-1:], start, final)[:, 0]
     return at_end, divergence.ended(at_records, at_end)
 
@@ -60,16 +60,7 @@ def table_of(
     task: training.Task, config: training.TrainConfig, data: Any, grid: Any,
     results: list[Result], attrs: Mapping[str, str],
 ) -> xr.Dataset:  # fmt: skip
-    """Return the table of a sweep.
-
-    Args:
-        task: what was trained.
-        config: how.
-        data: on which.
-        grid: the `sweeps.Grid` of its runs.
-        results: of the runs, in the order of the grid.
-        attrs: name → text, number or list of them.
-    """
+    """Return the table of a sweep, whose results are in the order of the grid."""
     # the fields that are dimensions
     kept = [name for name in AXES if AXES[name].always or len(getattr(grid, name)) > 1]
     dims = tuple(AXES[name].dim for name in kept)

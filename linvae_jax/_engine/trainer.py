@@ -17,11 +17,7 @@ from linvae_jax._engine.layouts import RunLayout
 
 
 class Stopped(Exception):
-    """A sweep was asked to stop, has saved what it had, and can go on.
-
-    Attributes:
-        by: the signal.
-    """
+    """A sweep was asked to stop by the signal `by`, has saved what it had, and can go on."""
 
     def __init__(self, message: str, by: signal.Signals) -> None:
         super().__init__(message)
@@ -29,13 +25,7 @@ class Stopped(Exception):
 
 
 class Result(NamedTuple):
-    """A result is what is kept of a finished run.
-
-    Attributes:
-        params: parameters by name.
-        history: (records, …) by name, and `START`.
-        final: final numbers by name.
-    """
+    """A result is kept of a finished run, by name; the history is (records, …), and has `START`."""
 
     params: dict[str, np.ndarray]
     history: dict[str, np.ndarray]
@@ -70,19 +60,12 @@ class ProgressReport:
 
 @dataclass
 class Chunk:
-    """A chunk is some runs under way together.
-
-    Attributes:
-        ids: which runs of the grid.
-        records: how many records each has.
-        states: as the executor has them.
-        history: name → (runs, num_records, …), filled up to `records`; and `START`.
-    """
+    """A chunk is some runs of the grid under way together."""
 
     ids: list[int]
-    records: int
-    states: Any
-    history: dict[str, np.ndarray]
+    records: int  # how many records each has
+    states: Any  # as the executor has them
+    history: dict[str, np.ndarray]  # (runs, num_records, …), filled up to `records`; and `START`
 
 
 @jax.jit
@@ -111,7 +94,7 @@ class Trainer:
         self.hyper, self.keys, self.data = hyper, keys, data
         self.report = report
         self.executor = executor(task, config, layout)
-        self.source = sources.place(data, self.executor.replicate)
+        self.source = sources.Source(data, self.executor.replicate)
 
     def _padded(self, ids: list[int]) -> np.ndarray:
         """Return the runs, and the last once more where devices would idle."""

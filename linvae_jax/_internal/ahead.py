@@ -17,15 +17,8 @@ def ahead(
 ) -> Iterator[Iterator[Result]]:
     """Yield `function` of each item, in order, `depth` of them computed before they are asked for.
 
-    Args:
-        function: called in threads. An error that it raises, the consumer gets in its place.
-        items: may be endless.
-        threads: how many calls run at once.
-        depth: how many results may wait or be under way, beyond the one that the consumer has.
-
-    Yields:
-        An iterator over the results, valid inside the context; at its end no thread is left, and
-        at most `threads` calls that had begun are waited for.
+    Items may be endless. An error that the function raises, the consumer gets in its place. The
+    iterator is valid inside the context; at its end the calls that had begun are waited for.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="linvae-ahead")
     items = iter(items)

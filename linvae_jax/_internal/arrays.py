@@ -42,25 +42,17 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 def as_float(name: str, x: Any) -> Float[Array, "..."]:
     """Make an array of any shape floats on the device, each number rounded once.
 
-    Raises:
-        ValueError: as `checks.numbers`, or a number that is beyond the largest of `float_dtype`.
+    A number beyond the largest of `float_dtype` is refused.
     """
     x = checks.numbers(name, x)
     if isinstance(x, jax.Array) and x.dtype in (jnp.float32, jnp.float64):
         return x
     dtype = float_dtype(x.dtype)
-    if not rounds(x, dtype):
-        return _placed(x, dtype)
-    x = np.asarray(x)
-    return jnp.asarray(_cast(name, x, dtype))
+    return jnp.asarray(_cast(name, np.asarray(x), dtype)) if rounds(x, dtype) else _placed(x, dtype)
 
 
 def finite(name: str, x: Any, shape: tuple[int | str, ...]) -> Float[Array, "..."]:
-    """Make floats on the device of finite numbers of this shape (see `checks.shape`).
-
-    Raises:
-        ValueError: as `as_float`, another shape, NaN or Inf.
-    """
+    """Make floats on the device of finite numbers of this shape (see `checks.shape`)."""
     made = as_float(name, x)
     checks.shape(name, made, shape)
     checks.finite(name, made)
@@ -70,9 +62,7 @@ def finite(name: str, x: Any, shape: tuple[int | str, ...]) -> Float[Array, "...
 def spectrum(name: str, values: Any) -> Float[Array, "n"]:
     """Check the eigenvalues of a covariance as they come, and make them floats on the device.
 
-    Raises:
-        ValueError: as `as_float` and `checks.eigenvalues`; a largest eigenvalue so small that the
-            float type would make zero of it.
+    A largest eigenvalue of which the float type would make zero is refused.
     """
     made = read_spectrum(name, values)
     if not checks.concrete(made):
@@ -112,11 +102,7 @@ def host_spectrum(name: str, values: Any) -> np.ndarray:
 
 
 def as_given(name: str, x: Any) -> Array:
-    """Put an array on the device for a transform: integers stay integers.
-
-    Raises:
-        ValueError: as `as_float`, or integers that JAX would wrap.
-    """
+    """Put an array on the device for a transform: integers stay integers."""
     x = checks.numbers(name, x)
     if np.dtype(_numpy_dtype(x.dtype)).kind not in "iub":
         return as_float(name, x)
@@ -149,11 +135,7 @@ def put(array: Array, places: np.ndarray | Array, values: Any, axis: int = 0) ->
 def less(name: str, x: Any, mean: Any, dtype: Any = None) -> Float[Array, "N n"]:
     """Take the difference x − mean in the precision that came, then round it for the device.
 
-    Args:
-        name: as everywhere.
-        x: (N, n), real.
-        mean: (n,), floats.
-        dtype: of the result; by default that of x and of the mean, as JAX has them, promoted.
+    The result's dtype is by default that of x (N, n) and the mean (n,), as JAX has them, promoted.
     """
     x, mean = checks.numbers(name, x), checks.numbers("mean", mean)
     if dtype is None:

@@ -29,15 +29,9 @@ def numbers(name: str, x: Any) -> Any:
     """Read the real numbers of `x`: an array of JAX as it is, anything else as NumPy reads it.
 
     This is where data as they come are looked at first: lists and tuples, read-only,
-    Fortran-ordered and memory-mapped arrays, tables of pandas, whatever has `__array__`.
-
-    Returns:
-        A JAX array or tracer; or a NumPy array of booleans, integers, float16, float32, float64 or
-        long double, in the machine's byte order and not copied unless it must be.
-
-    Raises:
-        ValueError: strings, objects, complex numbers, times, a sparse matrix, masked entries, rows
-            of different lengths, integers beyond 64 bits.
+    Fortran-ordered and memory-mapped arrays, tables of pandas, whatever has `__array__`. Those of
+    NumPy come back in the machine's byte order, not copied unless they must be. Refused are
+    strings, objects, complex numbers, times, sparse matrices, masked entries, ragged rows.
     """
     if isinstance(x, jax.Array):
         if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == jnp.bool_) or (

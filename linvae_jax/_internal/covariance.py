@@ -16,13 +16,7 @@ _ROWS = 8192
 def of_rows(name: str, x: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean (n,) and covariance (n, n) of known rows (N, n), in float64.
 
-    Args:
-        name: of the data, for messages.
-        x: (N, n), real.
-        dtype: float32 or float64, in which rows are multiplied.
-
-    Raises:
-        ValueError: NaN or Inf among x.
+    Rows are multiplied in the dtype, float32 or float64. NaN or Inf among them is refused.
     """
     # beyond these squares may underflow or overflow whose covariance does not
     low, high = (1e-10, 1e10) if dtype == np.float32 else (1e-100, 1e100)

@@ -5,11 +5,7 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes | memoryview) -> Path:
-    """Write a file beside its place, then put it there; its folder is made.
-
-    Raises:
-        OSError: it cannot be written, e.g. the disk is full. What was there stays.
-    """
+    """Write a file beside its place, then put it there; if that fails, what was there stays."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def load(
     data_dir: PathLike | None = None,
     manual_dir: PathLike | None = None,
 ) -> Dataset:
-    """Load a data set.
+    """Load a data set, as a `Dataset`.
 
     MNIST and CelebA are looked for in this order: prepared by tensorflow-datasets in `data_dir`;
     their original files in `manual_dir`; the network. In the last two cases they are prepared in
@@ -42,8 +42,7 @@ def load(
     and 2.2 GB of memory, once. The decoded pixels are kept beside the prepared set (CelebA's
     "train" takes two minutes more), and later loads take a second.
 
-    CelebA's images are a read-only `np.memmap` of that file (2.0 GB for "train"): nothing is read
-    before you take rows of it.
+    CelebA's images are a read-only `np.memmap` of that file (2.0 GB for "train").
 
     Args:
         name_or_path: "digits", "mnist", "celeba", "photographs", or the path of an array (N, ...):
@@ -57,9 +56,6 @@ def load(
             `downloads/manual` in `data_dir`. The four of MNIST; of CelebA img_align_celeba.zip,
             list_eval_partition.txt, list_attr_celeba.txt, list_landmarks_align_celeba.txt and
             identity_CelebA.txt.
-
-    Returns:
-        The `Dataset`.
 
     Raises:
         ValueError: an unknown name or split; a file that is missing, damaged, of another format

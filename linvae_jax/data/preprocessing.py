@@ -34,13 +34,7 @@ def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array
 
     The pixel can be read off again exactly: ⌊256 x⌋ = p in every dtype. Works under `jit`.
 
-    Args:
-        pixels: (*shape,), integers from 0 to 255, of any integer dtype.
-        key: PRNG key; one gives the same noise every time.
-        dtype: of the result, float32 or float64; JAX's default float if not given.
-
-    Returns:
-        (*shape,), strictly between 0 and 1.
+    The result is strictly between 0 and 1, float32 or float64; by default JAX's default float.
 
     Raises:
         ValueError: pixels that are not integers from 0 to 255, or another dtype.
@@ -60,13 +54,8 @@ def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array
 def logit(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
     """Map (0, 1) to the real line: y = log s − log(1 − s) with s = α + (1 − 2α) x.
 
-    Args:
-        x: (*shape,), floats from 0 to 1, as `dequantise` returns them.
-        alpha: (), 0 < α < ½, keeps y within ±logit(1 − α). Not 0: an x of exactly 0 or 1, which
-            other sources of x do contain, would go to ±∞.
-
-    Returns:
-        (*shape,), in x's dtype; float32 if that is narrower.
+    α keeps y within ±logit(1 − α). At α = 0 an x of exactly 0 or 1, which `dequantise` never gives
+    but other sources do, would go to ±∞. The result has x's dtype; float32 if that is narrower.
 
     Raises:
         ValueError: x outside [0, 1], NaN or not floating; α outside (0, ½).
@@ -76,15 +65,10 @@ def logit(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
 
 
 def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
-    """Invert `logit`: x = (sigmoid(y) − α)/(1 − 2α).
+    """Invert `logit`: x = (sigmoid(y) − α)/(1 − 2α), in y's dtype; float32 if that is narrower.
 
-    Args:
-        y: (*shape,), finite. Beyond ±logit(1 − α), where a model's samples may fall but no
-            data do, x leaves [0, 1] by at most α/(1 − 2α); clip it to show images.
-        alpha: (), 0 < α < ½, as given to `logit`.
-
-    Returns:
-        (*shape,), in y's dtype; float32 if that is narrower.
+    Beyond ±logit(1 − α), where a model's samples may fall but no data do, x leaves [0, 1] by at
+    most α/(1 − 2α); clip it to show images.
 
     Raises:
         ValueError: y not numeric, NaN or Inf; α outside (0, ½).
@@ -135,15 +119,8 @@ class Logit:
 def log_jacobian(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "N"]:
     """Sum log|dy/dx| of `logit` over the n dimensions: the log determinant of its Jacobian.
 
-    With s = α + (1 − 2α) x: log|dy/dx| = log(1 − 2α) − log s − log(1 − s). For a whole image
-    data set `pixel_constant` has its expectation without drawing noise.
-
-    Args:
-        x: (N, n), floats from 0 to 1.
-        alpha: (), 0 < α < ½.
-
-    Returns:
-        (N,), nats per datum.
+    With s = α + (1 − 2α) x: log|dy/dx| = log(1 − 2α) − log s − log(1 − s), in nats per datum. For a
+    whole image data set `pixel_constant` has its expectation without drawing noise.
 
     Raises:
         ValueError: x not (N, n), or as for `logit`.
@@ -161,14 +138,8 @@ def pixel_constant(pixels: Any, alpha: float) -> float:
     w = (1 − 2α)/256 for each grey value, E[log s] is a difference of s log s − s over w. So 256
     numbers and a histogram of the pixels are enough.
 
-    The bound holds for discrete pixels, since log P(p) ≥ E_u[log density of p + u].
-
-    Args:
-        pixels: (N, n), integers from 0 to 255.
-        alpha: 0 < α < ½, as given to `logit`.
-
-    Returns:
-        J in nats per datum, computed in float64 whatever JAX's precision.
+    The bound holds for discrete pixels, since log P(p) ≥ E_u[log density of p + u]. J is in nats
+    per datum, computed in float64 whatever JAX's precision.
 
     Raises:
         ValueError: pixels not (N, n) or not integers from 0 to 255; α outside (0, ½).

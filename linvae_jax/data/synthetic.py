@@ -24,14 +24,11 @@ def gaussian(
     """Draw zero-mean Gaussian data with covariance Q diag(λ) Qᵀ, Q a uniformly random rotation.
 
     Args:
-        key: PRNG key; decides Q and the data.
-        eigenvalues: (n,), λ₁ ≥ … ≥ λₙ ≥ 0, some of them positive.
+        key: decides Q and the data.
+        eigenvalues: (n,), λ₁ ≥ … ≥ λₙ ≥ 0, some of them positive; if floats, of the result's dtype.
         num: number of data points N.
         exact: make the *sample* mean zero and the *sample* covariance (divided by N) have these
             very eigenvalues, up to rounding. Needs N > n. The points are then not independent.
-
-    Returns:
-        (N, n), in the dtype of the eigenvalues if they are floats, else JAX's default float.
 
     Raises:
         ValueError: eigenvalues negative, not sorted, all zero, NaN or Inf; N too small.

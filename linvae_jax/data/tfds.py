@@ -60,14 +60,7 @@ def prepared(
     data_dir: Path | None,
     manual_dir: Path | None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield the package tensorflow-datasets, kept quiet, and the builder of a prepared set.
-
-    Args:
-        name: what the user calls the set, for messages.
-        make_builder: makes the builder's class from the package.
-        data_dir: where prepared sets are.
-        manual_dir: where original files are.
-    """
+    """Yield the package tensorflow-datasets, kept quiet, and the builder of a prepared set."""
     dataset.optional("importlib_resources")  # which it needs and doesn't require
     dataset.optional("PIL")
     tfds = dataset.optional("tensorflow_datasets")
