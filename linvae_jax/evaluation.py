@@ -33,11 +33,8 @@ Transform = Callable[[Any, PRNGKeyArray], Any]
 class Measured(NamedTuple):
     """These numbers are measured of a datum, or are their mean or variance over data.
 
-    Attributes:
-        elbo: (), nats, at the σ² of the parameters.
-        square_error: (), ‖x − x̂‖² with z drawn from q(z | x).
-        kl: (k,), nats.
-        posterior_mean: (k,).
+    The ELBO, in nats, is at the σ² of the parameters; the square error ‖x − x̂‖² has z drawn from
+    q(z | x).
     """
 
     elbo: Float[Array, "*batch"]
@@ -52,20 +49,13 @@ class Totals:
     """Totals are all that is kept of the data seen, in one size however many they are.
 
     Means and variances rather than sums, which would lose digits in float32.
-
-    Attributes:
-        count: (), number of data.
-        mean: over the data.
-        variance: over the data, divided by their number; of `square_error` no more than the
-            largest number of its dtype.
-        below: (grid, k), number of data with KL_j < ε.
-        epsilon: the grid of ε, nats.
     """
 
     count: Int[Array, "*runs"]
     mean: Measured
+    # divided by the number of data; of `square_error` no more than the largest of its dtype
     variance: Measured
-    below: Int[Array, "*runs grid k"]
+    below: Int[Array, "*runs grid k"]  # number of data with KL_j < ε
     epsilon: tuple[float, ...] = field(metadata={"static": True})
 
 
@@ -130,7 +120,7 @@ def totals(
 
     Args:
         model: the architecture. Static.
-        params: its parameters.
+        params: of the model.
         values: (N, n), real numbers as for `moments.from_data`; or pixels, which `transform` makes
             real. A NaN among them makes the means NaN.
         mean: (n,), μ of the data after `transform`, which the model does not see. Without a
@@ -271,12 +261,7 @@ def _check_one_model(totals: Totals) -> None:
 
 @partial(jax.jit, static_argnames="model")
 def finish(model: vae.Model, params: Any, totals: Totals) -> Evaluation:
-    """Return what totals say of a model, at its own σ² and at the tuned one.
-
-    Args:
-        model: the architecture that made the totals. Static.
-        params: its parameters.
-        totals: of all the data.
+    """Return what totals of all data say of a model, at its own σ² and at the tuned one.
 
     Raises:
         ValueError: many models at once, which take a `vmap`.
@@ -321,10 +306,5 @@ def evaluate(
     batch_size: int = 1000,
 ) -> Evaluation:
     """Return `finish` of the `totals` of all data; arguments and errors are those of `totals`."""
-    done = totals(
-        *(model, params, values, mean, key),
-        transform=transform,
-        epsilon=epsilon,
-        batch_size=batch_size,
-    )
-    return finish(model, params, done)
+    options = {"transform": transform, "epsilon": epsilon, "batch_size": batch_size}
+    return finish(model, params, totals(model, params, values, mean, key, **options))

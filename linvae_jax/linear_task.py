@@ -43,19 +43,15 @@ class Problem:
 class Record:
     """A record is what one looks at during a run; in a history its fields have an axis of records.
 
+    `LinearTask.record_labels` has units and descriptions of all.
+
     Attributes:
-        elbo: (), exact ELBO, nats per datum (β-weighted when β ≠ 1).
-        gap: (), nats by which `elbo` falls short of its global maximum (at the held σ², or with
-            σ² learned).
-        likelihood_gap: (), nats by which the pPCA log-likelihood of (W, σ²) falls short of its
-            maximum. The rest of `gap` is rotation: the right subspace, the wrong axes.
-        sigma2: (), σ².
-        kl: (k,), mean KL of each latent, nats.
-        angle: (k,), degrees from each column of W to the nearest principal direction; in float64
-            no smaller than 1e-6, the arccos of 1 − ε, unless zero.
-        collapsed: (), latents that are (0.01, 0.01)-collapsed, for Gaussian data of these moments;
-            a whole number in floating point, NaN where it is unknown.
-        reconstruction: (), E log p(x | z), nats per datum.
+        elbo: β-weighted when β ≠ 1.
+        gap: of `elbo` below its global maximum at the held σ², or with σ² learned.
+        likelihood_gap: of (W, σ²). The rest of `gap` is rotation: right subspace, wrong axes.
+        angle: in float64 no smaller than 1e-6, the arccos of 1 − ε, unless zero.
+        collapsed: for Gaussian data of these moments; a whole number in floating point, NaN where
+            it is unknown.
     """
 
     elbo: Float[Array, "*records"]
@@ -151,8 +147,7 @@ class LinearTask:
         # where `learned` is traced, k = n gives no optimum to compare with: NaN
         learned = checks.concrete(hyper.learned) and bool(np.any(np.asarray(hyper.learned)))
         checks.in_range("k", self.k, 1, n - learned, "k < n when σ² is learned")
-        if self.gradients not in ("exact", "sampled"):
-            checks.fail("gradients", repr(self.gradients), "one of ('exact', 'sampled')")
+        checks.literals(self)
         if self.gradients == "sampled":
             if data.x is None:
                 checks.fail("problem.x", "None", "data (N, n): sampled gradients need them")

@@ -88,7 +88,8 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     arrays.check_held("values", values)
     N, n = values.shape
     pieces = range(0, N, 4096)
-    mean = None if transform is not None else _mean(values)
+    # in float32 a mean would leave nothing of data far from zero
+    mean = None if transform is not None else np.asarray(arrays.centre(values), np.float64)
     if n <= _LARGE:
         moments = mom.from_chunks(
             (real(values[i : i + 4096], i) for i in pieces), "values", "values"
@@ -110,11 +111,6 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     dtype = arrays.float_dtype(values.dtype)
     less = given.less(mean) if windows else arrays.less("values", values, mean, dtype)
     return Data(less, mean, lam, centred=True)
-
-
-def _mean(values: Any) -> Float[np.ndarray, "n"]:
-    """Return μ in float64, since in float32 it would leave nothing of data far from zero."""
-    return np.asarray(arrays.centre(values), np.float64)
 
 
 def data_scale(data: Data) -> float:
@@ -139,16 +135,9 @@ def _check_data(data: Any) -> None:
 def centred(
     data: Data, transform: evaluation.Transform | None, key: PRNGKeyArray, count: int
 ) -> Float[Array, "N n"]:
-    """Return some data, spread over all, as models see them: real, with their mean taken off.
+    """Return `count` data, spread over all, as models see them: real, with their mean taken off.
 
-    Args:
-        data: of `prepare`.
-        transform: as for `NetworkTask`.
-        key: for its noise.
-        count: how many; all where there are fewer.
-
-    Returns:
-        (min(count, N), n), in JAX's default float.
+    They are in JAX's default float. The key is for the noise of the transform.
 
     Raises:
         ValueError: not `Data`, count < 1.
@@ -169,13 +158,8 @@ def centred(
 class Record:
     """A record is what one looks at during a run, measured on some of the data with one z each.
 
-    Attributes:
-        elbo: (), reconstruction − KL, nats per datum: a bound whatever β the run is trained with.
-        reconstruction: (), E log p(x | z), nats per datum.
-        kl: (k,), mean KL of each latent, nats.
-        sigma2: (), σ².
-        collapsed: (), latents that are (0.01, 0.01)-collapsed; like the next NaN where unknown.
-        active_units: (), latents whose posterior mean varies over data by more than 0.01.
+    `NetworkTask.record_labels` has units and descriptions. The ELBO is a bound whatever β the run
+    is trained with. Numbers of latents are NaN where they are unknown.
     """
 
     elbo: Float[Array, "*records"]

@@ -41,12 +41,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,  # a deep linear network
 }
 
-_KNOWN = {
-    "activation": tuple(ACTIVATIONS),
-    "dtype": ("float32", "float64"),
-    "precision": ("highest", "high", "default"),
-}
-
 
 def _head_init(scale: float) -> Any:
     """Start means near zero, and log variances at zero where the encoder has them."""
@@ -136,9 +130,8 @@ def _check_sizes(config: Any, widths: dict[str, tuple[int, ...]]) -> None:
             checks.fail(name, repr(values), "a tuple, which is hashable")
         for width in values:
             checks.in_range(name, width, 1, 2**31 - 1, "widths of layers")
-    for name, known in _KNOWN.items():
-        if getattr(config, name) not in known:
-            checks.fail(name, repr(getattr(config, name)), f"one of {known}")
+    checks.one_of("activation", config.activation, tuple(ACTIVATIONS))
+    checks.literals(config)
 
 
 class _Network(LatentParts):
@@ -183,8 +176,6 @@ class Mlp(_Network):
     """An `Mlp` is a VAE of multilayer perceptrons; without hidden layers it is a linear VAE.
 
     Attributes:
-        n: data dimension.
-        k: latent dimension.
         encoder: widths of its hidden layers; () is a linear encoder.
         decoder: likewise.
         activation: of the hidden layers; "identity" makes deep linear networks.
@@ -249,12 +240,7 @@ def im2col(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
 
     A convolution with kernel 4, stride 2, padding 1 is a product of these with its weights. That is
     one large matrix product, fast inside loops and under `vmap`, where XLA's convolutions are not.
-
-    Args:
-        x: (N, H, W, C), H and W even.
-
-    Returns:
-        (N, H/2, W/2, 16 C).
+    H and W are even; the result is (N, H/2, W/2, 16 C).
     """
     N, H, W, C = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -265,13 +251,9 @@ def im2col(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
 
 
 def col2im(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
-    """Add up what `im2col` lays out: its transpose, not its inverse. For transposed convolutions.
+    """Add up what `im2col` lays out, (N, h, w, 16 C), to (N, 2h, 2w, C).
 
-    Args:
-        p: (N, h, w, 16 C).
-
-    Returns:
-        (N, 2h, 2w, C).
+    It is the transpose of `im2col`, not its inverse, and for transposed convolutions.
     """
     N, h, w, _ = p.shape
     C = p.shape[-1] // 16
@@ -288,17 +270,11 @@ def col2im(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
 class Conv(_Network):
     """A `Conv` is a VAE of convolutions, kernel 4 and stride 2, down to a linear code and back.
 
-    In the manner of Higgins et al., *β-VAE*, ICLR 2017.
+    In the manner of Higgins et al., *β-VAE*, ICLR 2017. The other attributes are as in `Mlp`.
 
     Attributes:
         shape: (H, W, C) of an image; data are its pixels row by row, n = H·W·C.
-        k: latent dimension.
         channels: of the layers of the encoder; each halves H and W.
-        activation: of the hidden layers.
-        data_scale: as in `Mlp`.
-        mean_scale: as in `Mlp`.
-        dtype: as in `Mlp`.
-        precision: as in `Mlp`.
 
     Raises:
         ValueError: H or W not divisible by 2 for each layer, or as in `Mlp`.
@@ -393,6 +369,5 @@ def named(
         "deep-linear-encoder": Mlp(n, k, (256, 256), (), "identity", shared_variance=True),
         "mlp-encoder": Mlp(n, k, widths, ()),
     }
-    if name not in known:
-        checks.fail("network", repr(name), f"one of {('conv', *known)}")
+    checks.one_of("network", name, ("conv", *known))
     return replace(known[name], data_scale=data_scale)

@@ -26,22 +26,14 @@ from linvae_jax._internal.arrays import Scalar
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction has the names of `evaluation.Evaluation`, at the global maximum of the β-ELBO.
+    """A prediction has the numbers of `evaluation.Evaluation`, at the global maximum of the β-ELBO.
+
+    Its σ² is as given or learned, `kl` goes from large to small, and `square_error` is the
+    distortion. `below` and `collapsed` are for Gaussian data.
 
     Attributes:
-        sigma2: (), noise, as given or learned.
-        elbo: (), reconstruction − KL, the bound itself even where β ≠ 1 was trained for.
-        reconstruction: (), E log p(x | z).
-        kl: (k,), from large to small.
-        square_error: (), E‖x − x̂‖² with z drawn from q(z | x): the distortion.
-        sigma2_tuned: (), `square_error`/n, the best σ² for these W, V and D.
-        elbo_tuned: (), `elbo` with that σ².
-        below: (grid, k), P_x[KL_j < ε] for Gaussian data.
-        collapsed: (), number of (0.01, 0.01)-collapsed latents for Gaussian data; like the next
-            a whole number in floating point, NaN where σ² is.
         zero_columns: (), number of latents with a zero column in W, λ_j ≤ βσ²; at most
-            `collapsed`.
-        epsilon: the grid of ε, nats.
+            `collapsed`. Both are whole numbers in floating point, NaN where σ² is.
     """
 
     sigma2: Float[Array, "*runs"]
@@ -69,15 +61,14 @@ def predict(
     KL_j = ½ log⁺(λ_j/(βσ²)), E‖x − x̂‖² = Σ_{i≤k} min(λ_i, βσ²) + Σ_{i>k} λ_i. For many σ² or β
     at once, `vmap`.
 
+    Exact for the linear VAE; `below` and `collapsed` take the data as Gaussian. k and ε are static.
+
     Args:
         eigenvalues: (n,), λ of the data covariance, all n of them, from large to small.
-        k: number of latents. Static.
+        k: number of latents.
         sigma2: noise variance held fixed; learned with the rest (`ppca.optimal_sigma2`) if None.
         beta: weight of the KL, > 0.
-        epsilon: the grid of ε, nats, 0.01 among them. Static.
-
-    Returns:
-        `Prediction`. Exact for the linear VAE; `below` and `collapsed` take the data as Gaussian.
+        epsilon: the grid of ε, nats, 0.01 among them.
 
     Raises:
         ValueError: eigenvalues not sorted or negative, k out of range, σ² or β ≤ 0, a grid

@@ -7,14 +7,7 @@ from tqdm import tqdm
 
 
 def bar(total: int, description: str, unit: str = "it", quiet: bool = False) -> "tqdm[Any]":
-    """Return a progress bar, a context manager with `.update(n)` and `.set_postfix_str`.
-
-    Args:
-        total: number of units to come.
-        description: what is being done, in the margin.
-        unit: what one unit is called.
-        quiet: show nothing.
-    """
+    """Return a progress bar, a context manager with `.update(n)` and `.set_postfix_str`."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,

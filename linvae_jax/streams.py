@@ -24,15 +24,10 @@ VERSION = 2
 
 
 def check(name: str, seed: Any) -> None:
-    """Raise `ValueError` for what is no seed.
+    """Raise `ValueError` for what is no seed: no integer, Python's or NumPy's, 0 ≤ seed < 2³².
 
-    Args:
-        name: what the message calls it.
-        seed: an integer, Python's or NumPy's, 0 ≤ seed < 2³². With JAX's 64-bit mode off a larger
-            one would give the key of its lowest 32 bits: two seeds, one stream.
-
-    Raises:
-        ValueError: a bool, no integer, negative, or 2³² and more.
+    With JAX's 64-bit mode off a larger one would give the key of its lowest 32 bits: two seeds, one
+    stream.
     """
     checks.in_range(name, seed, 0, 2**32 - 1, "JAX takes 32 bits of a seed")
 
@@ -40,17 +35,12 @@ def check(name: str, seed: Any) -> None:
 def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:
     """Return the key of a seed for one purpose, independent of that for any other.
 
+    It doesn't depend on whether JAX's 64-bit mode is on.
+
     Args:
-        seed: as for `check`. The key doesn't depend on whether JAX's 64-bit mode is on.
-        purpose: what the randomness is for, such as "training": any text; another text gives
-            another key.
+        seed: as for `check`, which raises `ValueError` for others.
+        purpose: what the randomness is for, any text, such as "training".
         name: what messages call the seed.
-
-    Returns:
-        A typed key, ().
-
-    Raises:
-        ValueError: no seed, as `check`.
     """
     check(name, seed)
     return branch(jax.random.key(int(seed)), purpose)
@@ -59,13 +49,6 @@ def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:
 def branch(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
     """Return the key for one of several purposes that a key serves, each by a branch of its own.
 
-    Such a key must not be used in any other way.
-
-    Args:
-        key: a key, ().
-        purpose: any text.
-
-    Returns:
-        A key, (); its CRC-32 is folded in.
+    Such a key must not be used in any other way. The CRC-32 of the purpose is folded in.
     """
     return jax.random.fold_in(key, zlib.crc32(purpose.encode()))

@@ -41,13 +41,8 @@ from linvae_jax.training import Annealing, Hyperparameters
 class Grid:
     """A grid has a run for each combination of these values, the last varying fastest.
 
-    Attributes:
-        seeds: integers, 0 ≤ seed < 2³²; each gives one key, the same for all other values.
-        sigma2: initial σ², or the value held.
-        learned: whether σ² is learned.
-        learning_rate: initial learning rate.
-        beta: weight of the KL.
-        annealing: of that weight.
+    Each seed, 0 ≤ seed < 2³², gives one key, the same for all other values, which are those of
+    `training.Hyperparameters`.
 
     Raises:
         ValueError: a field that is no sequence, the same value twice in one, which would count as
@@ -138,15 +133,10 @@ def _number(name: str, value: Any) -> float:
 
 
 class Run(NamedTuple):
-    """A run of a sweep is a trained model and what was measured of it.
-
-    Attributes:
-        params: its parameters.
-        table: its part of the sweep's table, without the dimensions of the grid.
-    """
+    """A run of a sweep is a trained model and what was measured of it."""
 
     params: Any
-    table: xr.Dataset
+    table: xr.Dataset  # its part of the sweep's, without the dimensions of the grid
 
 
 class Sweep(NamedTuple):
@@ -168,9 +158,8 @@ class Sweep(NamedTuple):
     def run(self, **labels: Any) -> Run:
         """Return the run with these labels, such as `run(seed=0, sigma2_init=1.0, learned=True)`.
 
-        Args:
-            **labels: dimension of the grid → its value, as in the table's coordinates or as it was
-                in the `Grid`. A dimension with one value need not be named.
+        Values are as in the table's coordinates or as they were in the `Grid`. A dimension with one
+        value need not be named.
 
         Raises:
             ValueError: no such dimension, a value that it does not have, or one of several that is
@@ -209,11 +198,7 @@ def _one_run(place: tuple[Any, ...], params: Any) -> Any:
 
 
 class NotSaved(OSError):
-    """All runs are trained and in the folder, but the table of all of them cannot be written.
-
-    Attributes:
-        sweep: what `run` would have returned.
-    """
+    """All runs are trained and in the folder, but their table `sweep` cannot be written."""
 
     def __init__(self, message: str, sweep: Sweep) -> None:
         super().__init__(message)
@@ -239,7 +224,7 @@ def run(
 
     Args:
         task: what is trained.
-        config: how; both are static.
+        config: how.
         data: as the task wants them. If they are in windows (`sources.Windows`), all runs
             train on window t until record t + 1, while the next is read; at the end a run is
             measured on all data. Windows, as many as records, that do not hold all rows: a
@@ -326,12 +311,7 @@ def run(
 
 
 def load(folder: str | Path, task: training.Task, data: Any) -> Sweep:
-    """Read a finished sweep from its folder.
-
-    Args:
-        folder: of the sweep.
-        task: what was trained.
-        data: that it was trained on, or others of the same dimension.
+    """Read a finished sweep from its folder, with data of the same dimension as its own.
 
     Raises:
         ValueError: no finished sweep, a damaged file, or parameters of another model.

@@ -26,10 +26,9 @@ _FORMAT = "linvae_jax"
 
 
 def plain(value: Any) -> Any:
-    """Make a configuration what JSON can hold; dataclasses keep their names: two kinds may agree.
+    """Make nested dataclasses, mappings, sequences and scalars what JSON can hold; all else text.
 
-    Args:
-        value: nested dataclasses, mappings, sequences and scalars; anything else becomes text.
+    Dataclasses keep their names, because two kinds may have the same fields.
     """
     if is_dataclass(value) and not isinstance(value, type):
         own = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
@@ -44,12 +43,8 @@ def plain(value: Any) -> Any:
 def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     """Return attributes that say where numbers come from: versions, device, configuration.
 
-    Args:
-        config: a dataclass or mapping of plain values, stored as JSON.
-        **extra: further facts, stored as text.
-
-    Raises:
-        ValueError: an extra fact that has the name of one of the others.
+    The configuration is stored as JSON, further facts as text. A fact that has the name of one of
+    the others raises `ValueError`.
     """
     facts = {
         "format": _FORMAT,
@@ -67,10 +62,6 @@ def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     return facts | {name: str(value) for name, value in extra.items()}
 
 
-def _described(unit: str, text: str) -> dict[str, str]:
-    return {"units": unit, "long_name": text}
-
-
 def dataset(
     variables: Mapping[str, tuple[Any, ...]],
     coords: Mapping[str, Any] | None = None,
@@ -83,19 +74,16 @@ def dataset(
         coords: dimension → labels, or → (values, unit, description).
         attrs: usually `provenance(...)`.
     """
-    built = {}
-    for name, value in (coords or {}).items():
-        if isinstance(value, tuple):
-            values, unit, text = value
-            built[name] = xr.DataArray(np.asarray(values), dims=name, attrs=_described(unit, text))
-        else:
-            built[name] = xr.DataArray(np.asarray(value), dims=name)
+
+    def described(dims: Any, values: Any, unit: str, text: str) -> tuple[Any, ...]:
+        return dims, np.asarray(values), {"units": unit, "long_name": text}
+
     return xr.Dataset(
-        {
-            name: xr.DataArray(np.asarray(values), dims=dims, attrs=_described(unit, text))
-            for name, (dims, values, unit, text) in variables.items()
+        {name: described(*variable) for name, variable in variables.items()},
+        coords={
+            name: described(name, *value) if isinstance(value, tuple) else np.asarray(value)
+            for name, value in (coords or {}).items()
         },
-        coords=built,
         attrs={"format": _FORMAT} | dict(attrs or {}),
     )
 
@@ -103,14 +91,8 @@ def dataset(
 def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
     """Raise `ValueError` for attributes that a netCDF file would not give back.
 
-    Args:
-        name: what the message calls them.
-        attrs: name → text, number, or list of them.
-        taken: names that are kept for other facts.
-
-    Raises:
-        ValueError: no mapping; a name that is no text, or is taken here or in netCDF; a value
-            such as None, a bool, a dictionary, a path. The message has the attribute's name.
+    That is no mapping; a name that is no text, or is taken here or in netCDF; a value such as
+    None, a bool, a dictionary, a path.
     """
     if not isinstance(attrs, Mapping):
         checks.fail(name, type(attrs).__name__, "a mapping of names to texts and numbers")
@@ -218,11 +200,7 @@ def from_linear(
 
 
 def to_linear(data: xr.Dataset) -> linear.LinearVAEParams:
-    """Return the linear VAE of a data set made by `from_linear`.
-
-    Raises:
-        ValueError: a variable is missing.
-    """
+    """Return the linear VAE of a data set made by `from_linear`; else raise `ValueError`."""
     if missing := [name for name in linear.NAMES if name not in data]:
         checks.fail("data", f"a data set without {missing}", f"the variables {list(linear.NAMES)}")
     return linear.LinearVAEParams(*(jax.numpy.asarray(data[name].values) for name in linear.NAMES))

@@ -168,10 +168,10 @@ class Hyperparameters:
     """Hyperparameters may differ between runs of one program; each is () or, batched, (runs,).
 
     Attributes:
-        learning_rate: initial learning rate.
+        learning_rate: at the start.
         sigma2: initial σ², or its value when it is held.
         learned: whether σ² is learned with the weights, or held.
-        beta: weight of the KL.
+        beta: weight of the KL, after annealing.
         annealing: of that weight.
     """
 
@@ -187,17 +187,13 @@ class Hyperparameters:
 class TrainState:
     """The state is all that a run carries from step to step.
 
-    Attributes:
-        params: the model.
-        opt_state: optax's state.
-        step: (), steps done.
-        key: the run's key, the same in each step. Steps, records and the measurement at the end
-            have a branch each, and step t draws from fold_in(branch, t): a run can stop and go on.
+    The key of the run is the same in each step. Steps, records and the measurement at the end have
+    a branch of it each, and step t draws from fold_in(branch, t): a run can stop and go on.
     """
 
     params: Params
     opt_state: optax.OptState
-    step: Int[Array, "*runs"]
+    step: Int[Array, "*runs"]  # steps done
     key: Key[Array, "*runs"]
 
 
@@ -218,13 +214,7 @@ def check(task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters) ->
     if config.num_steps % config.record_every:
         checks.fail("record_every", config.record_every, f"a divisor of {config.num_steps}")
     check_values(hyper)
-    for name, known in (
-        ("optimizer", ("adam", "sgd")),
-        ("schedule", ("constant", "cosine", "decay")),
-        ("sigma2_update", ("gradient", "closed_form")),
-    ):
-        if getattr(config, name) not in known:
-            checks.fail(name, repr(getattr(config, name)), f"one of {known}")
+    checks.literals(config)
     task.check(data, hyper)
 
 
@@ -255,14 +245,7 @@ def sampled_gradient(
 ) -> Params:
     """Estimate the gradient of the mean β-ELBO of a batch, with one reparameterised z per datum.
 
-    The estimate is unbiased.
-
-    Args:
-        model: the architecture.
-        params: its parameters.
-        x: (B, n), centred.
-        beta: weight of the KL.
-        key: for z.
+    The data are centred. The estimate is unbiased.
     """
 
     def objective(params: Params, key: PRNGKeyArray) -> Float[Array, ""]:
@@ -372,12 +355,7 @@ def train(
 ) -> tuple[Params, Any]:
     """Train one model, by a program that is compiled once per (task, config, shapes).
 
-    Args:
-        task: what is trained; static.
-        config: how; static.
-        data: as the task wants them.
-        hyper: learning rate, σ², β, …; traced, so they vary without recompiling.
-        key: decides everything random: the same key gives the same run.
+    The key decides everything random: the same key gives the same run.
 
     Returns:
         The trained parameters and the history, the task's record with a leading axis of

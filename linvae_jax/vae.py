@@ -42,14 +42,9 @@ class Posterior(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class VAEParams:
-    """These are the parameters of a VAE of networks; `linear.LinearVAEParams` of a linear one.
+    """These are the parameters of a VAE of networks; `linear.LinearVAEParams` of a linear one."""
 
-    Attributes:
-        weights: nested dictionary of arrays.
-        log_sigma2: (), log of the observation noise σ².
-    """
-
-    weights: Any
+    weights: Any  # nested dictionary of arrays
     log_sigma2: Float[Array, "*runs"]
 
 
@@ -159,11 +154,7 @@ def _with_leaf(tree: Any, path: tuple[str, ...], leaf: Array) -> Any:
 class Sampled(NamedTuple):
     """One pass through a VAE, with one z per datum, has all that objectives and metrics need.
 
-    Attributes:
-        square_error: (N,), ‖x − μ − f(z)‖² of the z drawn.
-        kl: (N, k), KL of each datum and latent, nats, exact.
-        posterior: of each datum.
-        z: (N, k), what was drawn.
+    The square error is ‖x − μ − f(z)‖² of the z drawn; the KL, in nats, is exact.
     """
 
     square_error: Float[Array, "N"]
@@ -175,14 +166,7 @@ class Sampled(NamedTuple):
 def with_noise(
     model: Model, params: Any, x: Float[Array, "N n"], noise: Float[Array, "N k"]
 ) -> Sampled:
-    """Encode, take z = m + D^½ ε with the noise ε given, and decode.
-
-    Args:
-        model: the architecture.
-        params: its parameters.
-        x: (N, n), centred: μ taken off.
-        noise: (N, k), standard normal.
-    """
+    """Encode centred data x, take z = m + D^½ ε with the standard normal noise ε, and decode."""
     posterior = model.encode(params, x)
     z = posterior.mean + jnp.exp(0.5 * posterior.log_d) * noise
     square_error = jnp.sum((x - model.decode(params, z)) ** 2, axis=1)

@@ -19,7 +19,7 @@ assumed.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,6 @@ from linvae_jax._engine import shapes
 from linvae_jax._internal import checks
 
 Batching = Literal["vmap", "map", "loop"]
-BATCHINGS = ("auto", "vmap", "map", "loop")
 
 # share of the memory that is free which a chunk may fill: the rest is for evaluation and luck
 _FILL = 0.8
@@ -71,8 +70,7 @@ def plan(
     as many runs as the memory (bytes of each device) allows, and in a loop on a CPU one for each
     core.
     """
-    if batching not in BATCHINGS:
-        checks.fail("batching", repr(batching), f"one of {BATCHINGS}")
+    checks.one_of("batching", batching, ("auto", *get_args(Batching)))
     runs = len(keys)
     if chunk is not None:
         checks.in_range("chunk", chunk, 1, 2**31 - 1, "runs at once")

@@ -6,8 +6,9 @@ and a bad value propagates as NaN instead.
 """
 
 import os
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,19 @@ def in_range(name: str, x: Any, low: int, high: int, why: str) -> None:
         fail(name, repr(x), "an integer")
     if not low <= x <= high:
         fail(name, x, f"{low} <= {name} <= {high} ({why})")
+
+
+def one_of(name: str, x: Any, known: tuple[Any, ...]) -> None:
+    """Expect one of these values."""
+    if x not in known:
+        fail(name, repr(x), f"one of {known}")
+
+
+def literals(config: Any) -> None:
+    """Expect what its type says in each field of a dataclass whose type is a `Literal`."""
+    for field in fields(config):
+        if get_origin(field.type) is Literal:
+            one_of(field.name, getattr(config, field.name), get_args(field.type))
 
 
 def data_matrix(name: str, x: Any, n: int | str = "n") -> Any:
