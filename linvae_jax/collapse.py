@@ -2,8 +2,10 @@
 
 Latent j is (ε, δ)-collapsed when P_x[ KL(q(z_j | x) ‖ p(z_j)) < ε ] ≥ 1 − δ. The probability is
 over data, of the KL of each datum: a latent whose KL is small on average may still be used by a
-few data points, and counts as active. Active units (Burda et al. 2016) and mutual information
-(`information`) measure the same thing in other ways.
+few data points, and is then not collapsed. Active units (Burda et al. 2016, `is_active`) and mutual
+information (`information`) measure the same thing in other ways.
+
+KL (N, k), of each datum and latent, and ε, a grid of any shape, are in nats.
 """
 
 from typing import Any
@@ -29,15 +31,8 @@ _ROWS = 16
 def count_below(kl: Any, epsilon: Any) -> Int[Array, "*grid k"]:
     """Count the data whose KL in latent j is strictly below ε, for a whole grid of ε at once.
 
-    Integers add exactly, so counts of batches may be summed in any order. A NaN, where a
+    Integers (int32) add exactly, so counts of batches may be summed in any order. A NaN, where a
     transformation keeps it from being looked at, is below nothing.
-
-    Args:
-        kl: (N, k), nats, of each datum and latent.
-        epsilon: (*grid), nats.
-
-    Returns:
-        (*grid, k), int32.
 
     Raises:
         ValueError: KL not (N, k), NaN or Inf; ε NaN; either of them no real numbers.
@@ -68,17 +63,9 @@ def _count_below(kl: Float[Array, "N k"], grid: Float[Array, "grid 1"]) -> Int[A
 
 
 def fraction_below(kl: Any, epsilon: Any) -> Float[Array, "*grid k"]:
-    """Measure P_x[KL_j < ε], a share of the data, for a whole grid of ε at once.
+    """Measure the empirical P_x[KL_j < ε], a share of the data, for a whole grid of ε at once.
 
-    Args:
-        kl: (N, k), nats, of each datum and latent.
-        epsilon: (*grid), nats.
-
-    Returns:
-        (*grid, k), in [0, 1]; the empirical P_x[KL_j < ε].
-
-    Raises:
-        ValueError: as `count_below`.
+    Errors are those of `count_below`.
     """
     kl, epsilon = _kl_and_grid(kl, epsilon)
     return count_below(kl, epsilon).astype(kl.dtype) / kl.shape[0]
@@ -89,9 +76,8 @@ def is_collapsed(
 ) -> Bool[Array, "*batch k"]:
     """Call a latent collapsed where P_x[KL_j < ε] ≥ 1 − δ.
 
-    Args:
-        probability: (*batch, k), from `fraction_below` or `gaussian_probability_below`.
-        delta: share of the data that may use a collapsed latent.
+    The probability comes from `fraction_below` or `gaussian_probability_below`; δ is the share of
+    the data that may use a collapsed latent.
 
     Raises:
         ValueError: δ outside [0, 1), where every latent would be collapsed.
@@ -105,13 +91,9 @@ def is_collapsed(
 def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array, ""]:
     """Count the latents for which something holds; NaN if it is unknown of one of them.
 
-    Args:
-        chosen: (k,), whether it holds.
-        measured: (k,), what that was read off. A NaN, as of a model that diverged, compares as
-            false with everything, and would count as a latent for which it does not hold.
-
-    Returns:
-        (), a whole number in the dtype of `measured`: integers have no NaN.
+    That is where what it was read off, `measured`, is NaN, as of a model that diverged: a NaN
+    compares as false with everything, and would count as a latent for which it does not hold. The
+    count is a whole number in the dtype of `measured`: integers have no NaN.
     """
     total = chosen.sum().astype(measured.dtype)
     return jnp.where(jnp.isnan(measured).any(), jnp.nan, total)
@@ -120,14 +102,9 @@ def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array,
 def num_collapsed(
     probability: Float[Array, "grid k"], epsilon: tuple[float, ...] = EPSILON
 ) -> Float[Array, ""]:
-    """Count the (0.01, 0.01)-collapsed latents, as in the paper's table.
+    """Count the (0.01, 0.01)-collapsed latents, as in the paper's table, by `count`.
 
-    Args:
-        probability: (grid, k), P_x[KL_j < ε] for each ε of the grid.
-        epsilon: the grid, nats, with `TABLE_EPSILON` in it.
-
-    Returns:
-        (), a whole number, as `count` gives it: NaN where a latent's probability is.
+    The grid of ε, for each of which P_x[KL_j < ε] is given, has `TABLE_EPSILON` in it.
 
     Raises:
         ValueError: no 0.01 in the grid, or a grid of another length.
@@ -152,11 +129,9 @@ def check_grid(epsilon: tuple[float, ...]) -> None:
 def is_active(
     mean_variance: Float[Array, "*batch k"], threshold: float = 0.01
 ) -> Bool[Array, "*batch k"]:
-    """Call a latent active where Var_x[ E q(z_j | x) ] > 0.01.
+    """Call a latent an active unit where its `mean_variance`, Var_x[ E q(z_j | x) ], is large.
 
-    Args:
-        mean_variance: (*batch, k), variance over data of each latent's posterior mean.
-        threshold: what counts as a variance; 0.01 in the source.
+    In the source that is above 0.01.
 
     Source: Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, ICLR 2016.
     """
@@ -169,17 +144,9 @@ def gaussian_probability_below(
 ) -> Float[Array, "*grid k"]:
     """Compute P_x[KL_j < ε] exactly for Gaussian data and a linear encoder; no data needed.
 
-    The posterior mean of latent j is then N(0, m²), so KL_j < ε asks whether a χ² variable with
-    one degree of freedom is below (2ε + 1 − D + log D)/m².
-
-    Args:
-        mean_square: (k,), m², diag(V S Vᵀ).
-        log_d: (k,), log posterior variances.
-        epsilon: (*grid), nats.
-
-    Returns:
-        (*grid, k), probabilities; at the optimum of the ELBO m² = 1 − D (landscape/README.md, 2).
-        NaN of a latent whose m² or log D is NaN.
+    The posterior mean of latent j is then N(0, m²), m² = (V S Vᵀ)_jj, so KL_j < ε asks whether a χ²
+    variable with one degree of freedom is below (2ε + 1 − D + log D)/m². At the optimum of the ELBO
+    m² = 1 − D (landscape/README.md, 2). NaN of a latent whose m² or log D is NaN.
     """
     room = 2 * jnp.asarray(epsilon, mean_square.dtype)[..., None] - (jnp.expm1(log_d) - log_d)
     # m² = 0: the KL is the same for every datum, below ε or not

@@ -47,17 +47,14 @@ def mutual_information(mean: Any, log_d: Any, z: Any) -> MutualInformation:
     upper bound. Where they agree they are right. When the M data are all the data there are,
     `lower` is free of bias for the information about which of them it was.
 
-    The cost is L M² k, the memory L M k.
+    The cost is L M² k, the memory L M k. The standard errors take the data as independent terms,
+    which is exact to first order because a datum's share in the other terms' means is the same for
+    all.
 
     Args:
         mean: (M, k), posterior means of M data, M >= 2.
         log_d: (M, k) or (k,), log posterior variances.
         z: (M, k), one draw from each posterior, or (L, M, k), L of them; as `vae.forward` gives.
-
-    Returns:
-        `MutualInformation` of scalars, nats. The standard errors take the data as independent
-        terms, which is exact to first order because a datum's share in the other terms' means is
-        the same for all.
 
     Raises:
         ValueError: shapes disagree, M < 2, NaN or Inf.

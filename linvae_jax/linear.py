@@ -4,8 +4,10 @@ Lucas, Tucker, Grosse, Norouzi, *Don't Blame the ELBO! A Linear VAE Perspective 
 Collapse*, NeurIPS 2019. With D the same diagonal matrix for every x, the ELBO has a closed form
 in the moments of the data, and so has its gradient; neither needs a pass over the data.
 
-All values are nats per datum. μ is held at the data mean, its maximum-likelihood value. Every
-function raises `ValueError` where shapes disagree, and for NaN and Inf.
+All values are nats per datum. μ is held at the data mean, its maximum-likelihood value.
+Parameters, of (n, k), are float32 or float64; data x (N, n) are real numbers as for
+`moments.from_data`. Every function raises `ValueError` where shapes disagree, for NaN and Inf, for
+σ² ≤ 0 and β < 0.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import linear, moments
@@ -58,10 +60,11 @@ NAMES = ("W", "V", "log_d", "log_sigma2")  # of the parameters
 
 def check(params: LinearVAEParams, moments: mom.Moments | None = None) -> LinearVAEParams:
     """Return parameters in JAX's floats, or raise `ValueError` if they do not fit the moments."""
+    n: int | str = "n"
     if moments is not None:
         mom.check(moments)
+        n = moments.mean.shape[0]
     checks.kind("params", params, LinearVAEParams)
-    n = "n" if moments is None else moments.mean.shape[0]
     W = arrays.finite("params.W", params.W, (n, "k"))
     n, k = W.shape
     V = arrays.finite("params.V", params.V, (k, n))
@@ -151,18 +154,12 @@ def _elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
 def elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
     """Compute the reconstruction () and the KL of each latent (k,), means over the data.
 
-    Args:
-        params: (n, k) linear VAE.
-        moments: of the data; diagonal `cov` makes it O(nk²) instead of O(n²k).
-
-    Returns:
-        `ElboTerms`, nats per datum. Exact in float64; in float32 the square error cancels, which
-        costs about 1e-7 tr S/σ² nats.
+    A diagonal `cov` makes it O(nk²) instead of O(n²k). Exact in float64; in float32 the square
+    error cancels, which costs about 1e-7 tr S/σ² nats.
 
     Source: Lucas et al. 2019, section 4 (claim C1).
     """
-    params = check(params, moments)
-    return _elbo_terms(params, moments)
+    return _elbo_terms(check(params, moments), moments)
 
 
 def elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar = 1.0) -> Float[Array, ""]:
@@ -170,11 +167,6 @@ def elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar = 1.0) -> F
 
     Moments of other data have another mean, which this takes for the model's. Score held-out data
     by `score`, which is given the model's own.
-
-    Args:
-        params: (n, k) linear VAE, float32 or float64.
-        moments: of the data.
-        beta: weight of the KL, >= 0.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     return _elbo(check(params, moments), moments, beta)
@@ -239,12 +231,8 @@ def _centred(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, "N n"]:
 def elbo_terms_per_datum(params: LinearVAEParams, moments: mom.Moments, x: Any) -> ElboTerms:
     """Compute the reconstruction (N,) and the KL per latent (N, k) of each datum, exact in z.
 
-    Their mean over the data that made the moments is `elbo_terms`.
-
-    Args:
-        params: (n, k) linear VAE.
-        moments: supplies μ, and nothing else: x may be held-out data.
-        x: (N, n), real numbers, in the coordinates of `moments`.
+    Their mean over the data that made the moments is `elbo_terms`. These supply μ, and nothing
+    else: x may be held-out data, in the same coordinates.
     """
     params = check(params, moments)
     return _elbo_terms_per_datum(params, _centred(params, moments.mean, x))
@@ -253,19 +241,10 @@ def elbo_terms_per_datum(params: LinearVAEParams, moments: mom.Moments, x: Any) 
 def score_per_datum(
     params: LinearVAEParams, mean: Any, x: Any, beta: Scalar = 1.0
 ) -> Float[Array, "N"]:
-    """Score each datum, held-out ones above all: its exact ELBO with the model's own mean μ.
+    """Score each datum, held-out ones above all: its ELBO, exact in z, with the model's own mean.
 
-    The likelihood of the same decoder, which this bounds at β = 1, has
-    `ppca.score_per_datum(ppca.PPCA(W, σ², μ), x)`.
-
-    Args:
-        params: (n, k) linear VAE.
-        mean: (n,), μ, as `moments.from_data(x).mean` of the training data.
-        x: (N, n), real numbers, as for `moments.from_data`.
-        beta: weight of the KL, >= 0.
-
-    Returns:
-        (N,), exact in z.
+    μ (n,) is `moments.from_data(x).mean` of the training data. The likelihood of the same decoder,
+    which this bounds at β = 1, has `ppca.score_per_datum(ppca.PPCA(W, σ², μ), x)`.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     params = check(params)
@@ -297,8 +276,7 @@ def elbo_stochastic(
     """Estimate each datum's ELBO (N,) from one sample: z = V(x−μ) + D^½ ε, KL exact.
 
     The estimate is unbiased and reparameterised, so its gradient is unbiased too. Each datum gets
-    its own noise; for more samples, `vmap` over keys. The other arguments are
-    those of `elbo_terms_per_datum`.
+    its own noise; for more samples, `vmap` over keys.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     checks.key("key", key)
@@ -324,12 +302,7 @@ def with_optimal_encoder(
 ) -> LinearVAEParams:
     """Give a decoder W the one encoder that maximises the β-ELBO, whatever the data.
 
-    V = M⁻¹Wᵀ and D_j = τ/(τ + ‖w_j‖²), where M = WᵀW + τI and τ = βσ².
-
-    Args:
-        W: (n, k).
-        sigma2: σ², > 0.
-        beta: weight of the KL, > 0.
+    V = M⁻¹Wᵀ and D_j = τ/(τ + ‖w_j‖²), where M = WᵀW + τI and τ = βσ² > 0.
     """
     W, sigma2 = _decoder(W, sigma2)
     V, log_d = _optimal_encoder(W, sigma2, checks.positive_scalar("beta", beta))
@@ -358,15 +331,8 @@ def hadamard_gap(W: Float[Array, "n k"] | Any, sigma2: Scalar) -> Float[Array, "
     """Say how far `profile_elbo` lies below the likelihood: ½ [ Σ_j log M_jj − log det M ].
 
     M = WᵀW + σ²I. By Hadamard's inequality the gap is >= 0, and zero exactly when W has orthogonal
-    columns (Lemma 2). With a KL
-    weight β the β-ELBO loses β times the gap at βσ².
-
-    Args:
-        W: (n, k).
-        sigma2: σ², > 0.
-
-    Returns:
-        (), nats per datum, whatever the data. Exact up to rounding.
+    columns (Lemma 2). It is the same whatever the data, exact up to rounding. With a KL weight β
+    the β-ELBO loses β times the gap at βσ².
 
     Source: landscape/README.md, 1.
     """

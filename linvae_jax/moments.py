@@ -151,13 +151,9 @@ def _check_varies(name: str, varies: bool) -> None:
 def from_chunks(chunks: Iterable[Any], name: str = "chunks", piece: str = "chunks[{}]") -> Moments:
     """Compute mean and covariance of data that come in pieces, in any order, larger than memory.
 
-    Args:
-        chunks: arrays (N_i, n); a piece may hold a single row. Consumed once.
-        name: what the user calls the data, for messages.
-        piece: what the user calls a piece, with {} for its number.
-
-    Returns:
-        The `Moments` of all rows together, equal to `from_data` up to rounding.
+    The pieces (N_i, n), of a single row or more, are consumed once. The moments of all rows
+    together equal `from_data` up to rounding. For messages, `name` is what the user calls the data,
+    and `piece` a piece, with {} for its number.
 
     Raises:
         ValueError: no piece, pieces of different n, and as `from_data` for all rows together.
@@ -214,10 +210,6 @@ def _merge(a: Moments, b: Moments) -> Moments:
 def merge(a: Moments, b: Moments) -> Moments:
     """Combine the moments of two data sets, exactly and in any order up to rounding.
 
-    Args:
-        a: moments with full (n, n) covariance.
-        b: likewise, same n.
-
     Raises:
         ValueError: different n, a diagonal `cov` (two eigenbases are not one), or a population:
             its weight would be infinite.
@@ -250,10 +242,8 @@ def _decomposed(cov: Array) -> tuple[Array, Array]:
 def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> Moments:
     """Make the moments of a distribution, or of data of which only the covariance is known.
 
-    Args:
-        cov: (n, n), symmetric positive semi-definite; or (n,), its diagonal.
-        mean: (n,), zero by default.
-        count: number of data points; infinite for a population.
+    The covariance is (n, n), or (n,), its diagonal; the mean (n,), zero by default. `count` is the
+    number of data, infinite for a population.
 
     Raises:
         ValueError: not symmetric, indefinite, zero, NaN or Inf, or a mean of another length.
@@ -329,9 +319,7 @@ def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
 
     Forming S from data, and its eigenvalues from S, each move an eigenvalue by some ε λ₁, n ε λ₁ at
     worst. ε is that of the dtype, 1.2e-7 or 2.2e-16. NumPy's `matrix_rank` decides likewise.
-
-    Args:
-        eigenvalues: (n,), all of S, from large to small.
+    Needed are all n eigenvalues, from large to small.
     """
     eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", eigenvalues, ("n",))
@@ -341,12 +329,8 @@ def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
 def rank(eigenvalues: Float[Array, "n"] | Any, count: Scalar = float("inf")) -> Int[Array, ""]:
     """Count the eigenvalues of S that are certainly not zero: this is decided nowhere else.
 
-    Args:
-        eigenvalues: (n,), all of S, from large to small.
-        count: number of data N, if known: N points span N − 1 dimensions.
-
-    Returns:
-        (), int32: the number above `rounding`, N − 1 at most.
+    The result, int32, is the number above `rounding`, N − 1 at most, where `count` says how many
+    data there are: N points span N − 1 dimensions.
     """
     eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
     seen = (eigenvalues > rounding(eigenvalues)).sum(dtype=jnp.int32)
@@ -357,15 +341,8 @@ def rank(eigenvalues: Float[Array, "n"] | Any, count: Scalar = float("inf")) -> 
 def thin_spectrum(x: Any, name: str = "x") -> Spectrum:
     """Compute the min(N, n) leading eigenpairs of S by a thin SVD: there is no n × n object.
 
-    Args:
-        x: (N, n), as for `from_data`.
-        name: what the user calls the data, for messages.
-
-    Returns:
-        `Spectrum` with m = min(N, n); the n − m eigenvalues left out are zero.
-
-    Raises:
-        ValueError: as `from_data`.
+    The n − m eigenvalues left out are zero. Data and errors are as for `from_data`; `name` is what
+    the user calls the data, for messages.
     """
     x = _several(name, x)
     checks.finite(name, x)
@@ -389,11 +366,9 @@ def _thin(x: Float[Array, "N n"]) -> Spectrum:
 def in_eigenbasis(moments: Moments) -> tuple[Moments, Spectrum]:
     """Rotate moments so that S is diagonal.
 
+    They get the mean Uᵀμ and the diagonal `cov` λ (n,), and come with the `Spectrum` (λ, U).
     Whatever is not per-coordinate is unchanged by this rotation: ELBO, likelihood, gradient
     descent, Hessian spectra. Adam is per-coordinate: in the eigenbasis it is another optimiser.
-
-    Returns:
-        Moments with mean Uᵀμ and diagonal `cov` λ (n,), and the `Spectrum` (λ, U).
     """
     s = spectrum(moments)
     mean = matmul(s.eigenvectors.T, moments.mean)

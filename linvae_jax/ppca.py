@@ -3,7 +3,8 @@
 Tipping and Bishop, *Probabilistic principal component analysis*, JRSS-B 1999. Nothing here
 forms an n × n inverse: with M = WᵀW + σ²I (k × k) all costs are O(n k²) beyond S W. All values are
 nats per datum. Every function raises `ValueError` where shapes disagree, for NaN and Inf, and for
-σ² or β ≤ 0; eigenvalues are those of S, from large to small.
+σ² or β ≤ 0. Eigenvalues (n,) are all of S, from large to small; `optimal_sigma2` and `optimal_elbo`
+refuse unsorted and negative ones, and like `mle` a k out of range.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import moments, ppca
@@ -81,11 +82,6 @@ def log_likelihood(
 
     −½ [ n log 2π + log det C + tr(C⁻¹S) ], C = WWᵀ + σ²I, by M = WᵀW + σ²I:
     log det C = (n−k) log σ² + log det M, tr(C⁻¹S) = (tr S − tr(M⁻¹WᵀSW))/σ².
-
-    Args:
-        W: (n, k), real numbers.
-        sigma2: noise variance, > 0.
-        moments: of the data, n dimensions.
     """
     mom.check(moments)
     W = arrays.finite("W", W, (moments.mean.shape[0], "k"))
@@ -110,8 +106,8 @@ def _principal_weights(
 ) -> Float[Array, "n k"]:
     # the inner where keeps the gradient of the square root finite at zero
     excess = eigenvalues - sigma2
-    active = excess > 0
-    scale = jnp.where(active, jnp.sqrt(jnp.where(active, excess, 1)), 0)
+    used = excess > 0
+    scale = jnp.where(used, jnp.sqrt(jnp.where(used, excess, 1)), 0)
     return eigenvectors * scale
 
 
@@ -142,14 +138,8 @@ def check_learned_sigma2(
     """Raise `ValueError` if there is no best σ²: k latents explain all variance there is.
 
     With k ≥ rank S (and β < n/rank S) the likelihood and the ELBO have no maximum: they grow
-    without bound as σ² → 0. `moments.rank` decides what the rank is.
-
-    Args:
-        eigenvalues: (n,), all of them.
-        k: number of latents, < n.
-        beta: weight of the KL, > 0.
-        count: number of data N, if known.
-        name: what the user calls the data, for the message.
+    without bound as σ² → 0. `moments.rank` decides what the rank is, by the number of data `count`
+    if that is known. `name` is what the user calls the data, for the message.
     """
     if not checks.concrete(eigenvalues, beta, count):
         return
@@ -183,16 +173,10 @@ def optimal_sigma2(
     """Find the noise variance at the optimum, learned together with the weights.
 
     σ²* = Σ_{i>r} λ_i/(n − rβ) with r the number of components in use; r = k and the mean of the
-    discarded eigenvalues when β = 1. Exact.
-
-    Args:
-        eigenvalues: (n,), all of them.
-        k: number of latents, < n.
-        beta: weight of the KL, > 0.
+    discarded eigenvalues when β = 1. Exact; k < n.
 
     Raises:
-        ValueError: k out of range, eigenvalues not in order or negative; no σ² is best
-            (`check_learned_sigma2`). Inside a transformation the last is NaN.
+        ValueError: no σ² is best (`check_learned_sigma2`). Inside a transformation it is NaN.
 
     Source: landscape/README.md, 2.
     """
@@ -210,17 +194,12 @@ def elbo_with_components(
     sigma2: Scalar,
     beta: Scalar = 1.0,
 ) -> Float[Array, ""]:
-    """Compute the β-ELBO at the stationary point that uses the components marked `active`.
+    """Compute the β-ELBO at the stationary point that uses the components marked in `active` (n,).
 
-    −(n/2) log 2πσ² − (β/2) [ Σ_active (1 + log(λ_i/βσ²)) + Σ_others λ_i/(βσ²) ]
+    −(n/2) log 2πσ² − (β/2) [ Σ_used (1 + log(λ_i/βσ²)) + Σ_others λ_i/(βσ²) ]
 
     Exact. For β = 1 this is the log-likelihood there, because the ELBO is tight at these points.
-
-    Args:
-        eigenvalues: (n,).
-        active: (n,), bool; each must have λ_i > βσ² (the caller's duty: no check).
-        sigma2: noise variance.
-        beta: weight of the KL.
+    Each component used must have λ_i > βσ²: that is the caller's duty, and not checked.
     """
     values = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", values, ("n",))
@@ -232,12 +211,12 @@ def elbo_with_components(
 
 @jax.jit
 def _elbo_with_components(
-    eigenvalues: Array, active: Array, sigma2: Scalar, beta: Scalar
+    eigenvalues: Array, used: Array, sigma2: Scalar, beta: Scalar
 ) -> Float[Array, ""]:
     beta = jnp.asarray(beta, eigenvalues.dtype)
     s = beta * jnp.asarray(sigma2, eigenvalues.dtype)
-    safe = jnp.where(active, eigenvalues, s)
-    terms = jnp.where(active, 1 + jnp.log(safe / s), eigenvalues / s)
+    safe = jnp.where(used, eigenvalues, s)
+    terms = jnp.where(used, 1 + jnp.log(safe / s), eigenvalues / s)
     log_sigma2 = jnp.log(jnp.asarray(sigma2, s.dtype))
     no_error = gaussian.log_density(jnp.zeros((), s.dtype), eigenvalues.shape[0], log_sigma2)
     return no_error - 0.5 * beta * terms.sum()
@@ -249,8 +228,8 @@ def _optimal_elbo(
 ) -> Float[Array, ""]:
     dtype = eigenvalues.dtype
     noise = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
-    active = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > noise)
-    return elbo_with_components(eigenvalues, active, sigma2, beta)
+    used = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > noise)
+    return elbo_with_components(eigenvalues, used, sigma2, beta)
 
 
 def optimal_elbo(
@@ -261,15 +240,7 @@ def optimal_elbo(
 ) -> Float[Array, ""]:
     """Find the global maximum of the β-ELBO, for β = 1 that of the log-likelihood (Lemma 1). Exact.
 
-    Args:
-        eigenvalues: (n,).
-        k: number of latents.
-        sigma2: noise variance held fixed; learned (`optimal_sigma2`) when None.
-        beta: weight of the KL.
-
-    Raises:
-        ValueError: k out of range, eigenvalues not in order or negative; σ² learned and none is
-            best (`check_learned_sigma2`).
+    With None for σ² it is learned, by `optimal_sigma2`, and its errors are raised; else held fixed.
     """
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
@@ -284,16 +255,13 @@ def optimal_elbo(
 def mle(moments: mom.Moments, k: int, sigma2: Scalar | None = None) -> PPCA:
     """Fit by maximum likelihood, in closed form: W = U_k (Λ_k − σ²I)₊^{1/2}, rotation R = I.
 
-    Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding.
-
-    Args:
-        moments: of the data.
-        k: number of latents; k ≤ n, and k < n when σ² is learned. Static under jit.
-        sigma2: noise variance held fixed; if None the mean of the n − k discarded eigenvalues.
+    Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding. With None
+    for σ² it is the mean of the n − k discarded eigenvalues, k < n; else held fixed, k ≤ n. k is
+    static under jit.
 
     Raises:
-        ValueError: k out of range, S not symmetric or indefinite, or S of rank ≤ k with σ²
-            learned (the likelihood is then unbounded as σ² → 0).
+        ValueError: S not symmetric or indefinite, or S of rank ≤ k with σ² learned (the likelihood
+            is then unbounded as σ² → 0).
     """
     spectrum = mom.spectrum(moments)
     return mle_from_spectrum(spectrum, moments.mean, k, sigma2, moments.count, "moments.cov")

@@ -26,15 +26,8 @@ PyTree = Any
 def check(function: Callable[[PyTree], Float[Array, ""]], point: PyTree) -> None:
     """Raise `ValueError` unless this is a real scalar function at a point of finite floats.
 
-    The function is traced, not run. Values are looked at where they are known.
-
-    Args:
-        function: of a pytree.
-        point: where.
-
-    Raises:
-        ValueError: a point without arrays, of integers, or with NaN or Inf; a function whose value
-            is no real number, or several.
+    A point needs one array at least. The function is traced, not run. Values are looked at where
+    they are known.
     """
     leaves = jax.tree.leaves(point)
     if not leaves:
@@ -56,16 +49,10 @@ def product(
 ) -> PyTree:
     """Multiply the Hessian with a vector, forward over reverse: about three gradients, no matrix.
 
-    Args:
-        function: scalar function of a pytree.
-        point: where.
-        direction: a pytree like `point`.
-
-    Returns:
-        H · direction, a pytree like `point`.
+    Direction and result are pytrees like `point`.
 
     Raises:
-        ValueError: as `check`, or a direction of another structure, shape or dtype than the point.
+        ValueError: as `check`, or a direction of another structure or shape than the point.
     """
     check(function, point)
     if jax.tree.structure(point) != jax.tree.structure(direction):
@@ -96,12 +83,6 @@ def dense(
 
     Built from Hessian-vector products, `chunk` columns at a time, which needs little more than
     the matrix itself.
-
-    Args:
-        function: scalar function of a pytree.
-        point: where.
-        max_gigabytes: refuse to build a larger matrix.
-        chunk: columns at once.
 
     Raises:
         ValueError: the matrix would be larger than `max_gigabytes`; the message says how large. A

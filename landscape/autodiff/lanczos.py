@@ -4,11 +4,11 @@ For models with no closed form. Where there is one, `blocks` is exact and thousa
 faster; where the dense Hessian fits, so is `hessian.dense`. All that is asked of the function is
 Hessian-vector products, `hessian.product`. For single eigenvalues from the ends see `lobpcg`.
 
-`quadrature` (stochastic Lanczos) holds what `density`, `index`, `trace`, `trace_of` and
-`log_determinant` need; these return standard errors over probes, and a bracket or a drift for the
-number of steps. Lanczos from one vector sees one copy of a repeated eigenvalue, and escape
-eigenvalues repeat, one copy for each collapsed latent; quadrature needs no copies, since the
-weight of a node is how much of a random vector lies in the whole eigenspace.
+`quadrature` (stochastic Lanczos) makes the `Quadrature` that `density`, `index`, `trace`,
+`trace_of` and `log_determinant` need; these return estimates, with standard errors over probes, and
+a bracket or a drift for the number of steps. Lanczos from one vector sees one copy of a repeated
+eigenvalue, and escape eigenvalues repeat, one copy for each collapsed latent; quadrature needs no
+copies, since the weight of a node is how much of a random vector lies in the whole eigenspace.
 
 >>> import jax, jax.numpy as jnp
 >>> from landscape.autodiff import lanczos
@@ -61,10 +61,10 @@ class IndexEstimate(NamedTuple):
     """An index estimate says how many eigenvalues exceed a tolerance.
 
     Attributes:
-        value: (), middle of the bracket.
-        standard_error: (), the luck of the probes.
-        lower: (), the least that the Lanczos steps allow.
-        upper: (), the most. With more steps the two meet; the exact count lies between them up to
+        value: middle of the bracket.
+        standard_error: the luck of the probes.
+        lower: the least that the Lanczos steps allow.
+        upper: the most. With more steps the two meet; the exact count lies between them up to
             the luck of the probes.
     """
 
@@ -102,10 +102,8 @@ def truncate(
     """Cut tridiagonal matrices where their probe found an invariant subspace.
 
     There β_j is rounding, or zero and all that follows NaN: matfree goes on with the noise that
-    is left, normalised. Up to there the matrix is exact.
-
-    Returns:
-        Both diagonals with zero β from there on, and the steps before.
+    is left, normalised. Up to there the matrix is exact. The results are both diagonals with zero
+    β from there on, and the steps before.
     """
     steps = diagonal.shape[1]
     # the largest so far: after a breakdown nothing can be believed
@@ -152,19 +150,13 @@ def quadrature(
     """Replace the whole spectrum by a few numbers: stochastic Lanczos quadrature.
 
     Each probe is a random vector of signs; Lanczos with full reorthogonalisation turns it into a
-    Gauss rule for the spectrum as that vector sees it.
-
-    Args:
-        function: scalar function of a pytree.
-        point: where; float64.
-        key: for the probes.
-        probes: errors shrink as 1/√probes.
-        steps: Hessian-vector products for each probe; at most p. Details of the spectrum finer
-            than its width over `steps`, more coarsely in the middle than at the ends, stay unseen.
-        batch_size: probes at once; each needs memory for `steps` vectors.
+    Gauss rule for the spectrum as that vector sees it. Errors shrink as 1/√probes. Each probe takes
+    `steps` Hessian-vector products, at most p; `batch_size` probes at once need memory for so many
+    vectors each. Details of the spectrum finer than its width over `steps`, more coarsely in the
+    middle than at the ends, stay unseen.
 
     Raises:
-        ValueError: as `check`, fewer than two probes, not 1 ≤ steps ≤ p.
+        ValueError: as `matrix_free.check`, fewer than two probes, not 1 ≤ steps ≤ p.
 
     Source: Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 2017; Golub & Meurant 2010.
     """
@@ -206,18 +198,17 @@ def _scale(spectrum: Quadrature) -> Float[Array, ""]:
 
 
 @jax.jit
-def _mean(of_probes: Array, drift: Array | None = None) -> Estimate:
-    """Average over the leading axis, with the standard error."""
+def _mean(of_probes: Array, before: Array | None = None) -> Estimate:
+    """Average over the leading axis, with the standard error, and the drift from `before`."""
     value = of_probes.mean(axis=0)
     error = of_probes.std(axis=0, ddof=1) / jnp.sqrt(of_probes.shape[0])
-    return Estimate(value, error, jnp.zeros_like(value) if drift is None else drift)
+    if before is None:
+        return Estimate(value, error, jnp.zeros_like(value))
+    return Estimate(value, error, jnp.abs((of_probes - before).mean(axis=0)))
 
 
 def trace(spectrum: Quadrature) -> Estimate:
-    """Estimate the trace by Hutchinson: the mean of vᵀHv = p α_0. One step is enough.
-
-    Estimate, unbiased.
-    """
+    """Estimate the trace, unbiased, by Hutchinson: the mean of vᵀHv = p α_0. One step is enough."""
     return _mean(spectrum.parameters * spectrum.diagonal[:, 0])
 
 
@@ -233,20 +224,15 @@ def _trace_of(
 
 
 def trace_of(spectrum: Quadrature, of_eigenvalue: Callable[[Array], Array]) -> Estimate:
-    """Estimate Σ f(μ) over all eigenvalues, the trace of f(H).
+    """Estimate Σ f(μ) over all eigenvalues, the trace of f(H), of some shape (*shape,).
 
-    Args:
-        spectrum: from `quadrature`.
-        of_eigenvalue: f, elementwise (probes, steps) → (probes, steps, *shape). The smoother it
-            is on the scale of spectrum width over steps, the better.
-
-    Returns:
-        Estimate (*shape,).
+    f is elementwise, (probes, steps) → (probes, steps, *shape). The smoother it is on the scale of
+    spectrum width over steps, the better.
     """
     of_probes = _trace_of(spectrum, of_eigenvalue)
     diagonal, offdiagonal = _shortened(spectrum.diagonal, spectrum.offdiagonal)
     short = replace(spectrum, diagonal=diagonal, offdiagonal=offdiagonal)
-    return _drifting(of_probes, _trace_of(short, of_eigenvalue))
+    return _mean(of_probes, _trace_of(short, of_eigenvalue))
 
 
 @jax.jit
@@ -260,11 +246,6 @@ def _shortened(diagonal: Array, offdiagonal: Array) -> tuple[Array, Array]:
     )
 
 
-@jax.jit
-def _drifting(of_probes: Array, before: Array) -> Estimate:
-    return _mean(of_probes, jnp.abs((of_probes - before).mean(axis=0)))
-
-
 def density(
     spectrum: Quadrature,
     grid: Float[Array, "points"],
@@ -272,15 +253,10 @@ def density(
 ) -> Estimate:
     """Estimate the spectral density, each eigenvalue a Gaussian of area 1/p.
 
-    Args:
-        spectrum: from `quadrature`.
-        grid: (points,), where.
-        width: standard deviation of the Gaussians; by default the width of the spectrum over the
-            number of steps, about what those resolve. A spectrum that is one number to rounding,
-            as of a multiple of the identity, has its size for a width.
-
-    Returns:
-        Estimate (points,), per unit of eigenvalue; integrates to one.
+    It is per unit of eigenvalue, and integrates to one. `width` is the Gaussians' standard
+    deviation; by default the width of the spectrum over the number of steps, about what those
+    resolve. A spectrum that is one number to rounding, as of a multiple of the identity, has its
+    size for a width.
     """
     if width is None:
         nodes, _ = rule(spectrum)
@@ -306,14 +282,10 @@ def index(spectrum: Quadrature, tolerance: float | Float[Array, ""] | None = Non
     which makes the bracket (Chebyshev–Markov–Stieltjes). It is narrow where no eigenvalues are
     near: put the tolerance in a gap of the spectrum, not at the edge of the zeros.
 
-    Args:
-        spectrum: from `quadrature`.
-        tolerance: by default 10 p ε max|μ|, as in `conditioning.of_eigenvalues`; zeros are then
-            inside the bracket, unless an invariant subspace was found. max|μ| grows with the data's
-            unit and with one over it: count in variables without, `objectives.rescaled`.
-
-    Returns:
-        Estimate with a bracket. Exact for a probe that found an invariant subspace, up to its luck.
+    The default is 10 p ε max|μ|, as in `conditioning.of_eigenvalues`; zeros are then inside the
+    bracket, unless an invariant subspace was found. max|μ| grows with the data's unit and with one
+    over it: count in variables without, `objectives.rescaled`. The count is exact for a probe that
+    found an invariant subspace, up to its luck.
     """
     if tolerance is None:
         rtol = hessian.default_rtol(spectrum.parameters, spectrum.diagonal.dtype)
@@ -366,11 +338,6 @@ def log_determinant(
     logarithm needs many steps where an eigenvalue of sign · H + shift is close to zero, and its
     drift then says so; best is a shift that makes all of them positive. Of an objective that is
     `objectives.rescaled` it is the same for W and V together, and needs fewer steps.
-
-    Args:
-        spectrum: from `quadrature`.
-        sign: of H.
-        shift: added to every eigenvalue after the sign.
 
     Raises:
         ValueError: sign not ±1, or singular to rounding.

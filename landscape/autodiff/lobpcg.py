@@ -6,6 +6,10 @@ repeat, one copy for each collapsed latent. A block sees as many copies as it ha
 `extremes` grows it until a smaller eigenvalue shows up behind the last, `escapes` until no
 positive one is left.
 
+Residuals are to reach `rtol`, relative to max|μ|, the stiff end's too. After `max_rounds` of
+LOBPCG, growth included, what there is is returned, and says so. `batch_size` Hessian-vector
+products are made at once. Points are float64.
+
 >>> import jax, jax.numpy as jnp
 >>> from landscape.autodiff import lobpcg
 >>> def f(v):
@@ -20,7 +24,7 @@ positive one is left.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,18 +77,6 @@ class _Block(NamedTuple):
     residuals: Array
 
 
-def _matmat(function: Function, point: PyTree, sign: int, batch_size: int) -> Any:
-    """Return the product of ±H with the columns of a matrix, as a function."""
-    product = operator(function, point)
-
-    def apply(V: Array) -> Array:
-        if V.shape[1] <= batch_size:
-            return sign * jax.vmap(product, in_axes=1, out_axes=1)(V)
-        return sign * jax.lax.map(product, V.T, batch_size=batch_size).T
-
-    return apply
-
-
 @partial(jax.jit, static_argnames=("sign", "sweeps", "batch_size"))
 def _round(
     function: Partial,
@@ -102,8 +94,13 @@ def _round(
     The stiff end of H is a hundred thousand times as large as the eigenvalues that are looked
     for. On H itself LOBPCG would creep; the polynomial folds that end away.
     """
-    apply = _matmat(function, point, sign, batch_size)
+    product = operator(function, point)
     middle, radius = (cut + low) / 2, (cut - low) / 2
+
+    def apply(V: Array) -> Array:
+        if V.shape[1] <= batch_size:
+            return sign * jax.vmap(product, in_axes=1, out_axes=1)(V)
+        return sign * jax.lax.map(product, V.T, batch_size=batch_size).T
 
     def once(V: Array) -> Array:
         return (apply(V) - middle * V) / radius
@@ -257,24 +254,15 @@ def extremes(
 ) -> Extremes:
     """Find eigenvalues from one end of the spectrum, with multiplicity.
 
-    Args:
-        function: scalar function of a pytree.
-        point: where; float64.
-        key: for the start.
-        count: at least so many; where the last of them is repeated, all its copies.
-        end: "largest" for the most positive, "smallest" for the most negative.
-        rtol: residuals to reach, relative to max|μ|, the stiff end's too.
-        max_block: how far the block may grow after copies, from 3/2 count + 5 to at most p/5; by
-            default 4 count + 20.
-        max_rounds: of LOBPCG, growth included; then what there is is returned, and says so.
-        batch_size: Hessian-vector products at once.
+    These are `count` at least; where the last of them is repeated, all its copies. The block grows
+    after copies from 3/2 count + 5 to `max_block`, p/5 at most; by default 4 count + 20.
 
     Returns:
         `Extremes`. An eigenvalue lies within `residuals` of each value, and far closer where it
         stands alone. Look at `complete`.
 
     Raises:
-        ValueError: as `check`, or p not larger than five blocks of 3/2 count + 5.
+        ValueError: as `matrix_free.check`, or p not larger than five blocks of 3/2 count + 5.
 
     Source: Knyazev 2001 (LOBPCG, as in JAX); Zhou & Saad 2007 (Chebyshev filters).
     """
@@ -313,18 +301,11 @@ def escapes(
     the ways to escape: look for them in `objectives.rescaled`, which has as many, and take the
     directions back by `objectives.in_data_units`.
 
-    Args:
-        function: scalar function of a pytree, to be maximised.
-        point: where; float64.
-        key: for the start.
-        tolerance: > 0, in a gap of the spectrum, above the zeros, for fast convergence.
-        max_count: stop at so many.
-        rtol: as for `extremes`.
-        max_rounds: as for `extremes`.
-        batch_size: as for `extremes`.
+    For fast convergence the tolerance, > 0, is in a gap of the spectrum above the zeros. The search
+    stops at `max_count`.
 
     Raises:
-        ValueError: as `check`, tolerance ≤ 0, or p too small.
+        ValueError: as `matrix_free.check`, tolerance ≤ 0, or p too small.
     """
     checks.positive("tolerance", tolerance)
     checks.in_range("max_count", max_count, 1, 2**31 - 1, "at least one")

@@ -45,16 +45,9 @@ def check(function: Function, point: PyTree, key: PRNGKeyArray) -> None:
     """Raise `ValueError` unless its products can be trusted with this function at this point.
 
     The function is traced, compiled and run twice, so that randomness shows whether it is drawn
-    as Python runs or as the device does.
-
-    Args:
-        function: scalar function of a pytree.
-        point: where; float64.
-        key: for two directions.
-
-    Raises:
-        ValueError: not float64, not finite, not scalar, not deterministic, or its derivative by
-            forward over reverse is no symmetric matrix (`stop_gradient`, a custom derivative).
+    as Python runs or as the device does. Refused are points that are not float64, functions that
+    are not finite, scalar and deterministic, and those whose derivative by forward over reverse is
+    no symmetric matrix (`stop_gradient`, a custom derivative); `key` draws two directions for that.
     """
     for leaf in jax.tree.leaves(point):
         dtype = jnp.asarray(leaf).dtype

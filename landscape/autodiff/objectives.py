@@ -2,6 +2,14 @@
 
 The same model has different Hessians as its noise and mean are held fixed or learned. Each
 builder here returns the pair that `hessian` and `conditioning` take.
+
+>>> import jax.numpy as jnp
+>>> from landscape.autodiff import hessian, objectives
+>>> from linvae_jax import linear, moments
+>>> params = linear.with_optimal_encoder(jnp.array([[2.0], [0.0]]), sigma2=1.0)
+>>> data = moments.from_covariance(jnp.diag(jnp.array([5.0, 0.5])))
+>>> hessian.dense(*objectives.elbo(params, data, learn=("log_d",))).round(3).tolist()
+[[-0.5]]
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +20,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from landscape.autodiff import matrix_free
 from linvae_jax import linear, ppca
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
@@ -53,9 +62,7 @@ _POWERS = {"W": 1, "V": -1, "mean": 1}
 def in_data_units(variables: Variables, scale: Scalar) -> dict[str, Array]:
     """Take variables of the data x/scale to those of x: W and the mean × scale, V / scale.
 
-    Args:
-        variables: a point, or a direction such as `lobpcg.escapes` finds it.
-        scale: of the data, their unit; > 0.
+    They may be a point, or a direction such as `lobpcg.escapes` finds it.
     """
     checks.positive("scale", scale)
     return {name: x * scale ** _POWERS.get(name, 0) for name, x in variables.items()}
@@ -69,21 +76,15 @@ def rescaled(objective: Objective, scale: Scalar) -> Objective:
     largest need not be small. With scale = √λ₁ (the first principal standard deviation), or the
     root of the mean variance, they are those of normalised data: no unit is left. Values do not
     change, nor do index and nullity, for the new Hessian is D H D with D > 0 diagonal (Sylvester).
-
-    Args:
-        objective: from `elbo` or `log_likelihood`.
-        scale: of the data; > 0.
-
-    Raises:
-        ValueError: scale ≤ 0, or several.
+    A scale that is not one number > 0 raises `ValueError`.
     """
     checks.positive_scalar("scale", scale)
     function, variables = objective
-    # a Partial of a Partial, so that matrix-free programs are shared as before
-    inner = function if isinstance(function, Partial) else Partial(function)
     dtype = jnp.result_type(*variables.values())
     scale = jnp.asarray(scale, dtype)
-    return Objective(Partial(_of_rescaled, inner, scale), in_data_units(variables, 1 / scale))
+    # a Partial of a Partial, so that matrix-free programs are shared as before
+    rescaled = Partial(_of_rescaled, matrix_free.argument(function), scale)
+    return Objective(rescaled, in_data_units(variables, 1 / scale))
 
 
 def _of_rescaled(function: Partial, scale: Array, variables: Variables) -> Float[Array, ""]:
@@ -99,11 +100,7 @@ def elbo(
 ) -> Objective:
     """Make the β-ELBO a function of the variables named in `learn`.
 
-    Args:
-        params: the point.
-        moments: of the data.
-        beta: weight of the KL.
-        learn: any of "W", "V", "log_d", "log_sigma2", "mean"; the others are held fixed.
+    These are any of "W", "V", "log_d", "log_sigma2", "mean"; the others are held fixed.
 
     Raises:
         ValueError: an unknown name, or parameters that do not fit the moments.
@@ -127,11 +124,7 @@ def log_likelihood(
     *,
     learn: Sequence[str] = ("W",),
 ) -> Objective:
-    """Make the pPCA log-likelihood a function of "W", "log_sigma2" or both.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Make the pPCA log-likelihood a function of W, log σ² or both; errors are as in `elbo`."""
     W = arrays.as_float("W", W)
     sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
     log_sigma2 = jnp.log(jnp.asarray(sigma2, W.dtype))

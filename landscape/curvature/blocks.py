@@ -27,6 +27,11 @@ have the unit of 1/x² and those in V that of x², so that the two ends of the s
 the data's unit changes. Each number is computed from ratios λ/σ², in an order in which nothing
 overflows before the result does.
 
+Of `learn`, "W", "V" and "log_d" are needed, and "log_sigma2" and "mean" may be there, as in
+`objectives.elbo`; anything else raises `ValueError`. With log σ² learned the Hessian is that in
+log σ² too; the point is stationary in log σ² only at σ² = Σ_unused λ_i/(n − rβ). A point has all n
+eigenvalues: pad a thin spectrum with zeros.
+
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import blocks
 >>> from landscape.points import stationary
@@ -56,11 +61,7 @@ def learned(
     needed: tuple[str, ...] = WEIGHTS,
     optional: tuple[str, ...] = ("log_sigma2", "mean"),
 ) -> frozenset[str]:
-    """Check that `learn` has all variables that are needed and nothing unknown.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise `ValueError` unless `learn` has all variables that are needed and nothing unknown."""
     if not set(needed) <= set(learn) <= {*needed, *optional}:
         checks.fail("learn", tuple(learn), f"{needed}, and if wanted any of {optional}")
     return frozenset(learn)
@@ -179,13 +180,6 @@ def inertia(point: Point, learn: Sequence[str] = WEIGHTS) -> Inertia:
     there, two active latents with equal λ, and log σ² if it is learned and all unused λ_i are zero,
     because then no σ² is best. All others are negative. Of traced values that are no stationary
     point nothing is counted.
-
-    Args:
-        point: where.
-        learn: which variables, see `hessian_eigenvalues`.
-
-    Raises:
-        ValueError: W, V or log D not learned.
     """
     return _inertia(point, learned(learn))
 
@@ -211,7 +205,7 @@ def log_determinant(point: Point, learn: Sequence[str] = WEIGHTS) -> Float[Array
     """Compute the log of the product of all nonzero |μ|, from the blocks' determinants.
 
     The determinants have no unit. Where one is zero the block's other eigenvalue counts, −(a + b)
-    of a 2 × 2 block, which has one. Arguments and errors as of `inertia`.
+    of a 2 × 2 block, which has one.
     """
     return _log_determinant(point, learned(learn))
 
@@ -233,15 +227,9 @@ def hessian_eigenvalues(
     """Compute all eigenvalues of the β-ELBO's Hessian at a point.
 
     The cost is O(nk), and O(k³) more for the arrowhead if log σ² is learned. The point may be
-    traced; n, k and `learn` are static.
-
-    Args:
-        point: with all n eigenvalues. Pad a thin spectrum with zeros; each zero adds k eigenvalues
-            −1/σ², and k zeros, as nothing depends on V there. With log σ² learned the Hessian is
-            that in log σ² too; the point is stationary in log σ² only at
-            σ² = Σ_unused λ_i/(n − rβ).
-        learn: "W", "V", "log_d", and if wanted "log_sigma2", "mean", as in `objectives.elbo`.
-        unit_free: of the data x/√λ₁ instead, the same in every unit of x.
+    traced; n, k and `learn` are static. Each zero of S adds k eigenvalues −1/σ², and k zeros, as
+    nothing depends on V there. With `unit_free` they are of the data x/√λ₁ instead, the same in
+    every unit of x.
 
     Returns:
         `Modes` laid out flat: `lower` (k, n) row by row, `upper` likewise, `log_d` (k,), then
@@ -249,9 +237,6 @@ def hessian_eigenvalues(
         included, up to a factor of √(λ_j/τ) or so for the arrowhead. In
         float32 as in float64 that holds while the eigenvalues themselves can be represented, from
         about 1e-37 to 1e38.
-
-    Raises:
-        ValueError: W, V or log D not learned.
 
     Source: own derivation, landscape/README.md; compared with dense Hessians in the tests.
     """
@@ -289,12 +274,8 @@ def log_likelihood_eigenvalues(point: Point, *, learn: Sequence[str] = ("W",)) -
     | i used by l, j ≤ l | −(w_j² + w_l²)/(λ_jλ_l) |
     | i used by l < j: a rotation of the two; or j collapsed | 0 |
 
-    They are the same at W R for every orthogonal R.
-
-    Args:
-        point: with all n eigenvalues; pad a thin spectrum with zeros.
-        learn: "W", and "log_sigma2" if wanted, which ties the active latents' own eigenvalues
-            together in an arrowhead of r + 1.
+    They are the same at W R for every orthogonal R. Of `learn`, "W" is needed; "log_sigma2" ties
+    the active latents' own eigenvalues together in an arrowhead of r + 1.
 
     Returns:
         (nk,), latent by latent; with log σ² (nk + 1,). Exact. NaN where a traced β is not 1.

@@ -37,35 +37,20 @@ _PIECE = 2000  # data whose gradients are kept at once
 
 
 def in_float64(params: Any) -> Any:
-    """Take parameters to double precision, as small eigenvalues drown in rounding of large ones.
-
-    Raises:
-        ValueError: jax_enable_x64 is off.
-    """
+    """Take parameters to double precision; raise `ValueError` if jax_enable_x64 is off."""
     if jnp.result_type(float) != jnp.float64:
         checks.fail("jax_enable_x64", False, "True", "Curvature needs double precision.")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
 
 
-@jax.jit
-def _zeros(like: Any) -> Any:
-    return jax.tree.map(jnp.zeros_like, like)
-
-
 def collapse_latents(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
     """Collapse latents of a VAE: the decoder ignores them, the encoder gives them the prior.
 
-    Args:
-        model: a `vae.LatentModel`.
-        params: its parameters.
-        latents: which, from 0.
-
-    Raises:
-        ValueError: a latent that there is not.
+    Latents count from 0; one that there is not raises `ValueError`.
     """
     chosen = tuple(int(j) for j in latents)
-    nothing = _zeros(model.latent_weights(params, chosen))
-    return model.with_latent_weights(params, chosen, nothing)
+    weights = jax.tree.map(jnp.zeros_like, model.latent_weights(params, chosen))
+    return model.with_latent_weights(params, chosen, weights)
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -189,6 +174,14 @@ def _blocks(decoder: Array, coupling: Array, encoder: Array) -> "Blocks":
     return Blocks(decoder, jnp.where(silent[:, None], 0, coupling), encoder)
 
 
+def _square_error(
+    model: vae.LatentModel, params: Any, weights: dict[str, Array], x: Array, noise: Array
+) -> Float[Array, "N"]:
+    """Compute the error of each datum with these weights of the first latent."""
+    point = model.with_latent_weights(params, (0,), weights)
+    return vae.with_noise(model, point, x, noise).square_error
+
+
 @partial(jax.jit, static_argnames=("model", "batch_size"))
 def _first_order(
     model: vae.LatentModel, params: Any, x: Array, noise: Array, batch_size: int
@@ -197,15 +190,12 @@ def _first_order(
     weights = dict(model.latent_weights(params, (0,)))
     decoder = {model.decoder_name: weights.pop(model.decoder_name)}
 
-    def with_weights(changed: dict[str, Array]) -> Any:
-        return model.with_latent_weights(params, (0,), decoder | weights | changed)
-
     def half_error(changed: Any, datum: Array, eps: Array) -> Array:
-        point = with_weights(changed)
-        return vae.with_noise(model, point, datum[None], eps[None]).square_error[0] / 2
+        return _square_error(model, params, weights | changed, datum[None], eps[None])[0] / 2
 
     def posterior(changed: Any, datum: Array) -> Array:
-        found = model.encode(with_weights(changed), datum[None])
+        point = model.with_latent_weights(params, (0,), decoder | changed)
+        found = model.encode(point, datum[None])
         log_d = jnp.broadcast_to(found.log_d, found.mean.shape)
         return jnp.stack([found.mean[0, 0], log_d[0, 0]])
 
@@ -232,8 +222,7 @@ def _second_order(model: vae.LatentModel, params: Any, x: Array, noise: Array) -
     name = model.decoder_name
 
     def half_error(decoder: Array) -> Array:
-        point = model.with_latent_weights(params, (0,), weights | {name: decoder})
-        return vae.with_noise(model, point, x, noise).square_error.mean() / 2
+        return _square_error(model, params, weights | {name: decoder}, x, noise).mean() / 2
 
     return hessian.dense(half_error, weights[name], chunk=8)
 
@@ -248,21 +237,17 @@ def blocks(
     hessian_data: int = 1000,
     batch_size: int = 64,
 ) -> Blocks:
-    """Make the Hessian in the weights of a latent that is made to collapse.
+    """Make the Hessian in the weights of a latent of a trained VAE that is made to collapse.
 
-    The other latents stay as they are.
+    The other latents stay as they are; `key` draws their noise, once for each datum.
 
-    Args:
-        model: a `vae.LatentModel`.
-        params: a trained one.
-        x: (N, n), centred data. Take those that it was trained on: in a smaller sample chance
-            correlations of features make the critical σ² too large. A datum may come several times
-            in a row, with other noise each time.
-        key: for the noise of the other latents, one draw for each datum.
-        latent: which.
-        hessian_data: how many of the data A is a mean over: a Hessian-vector product for each of
-            the decoder's weights, eight at a time, each with memory for all of these data.
-        batch_size: data at once for B and C, which take one gradient for each.
+    Take the centred data (N, n) that it was trained on: in a smaller sample chance correlations of
+    features make the critical σ² too large. A datum may come several times in a row, with other
+    noise each time.
+
+    A is a mean over `hessian_data` of them: a Hessian-vector product for each of the decoder's
+    weights, eight at a time, each with memory for all of these data. B and C take one gradient for
+    each datum, `batch_size` at once.
 
     Returns:
         `Blocks`, float64; exact for these data and this noise, where the decoder is smooth. For
@@ -296,9 +281,8 @@ def _slopes(model: vae.LatentModel, params: Any, x: Array, noise: Array, along: 
     step = along.reshape(weights[name].shape)
 
     def half_error(t: Array, z: float) -> Array:
-        point = model.with_latent_weights(params, (0,), weights | {name: t * step})
-        passed = vae.with_noise(model, point, x, noise.at[:, 0].set(z))
-        return passed.square_error.sum() / 2
+        noisy = noise.at[:, 0].set(z)
+        return _square_error(model, params, weights | {name: t * step}, x, noisy).sum() / 2
 
     slope = jax.grad(half_error)
     return (slope(jnp.ones(()), 1.0) + slope(jnp.ones(()), -1.0)) / 2
@@ -315,14 +299,8 @@ def curvature_along(
 ) -> Float[Array, ""]:
     """Measure dᵀA d by slopes of the error at ±step · d, with the kinks that lie between.
 
-    Args:
-        model: as for `blocks`, like the arguments not listed here.
-        params: a trained one.
-        x: (N, n), centred data.
-        key: for the noise.
-        latent: which is made to collapse.
-        direction: (d,), unit vector d of the decoder's weights.
-        step: > 0. Its error is of order step²; small steps see few kinks.
+    The unit vector d (d,) is of the decoder's weights; the other arguments are those of `blocks`.
+    The error is of order step²; small steps see few kinks.
 
     Returns:
         Mean over data, of the same unit as A.

@@ -2,6 +2,13 @@
 
 Positive eigenvalues are ways to escape, negative ones hold the point, zeros are flat. Under
 gradient flow a deviation along an eigenvector grows as exp(μ t), μ its eigenvalue.
+
+>>> import jax.numpy as jnp
+>>> from landscape.curvature import conditioning
+>>> saddle = lambda v: v["a"] ** 2 - 3 * v["b"] ** 2
+>>> found, way = conditioning.of_function(saddle, {"a": jnp.zeros(()), "b": jnp.zeros(())})
+>>> int(found.index), float(found.escape_rate), float(found.stiffness), float(abs(way["a"]))
+(1, 2.0, 6.0, 1.0)
 """
 
 from collections.abc import Callable
@@ -24,11 +31,7 @@ class UnitFree(NamedTuple):
     """`UnitFree` is what gradient descent sees in data x/√λ₁: the same in every unit of x.
 
     λ₁ is the largest eigenvalue of the data's covariance S; W is measured in √λ₁ and V in 1/√λ₁.
-
-    Attributes:
-        stiffness: (*batch), as `Conditioning.stiffness`.
-        condition_number: (*batch), as `Conditioning.condition_number`.
-        escape_rate: (*batch), as `Conditioning.escape_rate`.
+    The numbers are those of `Conditioning`.
     """
 
     stiffness: Float[Array, "*batch"]
@@ -77,12 +80,9 @@ def of_eigenvalues(
     needs no tolerance.
 
     Args:
-        eigenvalues: (*batch, p), in any order; a list or integers will do.
+        eigenvalues: (*batch, p), in any order; a list or integers will do. Else `ValueError`.
         rtol: eigenvalues below rtol · max|μ| count as zero; by default 10 p ε of the dtype, the
             rounding of a dense eigensolver.
-
-    Raises:
-        ValueError: no numbers, or none at all.
     """
     values = arrays.as_float("eigenvalues", eigenvalues)
     if values.ndim == 0 or values.shape[-1] == 0:
@@ -97,24 +97,26 @@ def _of_eigenvalues(eigenvalues: Array, rtol: Array | float) -> Conditioning:
     size = jnp.abs(eigenvalues)
     tolerance = rtol * size.max(axis=-1)
     up = eigenvalues > tolerance[..., None]
+    flat = size <= tolerance[..., None]
     down = eigenvalues < -tolerance[..., None]
+    return _read(eigenvalues, up, flat, down, tolerance)
+
+
+def _read(values: Array, up: Array, flat: Array, down: Array, tolerance: Array) -> Conditioning:
+    """Read the numbers off eigenvalues whose signs are known, whatever rounding says."""
     known = jnp.where(jnp.isnan(tolerance), jnp.nan, 1.0)
-    stiffness = known * jnp.max(jnp.where(down, size, 0), axis=-1)
-    softest = jnp.min(jnp.where(down, size, jnp.inf), axis=-1)
+    stiffness = known * jnp.max(jnp.where(down, -values, 0), axis=-1)
+    softest = jnp.min(jnp.where(down, jnp.abs(values), jnp.inf), axis=-1)
+    nan = jnp.full_like(stiffness, jnp.nan)
     return Conditioning(
         index=up.sum(axis=-1),
-        nullity=(size <= tolerance[..., None]).sum(axis=-1),
+        nullity=flat.sum(axis=-1),
         stiffness=stiffness,
         condition_number=jnp.where(down.any(axis=-1), stiffness / softest, jnp.nan),
-        escape_rate=known * jnp.max(jnp.where(up, eigenvalues, 0), axis=-1),
+        escape_rate=known * jnp.max(jnp.where(up, jnp.maximum(values, 0), 0), axis=-1),
         tolerance=tolerance,
-        unit_free=_unknown(stiffness),
+        unit_free=UnitFree(nan, nan, nan),
     )
-
-
-def _unknown(like: Array) -> UnitFree:
-    nan = jnp.full_like(like, jnp.nan)
-    return UnitFree(nan, nan, nan)
 
 
 def _without_units(matrix: Array, sizes: tuple[int, ...]) -> Array:
@@ -147,21 +149,13 @@ def of_function(
     Index and nullity are counted with each array of the point measured in a unit of its own, so
     that its largest diagonal curvature is ±1: they do not depend on the data's unit. The other
     numbers are those of the Hessian as it is, each to rounding of the largest eigenvalue; for those
-    of normalised data give an objective that is `objectives.rescaled`.
-
-    Args:
-        function: scalar function of a pytree, to be maximised.
-        point: a stationary point.
-        rtol: |μ| below rtol · max|μ| counts as zero once the units are taken out; by default
-            10 p ε of the dtype.
-        max_gigabytes: see `hessian.dense`.
+    of normalised data give an objective that is `objectives.rescaled`. `rtol` is as for
+    `of_eigenvalues`, once the units are taken out; `max_gigabytes`, the other arguments and errors are
+    those of `hessian.dense`.
 
     Returns:
         `Conditioning`, and the unit eigenvector of the largest eigenvalue as a pytree like
         `point`: the fastest escape where the index is positive.
-
-    Raises:
-        ValueError: the Hessian would be too large; no scalar function, no floats (`hessian.dense`).
     """
     matrix = hessian.dense(function, point, max_gigabytes=max_gigabytes)
     rtol = hessian.default_rtol(len(matrix), matrix.dtype) if rtol is None else rtol
@@ -177,21 +171,8 @@ def _of_matrix(
     """Do what `of_function` does, for a Hessian in arrays of these sizes."""
     values, vectors = jnp.linalg.eigh(matrix)
     counted = _of_eigenvalues(jnp.linalg.eigvalsh(_without_units(matrix, sizes)), rtol)
-    up, flat, p = counted.index, counted.nullity, values.shape[0]
-    # by Sylvester the same numbers of eigenvalues have each sign here, whatever rounding says
-    place = jnp.arange(p)
-    signed = jnp.where(place >= p - up, jnp.maximum(values, 0), values)
-    down = place < p - up - flat
-    stiffness = jnp.max(jnp.where(down, -values, 0))
-    softest = jnp.min(jnp.where(down, jnp.abs(values), jnp.inf))
-    known = jnp.where(jnp.isnan(counted.tolerance), jnp.nan, 1.0)
-    found = Conditioning(
-        index=up,
-        nullity=flat,
-        stiffness=known * stiffness,
-        condition_number=jnp.where(down.any(), known * stiffness / softest, jnp.nan),
-        escape_rate=known * jnp.where(up > 0, signed[-1], 0),
-        tolerance=counted.tolerance,
-        unit_free=counted.unit_free,
-    )
-    return found, vectors[:, -1]
+    # by Sylvester the same numbers of eigenvalues have each sign here
+    place = jnp.arange(len(values))
+    up = place >= len(values) - counted.index
+    down = place < len(values) - counted.index - counted.nullity
+    return _read(values, up, ~up & ~down, down, counted.tolerance), vectors[:, -1]

@@ -4,6 +4,10 @@
 eigenvector of latent j with component i moves latent j along u_i in W and V, and if another
 latent l owns component i, latent l along j's component as much, or as much the other way.
 
+Eigenvectors (n, m) of S are the leading ones, m of them as the point has eigenvalues. Of `learn`
+"W", "V" and "log_d" are needed, and "log_sigma2" may be. The mean is uncoupled, its eigenvectors
+the u_i. Other `learn`, and eigenvectors of another shape, raise `ValueError`.
+
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import directions
 >>> from landscape.points import stationary
@@ -33,11 +37,7 @@ from linvae_jax.linear import LinearVAEParams
 def read(
     point: Point, eigenvectors: Float[Array, "n m"] | Any, learn: Sequence[str]
 ) -> tuple[Float[Array, "n m"], bool]:
-    """Check the eigenvectors, and say whether log σ² is learned.
-
-    Raises:
-        ValueError: they are not (n, m), or W, V or log D is not learned, or the mean is.
-    """
+    """Check the eigenvectors, and say whether log σ² is learned."""
     variables = blocks.learned(learn, optional=("log_sigma2",))
     eigenvectors = arrays.as_float("eigenvectors", eigenvectors).astype(point.eigenvalues.dtype)
     checks.shape("eigenvectors", eigenvectors, ("n", point.n))
@@ -90,7 +90,7 @@ def _own(U: Array, p: Point, place: Array, learn_sigma2: bool) -> LinearVAEParam
         y, log_sigma2 = jnp.zeros(3 * k, U.dtype).at[place].set(1), jnp.zeros((), U.dtype)
     else:
         y, log_sigma2 = arrow[:-1, place], arrow[-1, place]
-    x = jnp.einsum("jst,jt->js", vectors, y.reshape(k, 3), precision="highest")
+    x = own_blocks.times(vectors, y.reshape(k, 3))
     columns = jnp.where(p.active, U[:, p.assignment], 0)
     return LinearVAEParams(columns * x[:, 0], (columns * x[:, 1]).T, x[:, 2], log_sigma2)
 
@@ -123,18 +123,14 @@ def eigenvector(
 ) -> LinearVAEParams:
     """Make the unit eigenvector that belongs to one of `blocks.hessian_eigenvalues`.
 
-    Args:
-        point: with m eigenvalues, of known values.
-        eigenvectors: (n, m), of S.
-        number: which, in the order of `blocks.hessian_eigenvalues` with these m eigenvalues.
-        learn: "W", "V", "log_d", and "log_sigma2" if wanted. The mean's eigenvectors are the u_i.
+    The `number` counts in their order, with these m eigenvalues; the point's values are known.
 
     Returns:
         A `LinearVAEParams`, the direction in the original basis; `log_sigma2` is zero if log σ² is
         held. Cost O(nk); O(k³) for one of the arrowhead's.
 
     Raises:
-        ValueError: no such number, eigenvectors that are not (n, m), W, V or log D not learned.
+        ValueError: no such number.
     """
     eigenvectors, learn_sigma2 = read(point, eigenvectors, learn)
     return _eigenvector(eigenvectors, point, number, learn_sigma2)
@@ -149,19 +145,13 @@ def escape_directions(
 ) -> Iterator[tuple[Float[Array, ""], LinearVAEParams]]:
     """List all ways to escape, the fastest first; each is made when it is asked for.
 
-    Args:
-        point: as for `eigenvector`, like the arguments below.
-        eigenvectors: (n, m), of S.
-        learn: which variables.
-        rtol: by default all positive eigenvalues are ways to escape, their signs being exact. If
-            given, rates up to rtol · max|μ| count as zero, which depends on the data's unit.
+    By default all positive eigenvalues are ways to escape, their signs being exact. With `rtol`,
+    rates up to rtol · max|μ| count as zero, which depends on the data's unit. Errors are raised at
+    the call.
 
     Returns:
         Pairs of rate, an eigenvalue > 0, and its unit eigenvector. `itertools.islice` takes the
         first few. Equal rates span one space of directions.
-
-    Raises:
-        ValueError: as `eigenvector`, at the call.
     """
     eigenvectors, learn_sigma2 = read(point, eigenvectors, learn)
     values = blocks.hessian_eigenvalues(point, learn=learn)

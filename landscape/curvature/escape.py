@@ -9,9 +9,16 @@ symmetry the path never leaves these two variables of W and V and one of log D, 
 costs nothing: it is gradient descent of the whole model all the same, as the tests check. (That
 holds in exact arithmetic. In floating point, outside the eigenbasis, rounding also excites faster
 directions, and a slow escape is overtaken by them.)
+
+>>> import jax.numpy as jnp
+>>> from landscape.curvature import escape
+>>> found = escape.simulate(jnp.array([4.0, 2.0]), 0, sigma2=1.0)
+>>> print(f"{found.rate:.3f} {found.predicted_steps:.1f} {found.simulated_steps:.1f}")
+1.772 29.7 29.7
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,11 +45,8 @@ def escape_rate(
 ) -> Float[Array, "..."]:
     """Compute the rate at which a collapsed latent leaves along a component, in (W, V).
 
-    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return.
-
-    Args:
-        eigenvalue: λ, of an unused component.
-        sigma2: noise variance; the two broadcast.
+    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return. λ is
+    that of an unused component; it broadcasts with σ².
 
     Returns:
         The growth rate of gradient flow, in nats per datum per squared unit of the weights. It is
@@ -71,19 +75,10 @@ def critical_sigma2(
     The other latents keep the weights that they have at the optimum for this σ². The threshold is
     γ/β, where γ is the larger of two numbers. Along the first component that no latent uses (its
     own, if k are in use) the latent can grow where γ = λ. Along a component in use only the noise
-    τ = βσ² of its λ is not explained yet: there γ = τ²/λ.
-
-    Args:
-        eigenvalues: (n,), of S, from large to small.
-        k: latents, ≤ n.
-        sigma2: at which the model is at its optimum.
-        beta: weight of the KL.
-
-    Returns:
-        γ/β. Exact.
+    τ = βσ² of its λ is not explained yet: there γ = τ²/λ. Exact.
 
     Raises:
-        ValueError: eigenvalues unsorted or negative, k out of range, σ² or β ≤ 0.
+        ValueError: eigenvalues unsorted or negative, k > n, σ² or β ≤ 0.
 
     Source: landscape/README.md, 5.
     """
@@ -108,10 +103,7 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pa
     """Compute the curvature against rotating neighbouring latents into each other.
 
     At the optimum it is (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: latents of close
-    eigenvalues align slowly.
-
-    Args:
-        eigenvalues: (k,), λ of the components in use, from large to small.
+    eigenvalues align slowly. The λ are those in use, from large to small.
 
     Returns:
         (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO. It has
@@ -131,21 +123,11 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pa
 
 
 def rotation_cost(eigenvalues: Any, angle: Scalar = math.pi / 4) -> Float[Array, "pairs"]:
-    """Compute what the ELBO loses at its optimum when neighbouring latents are turned by an angle.
+    """Compute what the ELBO loses at its optimum when neighbouring latents turn by θ radians.
 
     The likelihood stays, so this is the `linear.hadamard_gap` of a turned pair. It is
     ½ log(1 + c sin²(2θ)/4) with c the `rotation_stiffness`, whatever σ² is: cθ²/2 for small θ,
-    and largest at 45°.
-
-    Args:
-        eigenvalues: (k,), λ of the components in use, from large to small.
-        angle: θ, radians.
-
-    Returns:
-        (k − 1,), for the pairs (1, 2), (2, 3), …; nats per datum. Exact.
-
-    Raises:
-        ValueError: eigenvalues that are not positive numbers (k,).
+    and largest at 45°. Nats per datum, exact; eigenvalues, pairs and errors as there.
     """
     stiffness = rotation_stiffness(eigenvalues)
     theta = jnp.asarray(checks.scalar("angle", angle), stiffness.dtype)
@@ -170,15 +152,11 @@ class Escape(NamedTuple):
     simulated_steps: Float[Array, ""]
 
 
+@jax.jit
 def steps(
-    rate: Float[Array, "*batch"], step_size: Float[Array, "*batch"], growth: float
+    rate: Float[Array, "*batch"], step_size: Float[Array, "*batch"], growth: Scalar
 ) -> Float[Array, "*batch"]:
     """Count steps of gradient descent in which a deviation grows by `growth`; ∞ at rates ≤ 0."""
-    return _steps(rate, step_size, growth)
-
-
-@jax.jit
-def _steps(rate: Array, step_size: Array, growth: Array | float) -> Array:
     log_factor = jnp.log1p(step_size * jnp.maximum(rate, 0))
     return jnp.where(rate > 0, jnp.log(growth) / log_factor, jnp.inf)
 
@@ -201,14 +179,8 @@ def _simulate(
 
     def descend(carry: tuple[linear.LinearVAEParams, Array, Array]) -> tuple:
         p, t, _ = carry
-        up = linear.gradient(p, moments)
-        moved = linear.LinearVAEParams(
-            p.W + step_size * up.W,
-            p.V + step_size * up.V,
-            p.log_d + step_size * up.log_d,
-            p.log_sigma2,
-        )
-        return moved, t + 1, size(p)
+        up = replace(linear.gradient(p, moments), log_sigma2=jnp.zeros_like(p.log_sigma2))
+        return jax.tree.map(lambda x, slope: x + step_size * slope, p, up), t + 1, size(p)
 
     def near(carry: tuple[linear.LinearVAEParams, Array, Array]) -> Array:
         p, t, _ = carry
@@ -231,15 +203,11 @@ def simulate(
 ) -> Escape:
     """Leave total collapse along one component by gradient descent with step 1/stiffness.
 
-    Args:
-        eigenvalues: (n,), of S, from large to small; the first sets the step size.
-        component: which eigenvalue to escape along, 0-based.
-        sigma2: noise variance, held.
-        growth: by how much the deviation is to grow.
-        start: its initial size, small enough for start · growth to be in the linear regime.
-        max_steps: give up (NaN) after this many; at once if more are predicted. In the data's own
-            unit u their number grows like u⁴ or u⁻⁴; take λ/λ₁ and σ²/λ₁ for gradient descent on
-            normalised data.
+    The eigenvalues are those of S, from large to small; the component counts from 0, and σ² is
+    held. The deviation's initial size `start` must be small enough for start · growth to be in the
+    linear regime. After `max_steps` this gives up (NaN); at once if more are predicted. In the
+    data's own unit u their number grows like u⁴ or u⁻⁴; take λ/λ₁ and σ²/λ₁ for gradient descent on
+    normalised data.
 
     Raises:
         ValueError: λ of the component ≤ σ²: there is no escape along it.

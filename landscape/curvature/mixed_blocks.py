@@ -100,9 +100,7 @@ def _own(lam: Any, s2: Any, m: int, tau: Any, unit: Any) -> Any:
 def hessian_eigenvalues(point: MixedPoint, *, unit_free: bool = False) -> Float[Any, "p"]:
     """Compute all 2nk + k eigenvalues of the Hessian in (W, V, log D) at `mixed.params`.
 
-    Args:
-        point: of k latents, σ² held fixed.
-        unit_free: of the data x/√λ₁ instead, the same in every unit of x.
+    With `unit_free` they are of the data x/√λ₁ instead, the same in every unit of x.
 
     Returns:
         (2nk + k,), increasing: those of 2 × 2 blocks with all their digits, others to the

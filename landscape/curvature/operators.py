@@ -6,7 +6,14 @@ touches two or three numbers at a time. So f(H) x costs O(nk) for any f, beyond 
 U: Laplace approximations, gradient flow. Products with H and H⁻¹, index, nullity and determinant
 need no eigenvectors: they come from the blocks themselves, whatever the data's unit is.
 
-All directions are `LinearVAEParams` in the original basis.
+All directions are `LinearVAEParams` in the original basis; those of another shape raise
+`ValueError`. The `log_sigma2` of a result is zero if log σ² is held, and that of an argument is not
+looked at then.
+
+Zero eigenvalues are by default those that are zero exactly: ties and zeros of S (`inertia`). With
+`rtol`, |μ| below rtol · max|μ| counts as zero too, which depends on the data's unit; H is then
+inverted by its eigenvectors. With `pseudo`, flat directions are left out, as always under tracing;
+else a singular H raises `ValueError`.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import operators
@@ -19,7 +26,7 @@ True
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -93,14 +100,8 @@ def block_hessian(
 ) -> BlockHessian:
     """Make the Hessian at a point; it costs O(mk), and O(k³) more if log σ² is learned.
 
-    Args:
-        point: with m eigenvalues.
-        eigenvectors: (n, m), the leading eigenvectors of S; all others belong to eigenvalue zero.
-        learn: "W", "V", "log_d", and "log_sigma2" if wanted. The mean needs no operator: it is
-            uncoupled, with eigenvectors u_i.
-
-    Raises:
-        ValueError: eigenvectors that are not (n, m); W, V or log D not learned.
+    Arguments and errors are as in `directions`. Eigenvectors that are left out
+    belong to eigenvalue zero.
     """
     eigenvectors, learn_sigma2 = directions.read(point, eigenvectors, learn)
     return _block_hessian(point, eigenvectors, learn_sigma2)
@@ -127,15 +128,11 @@ def _rotate_own(
     """Take active latents' own (A, B, d), and log σ², into modes or back."""
     arrow = hessian.arrow
     if not back:
-        threes = _times(hessian.own.swapaxes(1, 2), threes)
+        threes = own_blocks.times(hessian.own.swapaxes(1, 2), threes)
     if arrow is not None:
         flat = matmul(arrow if back else arrow.T, jnp.append(threes, log_sigma2))
         threes, log_sigma2 = flat[:-1].reshape(threes.shape), flat[-1]
-    return _times(hessian.own, threes) if back else threes, log_sigma2
-
-
-def _times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
-    return jnp.einsum("jst,jt->js", matrices, vectors, precision="highest")
+    return own_blocks.times(hessian.own, threes) if back else threes, log_sigma2
 
 
 def _own_part(p: Point, first: Array, second: Array, third: Array) -> Float[Array, "k 3"]:
@@ -162,7 +159,12 @@ def _apart(hessian: BlockHessian, direction: LinearVAEParams) -> _Parts:
     own = _own_part(p, A, B, direction.log_d)
     outside = (direction.W - matmul(U, A.T), direction.V - matmul(B, U.T))
     A, B = _exchange(p, A, 1), _exchange(p, B, 1)
-    return _Parts(A, B, own, direction.log_sigma2, outside if hessian.missing else None)
+    log_sigma2 = _if_learned(hessian, direction.log_sigma2)
+    return _Parts(A, B, own, log_sigma2, outside if hessian.missing else None)
+
+
+def _if_learned(hessian: BlockHessian, log_sigma2: Array) -> Array:
+    return jnp.zeros_like(log_sigma2) if hessian.arrow is None else log_sigma2
 
 
 def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
@@ -174,20 +176,14 @@ def _together(hessian: BlockHessian, parts: _Parts) -> LinearVAEParams:
     W, V = matmul(U, A.T), matmul(B, U.T)
     if parts.outside is not None:
         W, V = W + parts.outside[0], V + parts.outside[1]
-    learned = "log_sigma2" in hessian.learn
-    log_sigma2 = parts.log_sigma2 if learned else jnp.zeros_like(parts.log_sigma2)
-    return LinearVAEParams(W, V, parts.own[:, 2], log_sigma2)
+    return LinearVAEParams(W, V, parts.own[:, 2], _if_learned(hessian, parts.log_sigma2))
 
 
 @jax.jit
 def to_modes(hessian: BlockHessian, direction: LinearVAEParams) -> Modes:
-    """Compute the coordinates of a direction along the eigenvectors, Qᵀ x; isometric if m = n.
-
-    Without log σ² learned that entry of the direction is not looked at.
-    """
+    """Compute the coordinates of a direction along the eigenvectors, Qᵀ x; isometric if m = n."""
     p, x, cos, sin = hessian.point, _apart(hessian, direction), hessian.cos, hessian.sin
-    log_sigma2 = x.log_sigma2 if "log_sigma2" in hessian.learn else jnp.zeros_like(x.log_sigma2)
-    threes, log_sigma2 = _rotate_own(hessian, x.own, log_sigma2, back=False)
+    threes, log_sigma2 = _rotate_own(hessian, x.own, x.log_sigma2, back=False)
     rows, columns = jnp.arange(p.k), _columns(p)
     lower = (cos * x.B - sin * x.A).at[rows, columns].set(threes[:, 0], mode="drop")
     upper = (cos * x.A + sin * x.B).at[rows, columns].set(threes[:, 1], mode="drop")
@@ -213,42 +209,31 @@ def _check(hessian: BlockHessian, direction: LinearVAEParams) -> None:
 def function(
     hessian: BlockHessian, f: Callable[[Array], Array], direction: LinearVAEParams
 ) -> LinearVAEParams:
-    """Compute f(H) x for any function f of the eigenvalues.
+    """Compute f(H) x for any function f of the eigenvalues, elementwise array → array.
 
     `jnp.abs` makes the metric of saddle-free Newton; `lambda mu: jnp.exp(mu * t)` is gradient
     flow for a time t; `lambda mu: jax.lax.rsqrt(-mu)` turns white noise into draws from the
     Laplace approximation at a maximum.
 
-    Args:
-        hessian: from `block_hessian`.
-        f: elementwise, array → array.
-        direction: x.
-
-    Returns:
-        A `LinearVAEParams`; its `log_sigma2` is zero if log σ² is held. To rounding of the largest
-        |f(μ)|, as all eigenvectors are orthogonal to rounding of one.
-
-    Raises:
-        ValueError: a direction of another shape.
+    To rounding of the largest |f(μ)|, as all eigenvectors are orthogonal to rounding of one.
     """
     _check(hessian, direction)
     coordinates = to_modes(hessian, direction)
     scaled = jax.tree.map(lambda mu, y: f(mu) * y, hessian.eigenvalues, coordinates)
     result = from_modes(hessian, scaled)
-    W, V, log_sigma2, U = result.W, result.V, result.log_sigma2, hessian.eigenvectors
-    if hessian.missing:
-        W += f(-1 / hessian.point.sigma2) * (direction.W - matmul(U, matmul(U.T, direction.W)))
-        V += f(jnp.zeros_like(log_sigma2)) * (direction.V - matmul(matmul(direction.V, U), U.T))
-    if hessian.arrow is None:
-        log_sigma2 = jnp.zeros_like(log_sigma2)  # f(0) may be infinite
-    return LinearVAEParams(W, V, result.log_d, log_sigma2)
+    if not hessian.missing:
+        return result
+    W, V, U = direction.W, direction.V, hessian.eigenvectors
+    W = result.W + f(-1 / hessian.point.sigma2) * (W - matmul(U, matmul(U.T, W)))
+    V = result.V + f(jnp.zeros_like(result.log_sigma2)) * (V - matmul(matmul(V, U), U.T))
+    return replace(result, W=W, V=V)
 
 
 @jax.jit
 def _apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
     p, x = hessian.point, _apart(hessian, direction)
     a, b, c, _ = blocks.pair_blocks(p, jnp.arange(p.k))
-    own, log_sigma2 = _times(own_blocks.matrices(p), x.own), x.log_sigma2
+    own, log_sigma2 = own_blocks.times(own_blocks.matrices(p), x.own), x.log_sigma2
     if hessian.arrow is not None:
         edge = own_blocks.noise_edge(p)
         own = own + edge * log_sigma2
@@ -259,10 +244,7 @@ def _apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams
 
 
 def apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
-    """Compute H x by the blocks, to rounding of its terms, entry by entry.
-
-    Arguments, result and errors are those of `function`, without f.
-    """
+    """Compute H x by the blocks, to rounding of its terms, entry by entry."""
     _check(hessian, direction)
     return _apply(hessian, direction)
 
@@ -305,7 +287,7 @@ def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
     own, log_sigma2 = x.own, x.log_sigma2
     inverses = own_blocks.inverses(p)
     if hessian.arrow is None:
-        own = _times(inverses, own)
+        own = own_blocks.times(inverses, own)
     else:
         # the others follow log σ² along `noise_path`; what is left of its own curvature is `schur`
         path, schur = own_blocks.noise_path(p), own_blocks.noise_schur(p)
@@ -315,7 +297,7 @@ def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
         own, log_sigma2 = own - path * along, log_sigma2 - along
         step = (log_sigma2 + (path * own).sum()) / jnp.where(free, 1, schur)
         step = jnp.where(free, 0, step)
-        own = _times(inverses, own) + path * step
+        own = own_blocks.times(inverses, own) + path * step
         along = jnp.where(free, (path * own).sum() + step, 0) / length
         own, log_sigma2 = own - path * along, step - along
     out = None if x.outside is None else (-x.outside[0] / a, jnp.zeros_like(x.outside[1]))
@@ -332,22 +314,8 @@ def solve(
     """Compute H⁻¹ b. A Newton step to the stationary point is −H⁻¹ of the gradient.
 
     Each block is inverted by its determinant, which is exact: no digits are lost to the scale of
-    the data.
-
-    Args:
-        hessian: from `block_hessian`.
-        right: b.
-        pseudo: invert on the range of H only, and give nothing along flat directions.
-        rtol: by default only what is zero exactly is flat: ties and zeros of S (`inertia`). If
-            given, |μ| below rtol · max|μ| is too, which depends on the data's unit; H is then
-            inverted by its eigenvectors.
-
-    Returns:
-        A `LinearVAEParams`; its `log_sigma2` is zero if log σ² is held.
-
-    Raises:
-        ValueError: H is singular and `pseudo` is not set (under tracing: flat directions are
-            left out), or b of another shape.
+    the data. The module says what `pseudo` and `rtol` do; the pseudo-inverse gives nothing along
+    flat directions.
     """
     _check(hessian, right)
     _refuse_singular(inertia(hessian, rtol).zero, pseudo)
@@ -368,15 +336,7 @@ def slogdet(
     """Compute the sign of det H, and log|det H|.
 
     At a maximum log|det H| is log det(−H), the term of a Laplace approximation. It has no unit
-    where H is invertible.
-
-    Args:
-        hessian: from `block_hessian`.
-        pseudo: of the nonzero eigenvalues only.
-        rtol: see `solve`.
-
-    Raises:
-        ValueError: H is singular and `pseudo` is not set (under tracing: as with `pseudo`).
+    where H is invertible. With `pseudo` it is of the nonzero eigenvalues only (see the module).
     """
     count = inertia(hessian, rtol)
     _refuse_singular(count.zero, pseudo)
@@ -390,7 +350,7 @@ def slogdet(
 
 
 def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
-    """Count the eigenvalues of each sign, exactly; `rtol` as in `solve`."""
+    """Count the eigenvalues of each sign, exactly; for `rtol` see the module."""
     if rtol is None:
         positive, negative, zero = blocks.inertia(hessian.point, hessian.learn)
     else:

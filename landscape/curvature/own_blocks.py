@@ -3,6 +3,13 @@
 One latent on its own component i = π(j) ties A_ij and B_ji to d_j = δlog D_j: a 3 × 3 block of
 determinant −β²w²/σ². A learned log σ² ties the 3 × 3 blocks of all r active latents together: an
 arrowhead of 3r + 1. `blocks` has the others, and says what the letters are.
+
+>>> import jax.numpy as jnp
+>>> from landscape.curvature import own_blocks
+>>> from landscape.points import stationary
+>>> point = stationary.point(jnp.array([5.0, 0.5]), jnp.array([0]), sigma2=1.0)  # w = 2
+>>> round(float(jnp.linalg.det(own_blocks.matrices(point)[0])), 3)
+-4.0
 """
 
 from typing import Any
@@ -137,6 +144,11 @@ def spectra(p: Point) -> tuple[Float[Array, "k 3"], Float[Array, "k 3 3"]]:
     return values.at[:, 2].set(jnp.where(p.active, nearest, values[:, 2])), columns
 
 
+def times(matrices: Float[Array, "k 3 3"], vectors: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
+    """Multiply each latent's matrix with its vector, at full precision."""
+    return jnp.einsum("jst,jt->js", matrices, vectors, precision="highest")
+
+
 def noise_edge(p: Point) -> Float[Array, "k 3"]:
     """Make the entries that tie A, B and d of `matrices` to log σ²."""
     B = -p.beta * (p.widths / jnp.sqrt(p.unit))
@@ -169,7 +181,7 @@ def arrow(
     p: Point, threes: Float[Array, "k 3"], vectors: Float[Array, "k 3 3"]
 ) -> arrowhead.Arrowhead:
     """Put `matrices` in their eigenvectors' coordinates, with log σ² at the corner."""
-    edge = jnp.einsum("jst,js->jt", vectors, noise_edge(p), precision="highest")
+    edge = times(vectors.swapaxes(1, 2), noise_edge(p))
     real = p.active[:, None] | jnp.array([False, False, True])
     return arrowhead.build(threes, edge, noise_corner(p), real, noise_schur(p))
 

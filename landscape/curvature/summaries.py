@@ -1,5 +1,10 @@
 """Exact spectra that are read off and let go: six numbers, a walk over σ², a histogram.
 
+A point has all n eigenvalues; `learn`, and the `ValueError` it raises, are as in `blocks`. By
+default no curvature has a tolerance: signs are exact, zeros are ties and zeros of S alone
+(`blocks.inertia`). With `rtol`, |μ| below rtol · max|μ| counts as zero too, which depends on the
+data's unit.
+
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import summaries
 >>> lam, pattern = jnp.array([4.0, 2.0, 0.5]), jnp.array([0, -1])
@@ -34,16 +39,6 @@ def summarise(
 
     Index and nullity do not depend on the data's unit. The others do, as landscape/README.md, 3,
     says; `unit_free` has them for normalised data x/√λ₁, which is what one trains on.
-
-    Args:
-        point: with all n eigenvalues.
-        learn: which variables, as for `blocks.hessian_eigenvalues`.
-        rtol: by default no tolerance: signs are exact, zeros are ties and zeros of S alone
-            (`blocks.inertia`). If given, |μ| below rtol · max|μ| counts as zero too, which depends
-            on the data's unit.
-
-    Raises:
-        ValueError: W, V or log D not learned.
     """
     return _summarise(point, blocks.learned(learn), rtol)
 
@@ -113,14 +108,8 @@ def over_sigma2(
     Latent j of the pattern sits on its component while βσ² < λ_i, and is collapsed beyond: the
     point with it on the component has merged with the one without. Its critical σ² is λ_i/β.
 
-    Args:
-        eigenvalues: (n,), of S, from large to small.
-        pattern: (k,) int, an assignment, of any components.
-        sigma2: (steps,), in any order.
-        beta: weight of the KL.
-        learn: which variables, see `blocks.hessian_eigenvalues`.
-        rtol: see `summarise`.
-        batch_size: σ² taken at once; each needs memory for all its eigenvalues.
+    The pattern (k,) is an assignment, of any components; the σ² (steps,) are in any order, and
+    `batch_size` of them taken at once, each with memory for all its eigenvalues.
 
     Raises:
         ValueError: unsorted or negative eigenvalues, σ² or β ≤ 0, a component twice or out of
@@ -189,19 +178,15 @@ def histogram(
 ) -> Histogram:
     """Count the whole spectrum into a histogram, latent by latent, in O(n) memory.
 
-    Args:
-        point: with all n eigenvalues.
-        bins: their number, equal between the extreme eigenvalues; or their edges, increasing.
-            Eigenvalues beyond the edges are not counted.
-        learn: which variables, as for `blocks.hessian_eigenvalues`.
-        unit_free: of the data x/√λ₁ instead. In the data's own unit a histogram of fixed reach may
-            miss one end of the spectrum.
+    `bins` is their number, equal between the extreme eigenvalues; or their edges, increasing.
+    Eigenvalues beyond the edges are not counted. With `unit_free` they are those of the data x/√λ₁
+    instead: in the data's own unit a histogram of fixed reach may miss one end of the spectrum.
 
     Returns:
         Counts as `numpy.histogram` of the flat spectrum, up to rounding at the edges.
 
     Raises:
-        ValueError: W, V or log D not learned, or edges that do not increase.
+        ValueError: edges that do not increase.
     """
     variables = blocks.learned(learn)
     p = stationary.unit_free(point) if unit_free else point
@@ -210,9 +195,7 @@ def histogram(
         checks.in_range("bins", bins, 1, 2**31 - 1, "at least one")
     else:
         given = checks.numbers("bins", bins)
-        increase = (
-            not checks.concrete(given) or (np.asarray(given)[1:] > np.asarray(given)[:-1]).all()
-        )
+        increase = not checks.concrete(given) or (np.diff(given) > 0).all()
         edges = arrays.as_float("bins", given).astype(p.eigenvalues.dtype)
         if edges.shape[:1] in ((), (1,)) or not increase:
             checks.fail("bins", "edges that do not increase", "a number, or increasing edges")

@@ -62,17 +62,8 @@ def types(
     """List all types of stationary point, lazily: the global maximum first, total collapse last.
 
     Their number grows faster than exponentially in k (`count`). With repeated eigenvalues the
-    points of several types can lie in one continuous family; each type is listed.
-
-    Args:
-        eigenvalues: (n,), of S, from large to small.
-        k: number of latents.
-        sigma2: noise variance, held fixed.
-        beta: weight of the KL.
-
-    Raises:
-        ValueError: unsorted or negative eigenvalues, k > n, σ² or β ≤ 0 (at the call, not at the
-            first item).
+    points of several types can lie in one continuous family; each type is listed. Arguments and
+    errors, raised at the call, are those of `stationary.assignments`.
 
     Source: own derivation; proof that the list is complete: landscape/README.md, 4.2.
     """

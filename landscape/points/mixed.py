@@ -206,9 +206,8 @@ def read(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
     """Read spectrum, σ² and β: in NumPy's float64 if they are known, else as JAX has them."""
     if checks.concrete(eigenvalues, sigma2, beta):
         values = arrays.host_spectrum("eigenvalues", eigenvalues)
-        checks.positive_scalar("sigma2", sigma2)
-        checks.positive_scalar("beta", beta)
-        sigma2, beta = np.float64(sigma2), np.float64(beta)
+        sigma2 = np.float64(checks.positive_scalar("sigma2", sigma2))
+        beta = np.float64(checks.positive_scalar("beta", beta))
         zero = stationary.zeros_of_s(values, beta * sigma2)
         return np.where(zero, 0, values.astype(float)), sigma2, beta
     values = arrays.spectrum("eigenvalues", eigenvalues)
@@ -220,17 +219,11 @@ def read(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
 def point(
     eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> MixedPoint:
-    """Make the stationary points of a type, checked where the values are known.
-
-    Args:
-        eigenvalues: (n,), of S, from large to small.
-        point_type: which stationary point.
-        sigma2: noise variance.
-        beta: weight of the KL.
+    """Make the stationary points of a type; eigenvalues are those of S, from large to small.
 
     Raises:
-        ValueError: unsorted or negative eigenvalues, σ² or β ≤ 0, components ≥ n, or a group that
-            does not exist with this spectrum and noise.
+        ValueError: where the values are known, unsorted or negative eigenvalues, σ² or β ≤ 0, or a
+            group that does not exist with this spectrum and noise; components ≥ n.
     """
     found = MixedPoint(*read(eigenvalues, sigma2, beta), point_type)
     n = len(found.eigenvalues)
@@ -318,15 +311,9 @@ def sharing(squares: Float[Any, "r"], m: int) -> Float[Any, "r m"]:
     """Make a matrix Q with orthonormal rows and Σ_i a_i² Q_ij² the same for every column j.
 
     This is the equal-diagonal case of Schur and Horn's theorem, by m − 1 plane rotations of
-    diag(a², 0). Each turns the coordinates with the largest and the smallest entry until the larger
-    one is at the mean, and done with; those not yet done stay uncoupled, with the same mean.
-
-    Args:
-        squares: (r,), a².
-        m: number of columns, ≥ r.
-
-    Returns:
-        (r, m). Qᵀ diag(a²) Q is not block diagonal, up to order, unless it is a multiple of I.
+    diag(a², 0), m ≥ r. Each turns the coordinates with the largest and the smallest entry until the
+    larger one is at the mean, and done with; those not yet done stay uncoupled, with the same mean.
+    Qᵀ diag(a²) Q is not block diagonal, up to order, unless it is a multiple of I.
     """
     xp, place = namespace(squares), np.arange(m)
     d = xp.append(squares, xp.zeros(m - len(squares), squares.dtype))
@@ -370,16 +357,8 @@ def params(point: MixedPoint, eigenvectors: Float[Array, "n m"] | Any) -> Linear
     W = A diag(a) Q, V = Qᵀ diag(a/(a² + βσ²)) Aᵀ, D = βσ²/s², with A the group's eigenvectors and
     Q from `sharing`. The others of the type: all Q with the same property, and permuted latents.
 
-    Args:
-        point: with m eigenvalues, of k latents.
-        eigenvectors: (n, m), the leading eigenvectors of S (m = n, or fewer for large n).
-
-    Returns:
-        `LinearVAEParams` of shape (n, k), in the dtype of the eigenvectors, where
-        `linear.gradient` is zero in W, V and log D. Exact.
-
-    Raises:
-        ValueError: eigenvectors that are not (n, m).
+    Arguments, result and errors are those of `stationary.params`; the dtype is that of the
+    eigenvectors.
     """
     p, xp = point, namespace(point.eigenvalues)
     eigenvectors = arrays.as_float("eigenvectors", eigenvectors)

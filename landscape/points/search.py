@@ -67,14 +67,6 @@ class _State(NamedTuple):
     step: Int[Array, ""]
 
 
-def _start(key: PRNGKeyArray, lam: Float[Array, "n"], k: int) -> linear.LinearVAEParams:
-    """Draw a Gaussian decoder of random size, up to √λ₁, with its best encoder."""
-    key_W, key_size = jax.random.split(key)
-    size = jnp.sqrt(lam[0]) * jax.random.uniform(key_size, (), lam.dtype)
-    W = size / np.sqrt(len(lam)) * jax.random.normal(key_W, (len(lam), k), lam.dtype)
-    return linear.with_optimal_encoder(W, 1.0)
-
-
 @partial(jax.jit, static_argnames=("k", "num_starts"))
 def _newton(
     lam: Float[Array, "n"],
@@ -89,7 +81,11 @@ def _newton(
     moments = mom.Moments(jnp.zeros_like(lam), lam, jnp.asarray(jnp.inf, lam.dtype))
 
     def run(key: PRNGKeyArray) -> tuple[Array, Array]:
-        start = _start(key, lam, k)
+        # a Gaussian decoder of random size, up to √λ₁, with its best encoder
+        key_W, key_size = jax.random.split(key)
+        size = jnp.sqrt(lam[0]) * jax.random.uniform(key_size, (), lam.dtype)
+        W = size / np.sqrt(len(lam)) * jax.random.normal(key_W, (len(lam), k), lam.dtype)
+        start = linear.with_optimal_encoder(W, 1.0)
         x0, unravel = ravel_pytree((start.W, start.V, start.log_d))
 
         def residual(x: Array) -> Array:
@@ -148,22 +144,13 @@ def search(
 ) -> Search:
     """Search for stationary points from random starts, and look each one up in the census.
 
-    Works in units of the noise (λ/βσ², W/√βσ²), which changes nothing but scale.
+    Works in units of the noise (λ/βσ², W/√βσ²), which changes nothing but scale. Spectrum (n,), of
+    distinct eigenvalues, k, σ² and β are as for `census.types`.
 
-    Args:
-        eigenvalues: (n,), of S, from large to small, distinct.
-        k: number of latents.
-        sigma2: noise variance, held fixed.
-        key: PRNG key.
-        num_starts: how many starts.
-        beta: weight of the KL.
-        max_steps: Newton steps of each start.
-        tolerance: a start has converged when no entry of the residual is larger.
-        match: largest `Search.distance` at which a point is of a type.
-
-    Returns:
-        `Search`. How far a point that has converged is from the true one depends on the
-        smallest eigenvalue of the Hessian; `match` must allow for it.
+    A start takes `max_steps` Newton steps at most, and has converged when no entry of the residual
+    is above `tolerance`. Its point is of a type if their `Search.distance` is at most `match`. How
+    far it is from the true one depends on the smallest eigenvalue of the Hessian; `match` must
+    allow for it.
 
     Raises:
         ValueError: as `census.types`, or eigenvalues that are not float64.

@@ -3,10 +3,12 @@
 At noise σ² each stationary point of the pPCA likelihood puts some latents on principal
 components, √(λ_i − σ²) u_i, and leaves the others at zero: posterior collapse. Which latent sits
 where is an *assignment*: an integer array (k,), entry j the component of latent j (0-based, from
-the largest eigenvalue), −1 where latent j is collapsed. With spectrum, σ² and β it is a `Point`,
-which every function on a point takes.
+the largest eigenvalue), −1 where latent j is collapsed; elsewhere it is *active*. With spectrum,
+σ² and β it is a `Point`, checked once, which every function on a point takes.
 
-With a KL weight β, τ = βσ² takes the place of σ² (landscape/README.md, 1).
+With a KL weight β, τ = βσ² takes the place of σ² (landscape/README.md, 1). Eigenvalues (n,) are
+those of S, from large to small. Where they are unsorted or negative, k > n, or σ² or β ≤ 0, a
+`ValueError` is raised.
 
 >>> import jax.numpy as jnp
 >>> from landscape.points import stationary
@@ -42,16 +44,10 @@ _ZERO = 10.0
 def zeros_of_s(eigenvalues: Any, tau: Any) -> Any:
     """Mark the λ that are zeros of S: at most 10 ε λ₁, which is rounding, and below τ = βσ².
 
-    The answer is the same in every unit. A λ above τ is never one, so that no latent and
-    no way to escape is lost. The question is which λ are certainly rounding. Which are certainly
-    not is another one, whose bound is n times larger (`linvae_jax.moments.rank`).
-
-    Args:
-        eigenvalues: (n,), of S, from large to small; of NumPy or JAX.
-        tau: (), βσ².
-
-    Returns:
-        (n,), bool.
+    The answer (n,), of NumPy or JAX as λ, is the same in every unit. A λ above τ is never one, so
+    that no latent and no way to escape is lost. The question is which λ are certainly rounding.
+    Which are certainly not is another one, whose bound is n times larger
+    (`linvae_jax.moments.rank`).
     """
     small = _ZERO * float(jnp.finfo(eigenvalues.dtype).eps) * eigenvalues[0]
     return (eigenvalues <= small) & (eigenvalues < tau)
@@ -152,11 +148,7 @@ def _tau(beta: Any, sigma2: Any, dtype: Any) -> Any:
 
 
 def read_pattern(assignment: Any, n: int) -> Any:
-    """Check an assignment of n components, a point's at some σ²; it is not yet on a device.
-
-    Raises:
-        ValueError: no integers (k,), k > n, a component twice or out of range.
-    """
+    """Check an assignment of n components, a point's at some σ²; it is not yet on a device."""
     a = checks.numbers("assignment", assignment)
     checks.shape("assignment", a, ("k",))
     if not jnp.issubdtype(a.dtype, jnp.integer):
@@ -180,17 +172,11 @@ def point(
     sigma2: Scalar,
     beta: Scalar = 1.0,
 ) -> Point:
-    """Make the stationary point of an assignment, checked where the values are known.
-
-    Args:
-        eigenvalues: (n,), of S, from large to small; their dtype is that of the point.
-        assignment: (k,) int, k ≤ n.
-        sigma2: noise variance.
-        beta: weight of the KL.
+    """Make the stationary point of an assignment, in the dtype of the eigenvalues.
 
     Raises:
-        ValueError: a component repeated, out of range, or with λ_i ≤ βσ²; unsorted or negative
-            eigenvalues; σ² or β ≤ 0; no real numbers, or beyond what JAX's float holds.
+        ValueError: where the values are known, a component repeated, out of range, or with
+            λ_i ≤ βσ²; no real numbers, or beyond what JAX's float holds.
     """
     lam, sigma2, beta = _numbers(eigenvalues, sigma2, beta)
     a = read_pattern(assignment, len(lam))
@@ -230,20 +216,11 @@ def assignments(
 
     Latents are interchangeable, so of the assignments that differ by a permutation of latents
     the one with increasing components is given. Most components in use come first, so the first
-    assignment is the global maximum and the last is total collapse.
-
-    Args:
-        eigenvalues: (n,), of S, from large to small.
-        k: number of latents.
-        sigma2: noise variance.
-        beta: weight of the KL.
+    assignment is the global maximum and the last is total collapse. Errors are raised at the call,
+    not at the first item.
 
     Yields:
         Int arrays (k,). There are `count` of them, a combinatorial number.
-
-    Raises:
-        ValueError: unsorted or negative eigenvalues, k > n, σ² or β ≤ 0 (at the call, not at the
-            first item).
     """
     q = _available(eigenvalues, k, sigma2, beta)
 

@@ -1,8 +1,10 @@
 """Laws that an objective must obey, as functions that raise `AssertionError` where one is broken.
 
-They take any scalar function of a pytree, which is called as `function(point, *arguments)`. One
-program is compiled for each function and shape, so give the same function object each time, and
-what changes from test to test as `arguments`. All compute in float64 (jax_enable_x64).
+They take any scalar function of a pytree, which is called as `function(point, *arguments)`; for
+`assert_symmetries`, `function(params, moments, *arguments)`. One program is compiled for each
+function and shape, so give the same function object each time, and what changes from test to test
+as `arguments`. All compute in float64 (jax_enable_x64). A message says what broke, and in which
+array, by how much.
 
 A zero is relative to something. Here each array of the point is measured in a unit of its own, in
 which its largest second derivative is ±1. A gradient in these units is the Newton step that is
@@ -131,16 +133,9 @@ def assert_gradient(
 ) -> None:
     """Raise unless an analytic gradient is that of autodiff and of finite differences.
 
-    Args:
-        function: scalar function of a pytree; `function(point, *arguments)`.
-        gradient: `gradient(point, *arguments)`, a pytree like `point`.
-        point: where.
-        arguments: what else both take.
-        tolerance: largest difference from autodiff in each array, over the array's largest entry.
-            Central differences along one direction agree to 1e-6 of the function's own changes.
-
-    Raises:
-        AssertionError: they differ; the message names the array.
+    `gradient(point, *arguments)` gives a pytree like `point`. It may differ from autodiff by
+    `tolerance` in each array, over the array's largest entry. Central differences along one
+    direction agree to 1e-6 of the function's own changes.
     """
     exact = _slope(function, point, arguments)
     ours = gradient(point, *arguments)
@@ -179,15 +174,8 @@ def assert_stationary(
 ) -> None:
     """Raise unless the gradient is zero at a point, in every array.
 
-    Args:
-        function: scalar function of a pytree; `function(point, *arguments)`.
-        point: where.
-        arguments: what else the function takes, such as moments of the data.
-        tolerance: largest entry of the gradient, each array in its own unit (see above), over
-            1 + the largest entry of the point in these units: the terms that cancel are that large.
-
-    Raises:
-        AssertionError: a gradient that is not zero; the message names the array.
+    Its largest entry, each array in its own unit (see above), may be `tolerance` times 1 + the
+    largest entry of the point in these units: the terms that cancel are that large.
     """
     flat, gradient, matrix = _read(function, point, arguments)
     units = _units(point, matrix)
@@ -213,16 +201,9 @@ def assert_index(
 ) -> None:
     """Raise unless the dense Hessian has so many positive, and so many zero, eigenvalues.
 
-    Args:
-        function: scalar function of a pytree, to be maximised; `function(point, *arguments)`.
-        point: a stationary point.
-        arguments: what else the function takes.
-        index: number of escape directions, the positive eigenvalues.
-        nullity: number of flat directions; with None any number will do.
-        rtol: an eigenvalue this small beside the largest, units taken out, counts as zero.
-
-    Raises:
-        AssertionError: other numbers; the message has the eigenvalues next to zero.
+    For a function that is to be maximised, `index` counts escape directions and `nullity` flat
+    ones, of which any number will do if it is None. An eigenvalue up to `rtol` times the largest,
+    units taken out, counts as zero. The message has the eigenvalues next to zero.
     """
     _, _, matrix = _read(function, point, arguments)
     units = _units(point, matrix)
@@ -247,18 +228,10 @@ def assert_spectrum(
     tolerance: float = SPECTRUM,
     scale: float = 0.0,
 ) -> None:
-    """Raise unless these are all eigenvalues of the dense Hessian.
+    """Raise unless these `eigenvalues` (p,), in any order, are all of the dense Hessian.
 
-    Args:
-        function: scalar function of a pytree; `function(point, *arguments)`.
-        point: where.
-        arguments: what else the function takes.
-        eigenvalues: (p,), in any order.
-        tolerance: largest difference, over the largest eigenvalue or `scale`, whichever is larger.
-        scale: of what cancels where all eigenvalues are small.
-
-    Raises:
-        AssertionError: another number of eigenvalues, or other eigenvalues.
+    They may differ by `tolerance` times the largest eigenvalue or `scale`, whichever is larger:
+    the size of what cancels where all eigenvalues are small.
     """
     exact = np.linalg.eigvalsh(_read(function, point, arguments)[2])
     ours = np.sort(np.ravel(eigenvalues))
@@ -285,18 +258,9 @@ def assert_highest(
 ) -> None:
     """Raise if a step from a point leads higher, as none does from a global maximum.
 
-    Args:
-        function: scalar function of a pytree; `function(point, *arguments)`.
-        point: the maximum.
-        arguments: what else the function takes.
-        sizes: of the steps, along the eigenvector of the Hessian's largest eigenvalue and along
-            standard normal directions, both ways.
-        directions: how many of the latter.
-        tolerance: how much higher a value may be, over 1 + its size: rounding.
-        seed: of the directions.
-
-    Raises:
-        AssertionError: a higher value.
+    Steps of these `sizes` go both ways along the eigenvector of the Hessian's largest eigenvalue,
+    and along so many standard normal `directions`, drawn from `seed`. A value may be higher by
+    `tolerance`, over 1 + its size: rounding.
     """
     rng = np.random.default_rng(seed)
     _, _, matrix = _read(function, point, arguments)
@@ -310,15 +274,11 @@ def assert_highest(
 
 
 def assert_lower_bound(lower: Any, upper: Any, tolerance: float = FACTORED) -> None:
-    """Raise unless one is a lower bound of the other: the ELBO of the log-likelihood.
+    """Raise unless one is a lower bound of the other, and neither is NaN.
 
-    Args:
-        lower: value or values, nats per datum, such as `linear.elbo(params, moments)`.
-        upper: likewise, such as `ppca.log_likelihood(params.W, sigma2, moments)`.
-        tolerance: by how much it may be broken, over 1 + the size of `upper`: rounding.
-
-    Raises:
-        AssertionError: a lower bound that is higher, or NaN.
+    Both are a value or values, nats per datum, such as `linear.elbo(params, moments)` below
+    `ppca.log_likelihood(params.W, sigma2, moments)`. The bound may be broken by `tolerance`, over
+    1 + the size of `upper`: rounding.
     """
     below, above = np.broadcast_arrays(np.asarray(lower), np.asarray(upper))
     held = below <= above + tolerance * (1 + np.abs(above))
@@ -345,17 +305,9 @@ def assert_symmetries(
     and with other signs ("relabelling"), and for data about another mean ("shift"). For data c x it
     falls by n log c ("unit"), and by nothing else.
 
-    Args:
-        function: `function(params, moments, *arguments)`, nats per datum, such as `linear.elbo`.
-        params: (n, k) linear VAE.
-        moments: of the data.
-        arguments: what else the function takes.
-        symmetries: which of `SYMMETRIES`.
-        tolerance: largest difference, over 1 + the value.
-        seed: of rotation, order and signs.
-
-    Raises:
-        AssertionError: another value; the message names the symmetry.
+    The `function`, such as `linear.elbo`, gives nats per datum, and may differ by `tolerance`, over
+    1 + the value. Of `SYMMETRIES` those in `symmetries` are tried; `seed` draws rotation, order and
+    signs. The message names the symmetry.
     """
     rng = np.random.default_rng(seed)
     n, k = params.W.shape

@@ -75,11 +75,7 @@ class NoisySpectrum(NamedTuple):
 def spectra(draw: Draw, n: int, *, edges: bool = False) -> Float[np.ndarray, "n"]:
     """Draw eigenvalues (n,) of a covariance, from large to small. Ties are likely.
 
-    Args:
-        draw: given by Hypothesis.
-        n: data dimension.
-        edges: whether zeros and eigenvalues 1e-9 beside one are likely too. The largest eigenvalue
-            stays positive.
+    With `edges`, zeros and eigenvalues 1e-9 beside one are too. The largest stays positive.
     """
     grid = _GRID + _EDGES if edges else _GRID
     values = st.lists(st.sampled_from(grid) | st.floats(0.05, 20.0), min_size=n, max_size=n)
@@ -99,11 +95,7 @@ def noisy_spectra(
 ) -> NoisySpectrum:
     """Draw a spectrum with a noise level, often one that is exactly an eigenvalue: βσ² = λ_i.
 
-    Args:
-        draw: given by Hypothesis.
-        n: data dimension.
-        betas: strategy of the KL's weight.
-        edges: as for `spectra`.
+    `betas` draws the KL's weight; `edges` is as for `spectra`.
     """
     eigenvalues, beta = draw(spectra(n, edges=edges)), draw(betas)
     levels = st.sampled_from([float(value) for value in eigenvalues if value > 0])
@@ -116,11 +108,7 @@ def assignments(
 ) -> SearchStrategy[Int[np.ndarray, "k"]]:
     """Draw which latent sits on which component, −1 if collapsed, of the points that exist.
 
-    Args:
-        eigenvalues: (n,), from large to small.
-        k: number of latents.
-        sigma2: noise variance σ².
-        beta: weight of the KL.
+    The eigenvalues are (n,), from large to small.
     """
     there = np.flatnonzero(np.asarray(eigenvalues) > beta * sigma2)
     places = st.permutations([*there.tolist(), *[-1] * k])
@@ -191,12 +179,9 @@ def moments_with(
 
 
 def data_with(moments: mom.Moments, seed: int, rows: int = 40) -> Float[np.ndarray, "rows n"]:
-    """Return data (rows, n) whose moments are these up to rounding; rows > n.
+    """Return data (rows, n) whose moments, of full covariance, are these up to rounding; rows > n.
 
-    Args:
-        moments: with full covariance.
-        seed: of what is left open.
-        rows: N, > n.
+    `seed` draws what is left open.
     """
     n = len(moments.mean)
     z = np.random.default_rng(seed).normal(size=(rows, n))
