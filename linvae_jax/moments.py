@@ -122,15 +122,14 @@ def from_data(x: Any) -> Moments:
             covariance of the last two is NaN.
     """
     x = _several("x", x)
-    if not checks.concrete(x):
-        return _checked(_of_chunk(arrays.as_float("x", x)), "x")
-    _check_varies("x", arrays.vary(x))
-    if arrays.on_host(x):
-        return _checked(_on_host("x", x), "x")
-    checks.finite("x", x)
-    if arrays.rounds(x):
-        shift = arrays.centre(x)
-        return _checked(_shifted(_of_chunk(arrays.less("x", x, shift)), shift), "x")
+    if checks.concrete(x):
+        _check_varies("x", arrays.vary(x))
+        if arrays.on_host(x):
+            return _checked(_on_host("x", x), "x")
+        checks.finite("x", x)
+        if arrays.rounds(x):
+            shift = arrays.centre(x)
+            return _checked(_shifted(_of_chunk(arrays.less("x", x, shift)), shift), "x")
     return _checked(_of_chunk(arrays.as_float("x", x)), "x")
 
 

@@ -149,9 +149,10 @@ def of_function(
     Index and nullity are counted with each array of the point measured in a unit of its own, so
     that its largest diagonal curvature is ±1: they do not depend on the data's unit. The other
     numbers are those of the Hessian as it is, each to rounding of the largest eigenvalue; for those
-    of normalised data give an objective that is `objectives.rescaled`. `rtol` is as for
-    `of_eigenvalues`, once the units are taken out; `max_gigabytes`, the other arguments and errors are
-    those of `hessian.dense`.
+    of normalised data give an objective that is `objectives.rescaled`.
+
+    `rtol` is as for `of_eigenvalues`, once the units are taken out. The other arguments and errors
+    are those of `hessian.dense`.
 
     Returns:
         `Conditioning`, and the unit eigenvector of the largest eigenvalue as a pytree like
