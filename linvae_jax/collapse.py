@@ -129,11 +129,10 @@ def check_grid(epsilon: tuple[float, ...]) -> None:
 def is_active(
     mean_variance: Float[Array, "*batch k"], threshold: float = 0.01
 ) -> Bool[Array, "*batch k"]:
-    """Call a latent an active unit where its `mean_variance`, Var_x[ E q(z_j | x) ], is large.
+    """Call a latent an active unit: its `mean_variance` Var_x[ E q(z_j | x) ] exceeds a threshold.
 
-    In the source that is above 0.01.
-
-    Source: Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, ICLR 2016.
+    Source, which takes 0.01: Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, ICLR
+    2016.
     """
     return mean_variance > threshold
 

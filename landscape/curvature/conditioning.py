@@ -80,7 +80,8 @@ def of_eigenvalues(
     needs no tolerance.
 
     Args:
-        eigenvalues: (*batch, p), in any order; a list or integers will do. Else `ValueError`.
+        eigenvalues: (*batch, p), p ≥ 1, in any order; a list or integers will do. What is no array
+            of real numbers raises `ValueError`.
         rtol: eigenvalues below rtol · max|μ| count as zero; by default 10 p ε of the dtype, the
             rounding of a dense eigensolver.
     """

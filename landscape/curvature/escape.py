@@ -180,7 +180,8 @@ def _simulate(
     def descend(carry: tuple[linear.LinearVAEParams, Array, Array]) -> tuple:
         p, t, _ = carry
         up = replace(linear.gradient(p, moments), log_sigma2=jnp.zeros_like(p.log_sigma2))
-        return jax.tree.map(lambda x, slope: x + step_size * slope, p, up), t + 1, size(p)
+        moved = jax.tree.map(lambda x, slope: x + step_size * slope, p, up)
+        return moved, t + 1, size(p)
 
     def near(carry: tuple[linear.LinearVAEParams, Array, Array]) -> Array:
         p, t, _ = carry
