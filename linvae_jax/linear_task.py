@@ -25,17 +25,11 @@ from linvae_jax.training import Label
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Problem:
-    """A problem is the data as training sees them.
-
-    Attributes:
-        moments: of the data; μ, S.
-        spectrum: of S, to measure how far training is from the optimum.
-        x: (N, n) data, needed only for sampled gradients.
-    """
+    """A problem is the data as training sees them."""
 
     moments: mom.Moments
-    spectrum: mom.Spectrum
-    x: Float[Array, "N n"] | None = None
+    spectrum: mom.Spectrum  # to measure how far training is from the optimum
+    x: Float[Array, "N n"] | None = None  # needed only for sampled gradients
 
 
 @partial(jax.tree_util.register_dataclass)

@@ -57,16 +57,15 @@ def prepare(values: Any, transform: evaluation.Transform | None = None, key: Any
     coordinates far from zero. Pixels stay as they are; what a transform makes of them is centred
     batch by batch.
 
+    λ is in float32, computed in JAX's default float. Above 2,048 dimensions it is that of as many
+    data, spread over the set; the others are zero.
+
     Args:
         values: (N, n), real numbers as for `moments.from_data`, or pixels for `transform`: an
             array, which is put on the device, or `sources.Windows`, which are not. Integers
             stay integers, and `NetworkTask` wants a transform for them.
         transform: as for `NetworkTask`.
-        key: for its noise.
-
-    Returns:
-        `Data` with float32 eigenvalues, computed in JAX's default float. Above 2,048 dimensions
-        they are those of as many data, spread over the set; the others are zero.
+        key: for the noise of the transform.
 
     Raises:
         ValueError: values not (N, n), NaN or Inf, constant, no real numbers, integers that JAX

@@ -344,15 +344,10 @@ def named(
 ) -> Mlp | Conv:
     """Make the architecture that has a name.
 
-    Args:
-        name: "mlp"; "conv"; or, with a linear decoder to compare with pPCA, "linear-encoder" (the
-            linear VAE as a network), "deep-linear-encoder", "mlp-encoder".
-        n: data dimension.
-        k: latent dimension.
-        image_shape: (H, W, C), for "conv".
-        widths: hidden layers of the encoder of "mlp", whose decoder mirrors them, and of
-            "mlp-encoder", or channels of "conv"; those of the classes by default.
-        data_scale: as in `Mlp`.
+    It is "mlp"; "conv", which needs an image shape (H, W, C); or, with a linear decoder to compare
+    with pPCA, "linear-encoder" (the linear VAE as a network), "deep-linear-encoder", "mlp-encoder".
+    Widths are those of the hidden layers of the encoder of "mlp", whose decoder mirrors them, and
+    of "mlp-encoder", or the channels of "conv"; those of the classes by default.
 
     Raises:
         ValueError: another name; "conv" for data that are no colour images; sizes that do not fit.

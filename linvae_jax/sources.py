@@ -137,17 +137,11 @@ class Windows:
 
         Two windows are held at a time, the one in use and the next, if you let go of the one
         before you ask for the other. If the data are `resident`, it is the same array every time,
-        and there is no thread.
+        and there is no thread. Without a `stop` there is no end.
 
-        Args:
-            start: number of the first window.
-            stop: number after the last; by default there is no end.
-            put: called by the thread with each window, for instance `jnp.asarray` to put it on the
-                device; by default they are NumPy arrays.
-
-        Yields:
-            An iterator, valid inside the context. An error in reading is raised where the window is
-            asked for; leaving waits for a window that is half read.
+        `put` is called by the thread with each window, for instance `jnp.asarray` to put it on the
+        device; by default they are NumPy arrays. The iterator is valid inside the context. An error
+        in reading is raised where the window is asked for; leaving waits for one that is half read.
 
         Raises:
             ValueError: start < 0.

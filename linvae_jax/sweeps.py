@@ -17,6 +17,7 @@ nothing computed is lost: see `sweep_folder`.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -63,7 +64,7 @@ class Grid:
                 checks.fail(f.name, repr(value), "a tuple, of one value or more")
         # 1 and 1.0 are the same run, and so are their folders
         for name in ("sigma2", "learning_rate", "beta"):
-            values = tuple(_number(name, value) for value in getattr(self, name))
+            values = tuple(float(checks.scalar(name, value)) for value in getattr(self, name))
             object.__setattr__(self, name, values)
         for value in self.learned:
             if not isinstance(value, bool | np.bool_):
@@ -74,15 +75,9 @@ class Grid:
         for seed in self.seeds:
             streams.check("seeds", seed)
         for f in fields(self):
-            seen = set()
-            for value in getattr(self, f.name):
-                if np.shape(value):
-                    checks.fail(f.name, f"an array of shape {np.shape(value)} in it", "numbers")
-                # scalars of NumPy and JAX as Python's: those of JAX are not hashable
-                plain = value.item() if hasattr(value, "item") else value
-                if plain in seen:
-                    checks.fail(f.name, f"{plain} twice", "each value once")
-                seen.add(plain)
+            for value, times in Counter(getattr(self, f.name)).items():
+                if times > 1:
+                    checks.fail(f.name, f"{value} twice", "each value once")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,17 +114,6 @@ class Grid:
             return jnp.asarray([float(leaf) for leaf in leaves], dtype)
 
         return jax.tree.map(stacked, *runs)
-
-
-def _number(name: str, value: Any) -> float:
-    """Return a real number as Python's float, also an integer of more than 32 bits."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        checks.numbers(name, value)
-        checks.shape(name, value, ())
-    try:
-        return float(value)
-    except OverflowError:
-        checks.fail(name, "an integer beyond all floats", "a float")
 
 
 class Run(NamedTuple):

@@ -142,8 +142,30 @@ class Store:
         and dtypes must be those of a template, but for the length of its first `free_axes` axes.
         """
         self.wait()
-        restored, self._damaged = _newest_intact(self.folder, template, free_axes)
-        return restored
+        faults: dict[int, str] = {}
+        for step in reversed(_steps(self.folder)):
+            restored: saves.Restored | None = None
+            problem: Exception | None = None
+            try:
+                restored = saves.read(self.folder / f"step_{step}", step, template, free_axes)
+            except (saves.Damaged, ValueError) as error:
+                problem = error
+            # what one process cannot read is damaged for all, or they would go on differently
+            damaged = isinstance(problem, saves.Damaged)
+            if anywhere(damaged):
+                faults[step] = str(problem) if damaged else "another process could not read it"
+                continue
+            if problem is not None:
+                raise problem
+            if faults and jax.process_index() == 0:
+                text = f"{self.folder}: going back to step {step}, since {_told(faults)}."
+                warnings.warn(text, stacklevel=2)
+            self._damaged = list(faults)
+            return restored
+        if faults:
+            got, hint = f"{self.folder}, where {_told(faults)}", "Delete the folder to start again."
+            checks.fail("folder", got, "at least one intact save", hint)
+        return None
 
     def wait(self) -> None:
         """Wait until what was saved is on disk; if that fails, the saves before it are intact."""
@@ -178,40 +200,6 @@ def _steps(folder: Path) -> list[int]:
     """Return the complete saves, from old to new."""
     numbers = (entry.name.removeprefix("step_") for entry in folder.glob("step_*"))
     return sorted(int(number) for number in numbers if number.isdigit())
-
-
-def _newest_intact(
-    folder: Path, template: Mapping[str, Any] | None, free_axes: int
-) -> tuple[saves.Restored | None, list[int]]:
-    """Return the newest save that passes its checks, and the steps after it that do not."""
-    faults: dict[int, str] = {}
-    for step in reversed(_steps(folder)):
-        restored: saves.Restored | None = None
-        problem: Exception | None = None
-        try:
-            restored = saves.read(folder / f"step_{step}", step, template, free_axes)
-        except (saves.Damaged, ValueError) as error:
-            problem = error
-        # a save that one process cannot read is damaged for all, or they would go on differently
-        damaged = isinstance(problem, saves.Damaged)
-        if anywhere(damaged):
-            faults[step] = str(problem) if damaged else "another process could not read it"
-            continue
-        if problem is not None:
-            raise problem
-        if faults and jax.process_index() == 0:
-            warnings.warn(
-                f"{folder}: going back to step {step}, since {_told(faults)}.", stacklevel=3
-            )
-        return restored, list(faults)
-    if faults:
-        checks.fail(
-            "folder",
-            f"{folder}, where {_told(faults)}",
-            "at least one intact save",
-            "Delete the folder to start again.",
-        )
-    return None, []
 
 
 def _told(faults: Mapping[int, str]) -> str:

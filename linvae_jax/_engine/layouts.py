@@ -38,19 +38,12 @@ _SMALL = 0.05
 
 @dataclass(frozen=True)
 class RunLayout:
-    """A layout says how the runs of a sweep are spread; the same one gives the same bits.
-
-    Attributes:
-        batching: see the module's table.
-        chunk: runs trained together; the next chunk starts when they are done.
-        devices: over how many a chunk is sharded.
-        threads: that call programs at the same time.
-    """
+    """A layout says how the runs of a sweep are spread; the same one gives the same bits."""
 
     batching: Batching
-    chunk: int
-    devices: int = 1
-    threads: int = 1
+    chunk: int  # runs trained together; the next chunk starts when they are done
+    devices: int = 1  # over how many a chunk is sharded
+    threads: int = 1  # that call programs at the same time
 
 
 def plan(

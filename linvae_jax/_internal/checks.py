@@ -67,6 +67,8 @@ def _read(name: str, x: Any) -> Any:
         return np.asarray(x)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
         return jnp.asarray(x)
+    except OverflowError:
+        fail(name, "an integer beyond all floats", "a float")
     except Exception as error:  # whatever `__array__` raises
         got = f"{type(x).__name__} that is no array ({str(error).splitlines()[0]})"
         fail(name, got, "an array of real numbers")

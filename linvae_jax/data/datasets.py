@@ -16,7 +16,6 @@ To add a data set of tensorflow-datasets: write a function like `mnist.builder` 
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -64,40 +63,32 @@ def load(
         ImportError: a package of the extra `data` is missing.
     """
     name = os.fspath(name_or_path)
-    known = _KNOWN.get(name)
-    if known is None and Path(name).suffix not in files.MAGIC:
+    splits, load_known = _KNOWN.get(name, (("train",), None))
+    if load_known is None and Path(name).suffix not in files.MAGIC:
         names = ", ".join(map(repr, _KNOWN))
         checks.fail(
             "name_or_path",
             repr(name),
             f"{names}, or a path that ends in {' or '.join(files.MAGIC)}",
         )
-    splits = known.splits if known else ("train",)
     if split not in splits:
         checks.fail("split", repr(split), " or ".join(map(repr, splits)) + f" for {name}")
-    if known is None:
+    if load_known is None:
         return files.load(Path(name).expanduser())
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
         checks.fail("manual_dir", repr(os.fspath(manual_dir)), "an existing directory")
-    return known.load(
+    return load_known(
         split,
         None if data_dir is None else Path(data_dir).expanduser(),
         None if manual_dir is None else Path(manual_dir).expanduser(),
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A data set that has a name has splits, and a way to load one of them."""
-
-    splits: tuple[str, ...]
-    load: Callable[[str, Path | None, Path | None], Dataset]
-
-
-_KNOWN = {
-    "digits": _Known(("train",), lambda *_: digits.load()),
-    "mnist": _Known(("train", "test"), partial(tfds.load, "mnist", mnist.builder)),
-    "celeba": _Known(("train", "validation", "test"), celeba.load),
-    "photographs": _Known(("train", "test"), lambda split, *_: photographs.load(split)),
+# name → splits, and what loads one of them (split, data_dir, manual_dir)
+_KNOWN: dict[str, tuple[tuple[str, ...], Callable[[str, Path | None, Path | None], Dataset]]] = {
+    "digits": (("train",), lambda *_: digits.load()),
+    "mnist": (("train", "test"), partial(tfds.load, "mnist", mnist.builder)),
+    "celeba": (("train", "validation", "test"), celeba.load),
+    "photographs": (("train", "test"), lambda split, *_: photographs.load(split)),
 }
 NAMES = tuple(_KNOWN)  # what `load` knows by name
