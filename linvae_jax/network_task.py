@@ -136,7 +136,7 @@ def centred(
 ) -> Float[Array, "N n"]:
     """Return `count` data, spread over all, as models see them: real, with their mean taken off.
 
-    They are in JAX's default float. The key is for the noise of the transform.
+    All, where there are fewer; in JAX's default float. The key is for the noise of the transform.
 
     Raises:
         ValueError: not `Data`, count < 1.

@@ -206,6 +206,8 @@ def run(
 ) -> Sweep:
     """Train a model for every run of a grid.
 
+    Deterministic for the same arguments and layout, stopped or not.
+
     Args:
         task: what is trained.
         config: how.
@@ -225,9 +227,6 @@ def run(
             text, number or list of them.
         quiet: no progress bar.
         title: said beside that bar: which sweep this is, where there are several.
-
-    Returns:
-        `Sweep`. Deterministic for the same arguments and layout, stopped or not.
 
     Raises:
         ValueError: before anything is trained: a grid without values, what `training.check`

@@ -81,12 +81,9 @@ class Model(Protocol):
 
 @runtime_checkable
 class LatentModel(Model, Protocol):
-    """Such a model knows which weights are one latent's own: all of them zero, it is collapsed.
+    """Such a model knows which weights are one latent's own: all of them zero, it is collapsed."""
 
-    Attributes:
-        decoder_name: which of `latent_weights` the decoder has; the others are the encoder's.
-    """
-
+    # which of `latent_weights` the decoder has; the others are the encoder's
     decoder_name: ClassVar[str]
 
     def latent_weights(self, params: Any, latents: tuple[int, ...]) -> dict[str, Array]:

@@ -92,12 +92,9 @@ class Logit:
     >>> y = jax.jit(transform)(np.array([[0, 128], [255, 3]], np.uint8), jax.random.key(0))
     >>> y.dtype
     dtype('float32')
-
-    Attributes:
-        alpha: 0 < α < ½.
     """
 
-    alpha: float
+    alpha: float  # 0 < α < ½
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for α outside (0, ½)."""

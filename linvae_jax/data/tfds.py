@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest import mock
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -116,6 +117,7 @@ def _quiet(tfds: Any) -> Iterator[None]:
 def _prepare(tfds: Any, builder: Any, name: str, manual_dir: Path | None) -> None:
     """Make the prepared set from original files, those in `manual_dir` or downloaded."""
     requests = importlib.import_module("requests")  # tensorflow-datasets requires it
+    shuffle = importlib.import_module("tensorflow_datasets.core.shuffle")
     checksum_error = importlib.import_module(
         "tensorflow_datasets.core.download.download_manager"
     ).NonMatchingChecksumError
@@ -143,7 +145,8 @@ def _prepare(tfds: Any, builder: Any, name: str, manual_dir: Path | None) -> Non
         try_download_gcs=False,  # the prepared sets on offer there need tensorflow to be read
     )
     try:
-        with _shuffled_in_memory():
+        # on disk, from 1 GB of encoded records as CelebA's "train" has, it would use tensorflow
+        with mock.patch.object(shuffle, "MAX_MEM_BUFFER_SIZE", sys.maxsize):
             builder.download_and_prepare(file_format="array_record", download_config=config)
     except checksum_error as error:
         checks.fail(
@@ -154,21 +157,6 @@ def _prepare(tfds: Any, builder: Any, name: str, manual_dir: Path | None) -> Non
         )
     except (tfds.download.DownloadError, requests.RequestException) as error:
         checks.fail(name, f"{nowhere} ({error})", expected, hint)
-
-
-@contextlib.contextmanager
-def _shuffled_in_memory() -> Iterator[None]:
-    """Keep tensorflow-datasets from shuffling on disk, which it does with tensorflow.
-
-    It does so from 1 GB of encoded records: CelebA's "train" has 1.4 GB.
-    """
-    shuffle: Any = importlib.import_module("tensorflow_datasets.core.shuffle")
-    limit = shuffle.MAX_MEM_BUFFER_SIZE
-    shuffle.MAX_MEM_BUFFER_SIZE = sys.maxsize
-    try:
-        yield
-    finally:
-        shuffle.MAX_MEM_BUFFER_SIZE = limit
 
 
 def _unreachable(url: str) -> str | None:
