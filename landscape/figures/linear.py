@@ -5,6 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.figures import style
 from landscape.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, curve, styled
 
 
@@ -16,17 +17,15 @@ def stationary_surface(table: xr.Dataset) -> Figure:
     """
     lam = table.eigenvalue.values
     names = [f"column along $u_{{{c + 1}}}$ (data unit)" for c in table.component.values]
-    figure = Figure(figsize=(7.2, 2.9))
-    panels = figure.subplots(1, table.sizes["sigma2"], sharey=True, squeeze=False)[0]
-    image = None
+    figure, axes = style.panels(7.2, 2.9, 1, table.sizes["sigma2"], sharey=True, squeeze=False)
+    axes, image = axes[0], None
     below = table.log_likelihood.max(("along_first", "along_second")) - table.log_likelihood
     # levels as squares show both the flat top and the steep flanks; the same in all panels
     levels = np.linspace(0, 1, 16) ** 2 * float(below.max())
-    for axis, at, surface in zip(panels, table.sigma2, below, strict=True):
-        sigma2 = float(at)
-        x, y = table.along_first, table.along_second
-        image = axis.contourf(x, y, surface.T, levels=levels, cmap="cividis_r")
-        axis.contour(x, y, surface.T, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
+    for axis, sigma2, surface in zip(axes, table.sigma2.values, below, strict=True):
+        drawn = table.along_first, table.along_second, surface.T
+        image = axis.contourf(*drawn, levels=levels, cmap="cividis_r")
+        axis.contour(*drawn, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
         captured = lam > sigma2
         reach = np.sqrt(np.maximum(lam - sigma2, 0))
         top = np.array([[reach[0], 0], [-reach[0], 0]]) if captured[0] else np.zeros((1, 2))
@@ -43,18 +42,16 @@ def stationary_surface(table: xr.Dataset) -> Figure:
                 label="saddle or minimum\nin the plane",
             )  # fmt: skip
         state = ("neither captured", "larger one captured", "both captured")[captured.sum()]
-        axis.set_title(f"σ² = {sigma2:.3g}\n{state}")
-        axis.set_xlabel(names[0])
-        axis.set_aspect("equal")
+        axis.set(title=f"σ² = {sigma2:.3g}\n{state}", xlabel=names[0], aspect="equal")
         axis.grid(False)
-    panels[0].set_ylabel(names[1])
+    axes[0].set_ylabel(names[1])
     handles = {}
-    for axis in panels:
+    for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     if image is not None:
-        bar = figure.colorbar(image, ax=list(panels), shrink=0.75, ticks=levels[::3], format="%.2g")
+        bar = figure.colorbar(image, ax=list(axes), shrink=0.75, ticks=levels[::3], format="%.2g")
         bar.ax.invert_yaxis()
         bar.set_label("log-likelihood below\nthe panel's best (nats/datum)")
     return figure
@@ -70,8 +67,7 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
         (exact.squeeze(("sigma2_init", "learned")), BLUE, "exact gradients"),
         (sampled.squeeze(("sigma2_init", "learned")), ORANGE, "sampled gradients"),
     )
-    figure = Figure(figsize=(7.2, 3.1))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = style.panels(7.2, 3.1, 1, 2)
     for table, color, label in runs:
         curve(left, table.elbo, color, label)
         curve(right, table.gap, color, "")
@@ -79,39 +75,32 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
     left.axhline(optimum, color=BLACK, ls=":", label="pPCA maximum likelihood")
     left.set_ylim(optimum - 0.3 * abs(optimum), optimum + 0.03 * abs(optimum))
     left.set_ylabel("ELBO (nats/datum)")
-    right.set_yscale("log")
-    right.set_ylabel("below the pPCA optimum\n(nats/datum)")
+    right.set(yscale="log", ylabel="below the pPCA optimum\n(nats/datum)")
     figure.legend(loc="outside lower center", ncols=3)
-    for axis in (left, right):
-        axis.set_xlabel("optimiser steps")
-        axis.set_xlim(0, None)
-        axis.locator_params(axis="x", nbins=5)
+    style.over_steps(left, right)
     return figure
 
 
 @styled
 def likelihood_by_latents(table: xr.Dataset) -> Figure:
     """Draw figure 3: pPCA log-likelihood against the number of latents, and trained linear VAEs."""
-    figure = Figure(figsize=(4.6, 3.2))
-    axis = figure.subplots()
+    figure, axis = style.panels(4.6, 3.2)
     fixed, held = float(table.fixed_sigma2), int(table.fixed_latents)
     axis.plot(table.latents, table.mle, color=BLUE, label="pPCA, maximum-likelihood σ²")
     axis.plot(
         table.latents, table.fixed, color=RED, ls="--",
         label=f"pPCA, σ² = {fixed:.3g} (its MLE for {held} latents)",
     )  # fmt: skip
-    axis.plot(
-        table.trained_latents, table.trained_mle, "o", color=BLUE, mfc="white", ms=5,
-        label="trained linear VAE, σ² learned",
-    )  # fmt: skip
-    axis.plot(
-        table.trained_latents, table.trained_fixed, "s", color=RED, mfc="white", ms=5,
-        label="trained linear VAE, σ² held",
-    )  # fmt: skip
+    for name, marker, color, how in (("mle", "o", BLUE, "learned"), ("fixed", "s", RED, "held")):
+        axis.plot(
+            table.trained_latents, table[f"trained_{name}"], marker, color=color, mfc="white", ms=5,
+            label=f"trained linear VAE, σ² {how}",
+        )  # fmt: skip
     low = float(min(table.mle[1], table.fixed[1]))
     axis.set_ylim(low, float(table.mle.max()) + 0.05 * abs(float(table.mle.max()) - low))
-    axis.set_xlabel("number of latents k")
-    axis.set_ylabel("log-likelihood or ELBO\n(nats/datum, pixel scale)")
+    axis.set(
+        xlabel="number of latents k", ylabel="log-likelihood or ELBO\n(nats/datum, pixel scale)"
+    )
     axis.legend(loc="lower right")
     return figure
 
@@ -119,8 +108,7 @@ def likelihood_by_latents(table: xr.Dataset) -> Figure:
 @styled
 def convergence(table: xr.Dataset) -> Figure:
     """Draw how gap and angle go to zero on a well-separated spectrum, from every initial σ²."""
-    figure = Figure(figsize=(7.2, 2.8))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = style.panels(7.2, 2.8, 1, 2)
     colors = (BLUE, GREEN, ORANGE, RED, PURPLE)
     for color, (sigma2, at) in zip(colors, table.groupby("sigma2_init"), strict=False):
         at = at.squeeze(("sigma2_init", "learned"))
@@ -131,9 +119,7 @@ def convergence(table: xr.Dataset) -> Figure:
     left.set_ylabel("|ELBO − pPCA optimum| (nats/datum)")
     right.set_ylabel("largest angle to a\nprincipal direction (degrees)")
     for axis in (left, right):
-        axis.set_yscale("log")
-        axis.set_xlabel("optimiser steps")
-        axis.set_xlim(0, None)
+        axis.set(yscale="log", xlabel="optimiser steps", xlim=(0, None))
     left.legend()
     return figure
 
@@ -144,36 +130,28 @@ def escape_and_conditioning(path: xr.Dataset, escapes: xr.Dataset) -> Figure:
 
     Takes `linear.conditioning_path` and `linear.escapes`.
     """
-    figure = Figure(figsize=(7.2, 3.3))
-    left, middle, right = figure.subplots(1, 3)
-    styles = ("-", "--", ":")
-    for style, name in zip(styles, path.pattern.values, strict=False):
-        left.plot(path.sigma2, path["index"].sel(pattern=name), color=BLACK, ls=style, label=name)
-    left.set_ylabel("index: escape directions")
-    left.set_ylim(0, None)
+    figure, (left, middle, right) = style.panels(7.2, 3.3, 1, 3)
+    for dashes, name in zip(("-", "--", ":"), path.pattern.values, strict=False):
+        left.plot(path.sigma2, path["index"].sel(pattern=name), color=BLACK, ls=dashes, label=name)
+    left.set(ylabel="index: escape directions", ylim=(0, None))
     for color, c in zip((BLUE, ORANGE, GREEN), escapes.component.values, strict=False):
         at = escapes.sel(component=c)
-        label = f"along $u_{{{c}}}$"
-        up = at.rate.where(at.rate > 0)
-        middle.plot(at.sigma2, up, color=color, label=label)
-        middle.axvline(float(at.eigenvalue), color=color, ls=":", lw=0.8)
+        middle.plot(at.sigma2, at.rate.where(at.rate > 0), color=color, label=f"along $u_{{{c}}}$")
         right.plot(at.sigma2, at.conditioning, color=color)
-        right.axvline(float(at.eigenvalue), color=color, ls=":", lw=0.8)
+        for axis in (middle, right):
+            axis.axvline(float(at.eigenvalue), color=color, ls=":", lw=0.8)
         # growth e per (steps/log 1000) steps, seen as the ratio that sets it
         right.plot(
             at.sigma2_simulated, at.simulated_steps / np.log(1e3), "o", color=color, mfc="white",
             ms=4.5, ls="none",
         )  # fmt: skip
     right.plot([], [], "o", color=BLACK, mfc="white", ms=4.5, ls="none", label="simulated descent")
-    middle.set_yscale("log")
-    middle.set_ylabel("escape rate μ₊ (nats)")
-    right.set_yscale("log")
-    right.set_ylabel("stiffness / escape rate\n≈ descent steps to grow by e")
+    middle.set(yscale="log", ylabel="escape rate μ₊ (nats)")
+    right.set(yscale="log", ylabel="stiffness / escape rate\n≈ descent steps to grow by e")
     middle.plot([], [], color=BLACK, ls=":", lw=0.8, label="σ² = λ")
     figure.legend(loc="outside lower center", ncols=4)
     for axis in (left, middle, right):
-        axis.set_xscale("log")
-        axis.set_xlabel("σ² (data unit²)")
+        axis.set(xscale="log", xlabel="σ² (data unit²)")
     return figure
 
 
@@ -183,23 +161,20 @@ def hessian_spectra(table: xr.Dataset) -> Figure:
 
     Takes `linear.spectrum_histogram`.
     """
-    figure = Figure(figsize=(7.2, 2.6))
-    panels = figure.subplots(1, table.sizes["point"], sharey=True, squeeze=False)[0]
-    for axis, name in zip(panels, table.point.values, strict=True):
+    figure, axes = style.panels(7.2, 2.6, 1, table.sizes["point"], sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], table.point.values, strict=True):
         at = table.sel(point=name)
         axis.fill_between(at["size"], at.negative, step="mid", color=BLUE, lw=0, label="stable")
         axis.fill_between(at["size"], -at.positive, step="mid", color=RED, lw=0, label="escape")
         seen = at["size"].where(at.negative + at.positive > 0, drop=True)
-        axis.set_xscale("log")
-        axis.set_xlim(0.3 * float(seen[0]), 3 * float(seen[-1]))
+        axis.set(xscale="log", xlim=(0.3 * float(seen[0]), 3 * float(seen[-1])))
         axis.set_yscale("symlog", linthresh=10)
         axis.axhline(0, color=BLACK, lw=0.6)
-        total = int(at.positive.sum())
-        axis.set_title(f"{name}:\n{total:,} ways to escape", fontsize=8)
+        axis.set_title(f"{name}:\n{int(at.positive.sum()):,} ways to escape", fontsize=8)
     figure.supxlabel("|eigenvalue| of the Hessian, for data x/√λ₁ (nats)", fontsize=9)
-    panels[0].set_ylabel("eigenvalues per bin\n(escape directions below 0)")
-    panels[0].legend(loc="upper right")
-    panels[0].set_ylim(top=1e7)
+    first = axes[0, 0]
+    first.set(ylabel="eigenvalues per bin\n(escape directions below 0)", ylim=(None, 1e7))
+    first.legend(loc="upper right")
     return figure
 
 
@@ -209,8 +184,7 @@ def census_scatter(table: xr.Dataset) -> Figure:
 
     Takes `linear.census_table`.
     """
-    figure = Figure(figsize=(4.6, 3.2))
-    axis = figure.subplots()
+    figure, axis = style.panels(4.6, 3.2)
     optimum = table.isel(type=int(np.argmin(table.gap.values)))
     for mixed, color, marker, label in (
         (False, BLUE, "o", "pPCA's (collapse included)"),
@@ -223,8 +197,7 @@ def census_scatter(table: xr.Dataset) -> Figure:
         float(optimum.gap), int(optimum["index"]), "*", color=RED, ms=11, ls="none",
         label="pPCA optimum, the only maximum",
     )  # fmt: skip
-    axis.set_xlabel("ELBO below the optimum (nats/datum)")
-    axis.set_ylabel("index: escape directions")
+    axis.set(xlabel="ELBO below the optimum (nats/datum)", ylabel="index: escape directions")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="upper left")
     return figure

@@ -52,6 +52,24 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return written
 
 
+def panels(width: float, height: float, *shape: int, **shared: Any) -> tuple[Figure, Any]:
+    """Make a figure of this size in inches, and its axes as `Figure.subplots` does."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(*shape, **shared)
+
+
+def over_steps(*axes: Axes) -> None:
+    """Let steps of the optimiser go to the right, from 0."""
+    for axis in axes:
+        axis.set(xlabel="optimiser steps", xlim=(0, None))
+        axis.locator_params(axis="x", nbins=5)
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
+    """Explain under all panels what one of them shows."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
 def curve(axis: Axes, data: xr.DataArray, color: Any, label: str, style: str = "-") -> None:
     """Draw the mean over seeds against steps, with the range of the seeds."""
     mean = data.mean("seed")
