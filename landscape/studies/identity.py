@@ -43,7 +43,7 @@ def claim_folder(
             say of which settings they are.
     """
     checks.folder("out", folder)
-    asked, path = _as_read(settings), folder / f"{command}.json"
+    asked, path = tables.plain(settings), folder / f"{command}.json"
     found = sorted(entry.name for pattern in made for entry in folder.glob(pattern))
     if found:
         there = _read(path)
@@ -59,10 +59,6 @@ def claim_folder(
 
 def check_file(path: Path, settings: Mapping[str, Any]) -> None:
     """See that a table may be written: nothing there, or a table of the same settings.
-
-    Args:
-        path: of the table.
-        settings: as in `claim_folder`.
 
     Raises:
         ValueError: a folder is there, a folder above it is a file, or what is there is no table of
@@ -82,18 +78,13 @@ def check_file(path: Path, settings: Mapping[str, Any]) -> None:
             "out", f"{path}, a file that does not say of which settings it is",
             "a new name, or that of a table made with the same settings", _HINT,
         )  # fmt: skip
-    _compare(path, _as_read(settings), there)
+    _compare(path, tables.plain(settings), there)
 
 
 def signed(table: xr.Dataset, settings: Mapping[str, Any]) -> xr.Dataset:
     """Return the table with the attribute that `check_file` reads."""
     text = json.dumps(tables.plain(settings), ensure_ascii=False)
     return table.assign_attrs({_ATTRIBUTE: text})
-
-
-def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as a file gives them back: tuples are lists there."""
-    return json.loads(json.dumps(tables.plain(settings)))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -121,18 +112,14 @@ def _compare(
     # what one kind of results has and the other hasn't, follows from what both have
     differ = [name for name in differ if name in here and name in there] or differ
     if differ:
-        checks.fail(
-            "out",
-            f"{place}, whose results are of {_told(differ, there)}",
-            f"those of {_told(differ, here)}",
-            _HINT,
-        )
+        got = f"{place}, whose results are of {_told(differ, there)}"
+        checks.fail("out", got, f"those of {_told(differ, here)}", _HINT)
 
 
-def _told(names: Sequence[str], values: Mapping[str, Any], most: int = 4) -> str:
-    """Write settings by name; of long checksums the beginning."""
-    shown = [f"{name} {_word(values.get(name))}" for name in names[:most]]
-    text = ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _told(names: Sequence[str], values: Mapping[str, Any]) -> str:
+    """Write the first four settings by name; of long checksums the beginning."""
+    text = ", ".join(f"{name} {_word(values.get(name))}" for name in names[:4])
+    text += f" and {len(names) - 4} more" if len(names) > 4 else ""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1…", text)
 
 

@@ -16,9 +16,6 @@ from linvae_jax import moments as mom
 from linvae_jax import tables
 from linvae_jax._internal import checks
 
-# shares of a component's eigenvalue: σ² at which its escape is simulated
-_SIMULATED_AT = (0.003, 0.01, 0.1, 0.5)
-
 
 class Landscape(NamedTuple):
     """The tables of one landscape.
@@ -39,21 +36,16 @@ class Landscape(NamedTuple):
 
 
 def study(eigenvalues: Float[Array, "n"], k: int, sigma2: float) -> Landscape:
-    """Tabulate conditioning, escapes, Hessian spectra and the census of a spectrum.
-
-    Args:
-        eigenvalues: (n,), of S.
-        k: number of latents, from 3 to n − 1.
-        sigma2: noise variance at which the Hessian's spectra are taken.
+    """Tabulate conditioning, escapes, Hessian spectra (at this σ²) and the census of a spectrum.
 
     Raises:
-        ValueError: k out of range; as the functions of `studies.linear`.
+        ValueError: k not from 3 to n − 1; as the functions of `studies.linear`.
     """
     checks.in_range("k", k, 3, len(eigenvalues) - 1, "three components to follow")
     grid = linear_study.sigma2_grid(eigenvalues, k)
     followed = (0, max(k // 5, 1), k - 1)
     # down to the smallest σ² of a simulation, so that each lies on its curve
-    lowest = min(_SIMULATED_AT) * eigenvalues[k - 1]
+    lowest = min(linear_study.SIMULATED_AT) * eigenvalues[k - 1]
     below = jnp.geomspace(lowest, grid[0], 20, endpoint=False) if lowest < grid[0] else grid[:0]
     points = {"optimum": np.arange(k), **linear_study.patterns(k)}
     # at a σ² of the user's, latents on components below it are collapsed
@@ -63,15 +55,11 @@ def study(eigenvalues: Float[Array, "n"], k: int, sigma2: float) -> Landscape:
     leading = min(6, int(mom.rank(eigenvalues)))
     return Landscape(
         linear_study.conditioning_path(eigenvalues, k, grid),
-        linear_study.escapes(
-            eigenvalues, followed, jnp.concatenate([below, grid]), _SIMULATED_AT
-        ),
+        linear_study.escapes(eigenvalues, followed, jnp.concatenate([below, grid])),
         linear_study.spectrum_histogram(eigenvalues, points, sigma2),
-        linear_study.census_table(
-            eigenvalues[:leading], 3, 0.6 * float(eigenvalues[leading - 1])
-        ),
+        linear_study.census_table(eigenvalues[:leading], 3, 0.6 * float(eigenvalues[leading - 1])),
         leading,
-    )  # fmt: skip
+    )
 
 
 def save(found: Landscape, folder: Path, attrs: Mapping[str, Any]) -> None:

@@ -54,18 +54,12 @@ def objective(
     sigma2: float | Float[Array, ""] | None = None,
     beta: float = 1.0,
 ) -> Objective:
-    """Make the β-ELBO of a VAE a function of all its weights, with data and noise held fixed.
+    """Make the β-ELBO of a `vae.Model` a function of all its weights; data and noise are fixed.
 
-    Args:
-        model: a `vae.Model`.
-        params: the point.
-        x: (N, n), centred data.
-        key: for the noise.
-        draws: of z for each datum; each is used twice, mirrored, so that where all latents are
-            collapsed first derivatives vanish exactly and not just on average. With N ≥ k the noise
-            over the data has unit covariance exactly, which those points' curvature depends on.
-        sigma2: noise variance; that of the parameters when None. Held fixed.
-        beta: weight of the KL.
+    The data are centred. Each of the `draws` of z for each datum is used twice, mirrored, so that
+    where all latents are collapsed first derivatives vanish exactly and not just on average. With
+    N ≥ k the noise over the data has unit covariance exactly, which those points' curvature depends
+    on. σ² is held fixed, at that of the parameters when None.
 
     Returns:
         `Objective` of float64 variables, nats per datum. What takes it compiles once for one model
@@ -111,19 +105,9 @@ def spectra(
 ) -> xr.Dataset:
     """Tabulate matrix-free spectra in all weights over σ², trained and with every latent collapsed.
 
-    Args:
-        model: whose networks.
-        params: trained ones.
-        x: (N, n), centred data.
-        key: for noise and probes.
-        sigma2: at which noise.
-        beta: weight of the KL.
-        draws: of z for each datum.
-        probes: of the quadrature.
-        steps: of Lanczos for each probe.
-        largest: how many of the largest eigenvalues `lobpcg` makes sure of, with thousands of
-            Hessian-vector products; 0: none.
-        quiet: no progress bar.
+    Estimates, by `lanczos.quadrature` with these probes and steps; data and `draws` as for
+    `objective`. Of so many of the largest eigenvalues `lobpcg` makes sure, with thousands of
+    Hessian-vector products.
 
     Returns:
         Labelled over (point, sigma2), from small to large: bracket and standard error of the index,
@@ -138,7 +122,7 @@ def spectra(
         "trained": exact,
         "all collapsed": collapsed_latent.collapse_latents(model, exact, range(model.k)),
     }
-    values: dict[str, list[Any]] = {name: [] for name in _SPECTRA}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in _SPECTRA}
     with progress.bar(len(points) * len(sigma2), "spectra", "point", quiet) as bar:
         for point in points.values():
             for s in sigma2:
@@ -204,18 +188,7 @@ def spectra_of_sweep(
     steps: int = 40,
     quiet: bool = False,
 ) -> xr.Dataset:
-    """Tabulate `spectra` at the networks of a sweep's first seed.
-
-    Args:
-        task: as for `escape_of_sweep`, like the arguments not listed here.
-        data: on which it was trained.
-        sweep: its result.
-        key: for noise and probes.
-        sigma2: at which noise.
-        count: data looked at, one draw of noise each.
-        probes: as for `spectra`.
-        steps: as for `spectra`.
-        quiet: no progress bar.
+    """Tabulate `spectra` at the networks of a sweep's first seed, on `count` of the data.
 
     Returns:
         Labelled over the sweep's dimensions but for seed and step, with those of `spectra`, and

@@ -33,17 +33,8 @@ def escape_path(
 ) -> xr.Dataset:
     """Tabulate over σ² whether a collapsed latent can come back, and how fast.
 
-    The other weights stay as they are.
-
-    Args:
-        model: as for `collapsed_latent.blocks`, like the arguments not listed here.
-        params: a trained one.
-        x: (N, n), centred data.
-        key: for the noise.
-        sigma2: at which noise.
-        latent: which is made to collapse; that with the least KL on average when None.
-        beta: weight of the KL.
-        hessian_data: how many of the data A is a mean over.
+    It is that with the least KL on average when `latent` is None. The other weights stay as they
+    are. The data are centred; the arguments are those of `collapsed_latent.blocks`.
 
     Returns:
         Labelled over sigma2, from small to large: index, escape_rate (of gradient flow in these
@@ -65,6 +56,7 @@ def escape_path(
     # cloned: the same noise again below, so that both curvatures differ by finite steps alone
     noise = jax.random.clone(key)
     blocks = collapsed_latent.blocks(model, params, x, noise, latent, hessian_data=hessian_data)
+    index = [int(blocks.index(s, beta)) for s in sigma2]
     spectra = [jnp.linalg.eigvalsh(blocks.hessian(s, beta)) for s in sigma2]
     found = conditioning.of_eigenvalues(jnp.stack(spectra))
     critical, direction = float(blocks.critical_sigma2(beta)), blocks.direction()
@@ -76,14 +68,9 @@ def escape_path(
     by_steps = _by_steps(critical, float(smooth), float(bent))
     return tables.dataset(
         {
-            "index": ("sigma2", [int(blocks.index(s, beta)) for s in sigma2], "1",
-                "ways for it to come back",),
-            "escape_rate": (
-                "sigma2", found.escape_rate, "nats", "largest eigenvalue if positive"
-            ),
-            "stiffness": (
-                "sigma2", found.stiffness, "nats", "largest |μ| of the negative ones"
-            ),
+            "index": ("sigma2", index, "1", "ways for it to come back"),
+            "escape_rate": ("sigma2", found.escape_rate, "nats", "largest eigenvalue if positive"),
+            "stiffness": ("sigma2", found.stiffness, "nats", "largest |μ| of the negative ones"),
             "critical_sigma2": (
                 (), critical, "data unit²", "σ² below which collapse of this latent is unstable"
             ),
@@ -138,17 +125,9 @@ def escape_of_sweep(
 ) -> xr.Dataset:
     """Tabulate `escape_path` at a sweep's networks, first seed, with the linear VAE's threshold.
 
-    Args:
-        task: what was trained.
-        data: on which.
-        sweep: its result.
-        key: for noise.
-        sigma2: at which noise.
-        count: data looked at, spread over all. Of a sample of the training data the critical σ² is
-            too large, unless it is many times the width of the encoder's last layer.
-        draws: how often each, with noise of its own each time, which it is to average out.
-        hessian_data: as for `collapsed_latent.blocks`.
-        quiet: no progress bar.
+    `count` data are looked at, spread over all. Of a sample of the training data the critical σ² is
+    too large, unless it is many times the width of the encoder's last layer. Each is looked at
+    `draws` times, with noise of its own each time, which that is to average out.
 
     Returns:
         Labelled over the sweep's dimensions but for seed and step, with those of `escape_path`;

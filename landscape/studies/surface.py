@@ -22,17 +22,9 @@ def plane(
     a: Float[Array, "A"],
     b: Float[Array, "B"],
 ) -> Float[Array, "A B"]:
-    """Compute values of any objective at point + a d₁ + b d₂.
+    """Compute values of any scalar function of a pytree at point + a d₁ + b d₂.
 
-    Args:
-        function: scalar function of a pytree.
-        point: the centre.
-        directions: d₁ and d₂, pytrees like `point`.
-        a: (A,), steps along d₁.
-        b: (B,), steps along d₂.
-
-    Returns:
-        (A, B), in the function's unit.
+    The directions d₁ and d₂ are pytrees like `point`.
     """
 
     def value(ab: tuple[Array, Array]) -> Float[Array, ""]:
@@ -79,15 +71,9 @@ def zero_column(
     plane W keeps orthogonal columns, so the profile ELBO (maximised over the encoder) equals the
     marginal likelihood; both are computed, each its own way.
 
-    Args:
-        eigenvalues: (n,), of S.
-        sigma2: noise variances, one panel each.
-        components: i < j, 0-based; (4, 6) are the 5th and 7th.
-        num: grid points along each direction.
-
-    Returns:
-        Data set with `log_likelihood` and `profile_elbo` over (sigma2, along_first,
-        along_second), nats per datum. Coordinates are displacements in data units.
+    Of the eigenvalues of S, and components i < j from 0: (4, 6) are the 5th and 7th. Gives
+    `log_likelihood` and `profile_elbo` over (sigma2, along_first, along_second), nats per datum,
+    at `num` displacements along each direction, in data units.
 
     Raises:
         ValueError: components out of order or range, σ² ≤ 0.
@@ -110,22 +96,13 @@ def zero_column(
         W = stationary.params(stationary.point(eigenvalues, assignment, s), jnp.eye(n)).W
         found.append(_of_column(W, s, diagonal, directions, steps))
     likelihood, profile = zip(*found, strict=True)
-    dims = ("sigma2", "along_first", "along_second")
+    lam = eigenvalues[jnp.asarray(components)]
+    dims, nats = ("sigma2", "along_first", "along_second"), "nats/datum"
     return tables.dataset(
         {
-            "log_likelihood": (dims, jnp.stack(likelihood), "nats/datum", "pPCA log-likelihood"),
-            "profile_elbo": (
-                dims,
-                jnp.stack(profile),
-                "nats/datum",
-                "ELBO maximised over the encoder",
-            ),
-            "eigenvalue": (
-                "component",
-                eigenvalues[jnp.asarray(components)],
-                "data unit²",
-                "eigenvalues of the two directions",
-            ),
+            "log_likelihood": (dims, jnp.stack(likelihood), nats, "pPCA log-likelihood"),
+            "profile_elbo": (dims, jnp.stack(profile), nats, "ELBO maximised over the encoder"),
+            "eigenvalue": ("component", lam, "data unit²", "eigenvalues of the two directions"),
         },
         coords={
             "component": jnp.asarray(components),
