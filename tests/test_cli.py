@@ -329,7 +329,7 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
 def test_what_is_typed_wrong_is_said_before_any_work(data, tmp_path, capsys):
     out = tmp_path / "out"
     for arguments, told in {
-        ("sweep", "--sigma2", 1, 2, 1): "--sigma2: got 1.0 twice, expected values that differ",
+        ("sweep", "--sigma2", 1, 2, 1): "--sigma2: got 1.0 twice, expected each value once",
         ("sweep", "--beta", 1, 1): "--beta: got 1.0 twice",
         ("sweep", "--learned", "True", "True"): "--learned: got True twice",
         ("sweep", "--learning-rate", 0.1, 0.1): "--learning-rate: got 0.1 twice",

@@ -144,7 +144,7 @@ def test_commands_that_are_shown_exist(document):
     joined = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
     for command in re.findall(r"^linvae (.*)", joined, re.MULTILINE):
         tyro.cli(
-            options.Command,  # pyright: ignore[reportArgumentType]  # as in landscape.cli
+            options.Command,
             args=shlex.split(command, comments=True),
         )
 

@@ -15,6 +15,7 @@ numbers on the same machine.
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import tyro
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"linvae {version.own()}")
         sys.exit(0)
     command = tyro.cli(
-        options.Command,  # pyright: ignore[reportArgumentType]  # tyro takes unions of annotated types
+        options.Command,
         prog="linvae",
         description="Linear VAEs: exact ELBO, stationary points, and why latents collapse. "
         "`linvae --version` prints the version.",
@@ -64,21 +65,12 @@ def _started(command: options.Command) -> int:
         return 128 + error.by
 
 
+# where the functions are that are not in a module of their name
+_MODULES = {"surface": "surfaces", "landscape": "surfaces", "reproduce": "paper", "report": "paper"}
+
+
 def run(command: options.Command) -> int:
     """Import what a command does, and do it; return 1 where it says that something is amiss."""
-    match command:
-        case options.Fit():
-            from landscape.cli.fit import fit as function
-        case options.Points():
-            from landscape.cli.points import points as function
-        case options.Surface():
-            from landscape.cli.surfaces import surface as function
-        case options.Sweep():
-            from landscape.cli.sweep import sweep as function
-        case options.Landscape():
-            from landscape.cli.surfaces import landscape as function
-        case options.Reproduce():
-            from landscape.cli.paper import reproduce as function
-        case options.Report():
-            from landscape.cli.paper import report as function
-    return function(command)  # pyright: ignore[reportArgumentType]  # that of its kind
+    name = type(command).__name__.lower()
+    module = import_module(f"landscape.cli.{_MODULES.get(name, name)}")
+    return getattr(module, name)(command)

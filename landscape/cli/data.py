@@ -93,14 +93,7 @@ def key(options: Data) -> jax.Array:
 def learnable(lam: jax.Array, count: Any, k: int, why: str = "") -> float:
     """Return the σ² of maximum likelihood for k latents, which needs k below the rank of S.
 
-    Args:
-        lam: (n,), eigenvalues of S.
-        count: number of data.
-        k: number of latents.
-        why: what to do instead, if it is not what `ppca` says.
-
-    Raises:
-        ValueError: there is none: k ≥ n, or k latents explain all variance.
+    Where there is none, `ValueError` says why, and what to do instead: as `ppca` does, or `why`.
     """
     n = len(lam)
     if n < 2:
@@ -119,7 +112,7 @@ def distinct(name: str, values: Sequence[Any]) -> None:
     """Raise where a value comes twice: the two would be the same runs, with the same label."""
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
-        checks.fail(name, f"{twice[0]} twice", "values that differ")
+        checks.fail(name, f"{twice[0]} twice", "each value once")
 
 
 def seed(name: str, seed: int, count: int = 1) -> None:

@@ -3,7 +3,6 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,8 @@ def fit(options: Fit) -> int:
     """Fit, save, report; exit with 1 if training ends too far below the optimum."""
     seed("seed", options.seed)
     x, constant, source, of_data = real_data(options.data)
-    settings = of_data | _settings(options)
+    of_training = ("num_steps", "learning_rate", "seed", "raw") if options.method == "train" else ()
+    settings = of_data | text.chosen(options, "method", "k", "sigma2", *of_training)
     out = _default_out(options) if options.out is None else options.out
     identity.check_file(out, settings)
     moments = mom.from_data(x)
@@ -62,14 +62,6 @@ def fit(options: Fit) -> int:
         )
         return 1
     return 0
-
-
-def _settings(options: Fit) -> dict[str, Any]:
-    """Return what decides the model, by flags."""
-    names = ["method", "k", "sigma2"]
-    if options.method == "train":
-        names += ["num_steps", "learning_rate", "seed", "raw"]
-    return {text.flag(name): getattr(options, name) for name in names}
 
 
 def _default_out(options: Fit) -> Path:
@@ -117,10 +109,5 @@ def _train(
         found, W=found.W * unit, V=found.V / unit, log_sigma2=found.log_sigma2 + 2 * log_unit
     )
     table = sweep.table
-    elbo = table.elbo.copy(data=table.elbo.values - n * log_unit)
-    table = table.assign(
-        elbo=elbo, sigma2=table.sigma2.copy(data=table.sigma2.values * unit * unit)
-    )
-    start = table.sigma2_init
-    table = table.assign_coords(sigma2_init=start.copy(data=start.values * unit * unit))
-    return params, table, unit
+    table = table.assign(elbo=table.elbo - n * log_unit, sigma2=table.sigma2 * unit * unit)
+    return params, table.assign_coords(sigma2_init=table.sigma2_init * unit * unit), unit

@@ -12,6 +12,8 @@ import tyro
 
 from landscape.paper.settings import LinearSettings
 
+_FLAT = tyro.conf.arg(name="")  # fields are flags by their own names
+
 
 @dataclass(frozen=True)
 class Data:
@@ -21,36 +23,32 @@ class Data:
     """"digits" (5,000 real MNIST digits, shipped), "photographs" (colour patches, shipped),
     "mnist" (60,000) or "celeba" (162,770) by tensorflow-datasets, or a .npy or .npz file holding
     an array (N, ...)."""
-
     preprocess: Literal["auto", "logit", "none"] = "auto"
     """"logit": uniform dequantisation, then the logit; "none": as they are. "auto" takes the
     logit for 8-bit images."""
-
     alpha: float = 1e-6
     """The logit is taken of alpha + (1 - 2 alpha) x."""
-
     data_dir: Path | None = None
     """Where tensorflow-datasets keeps prepared data."""
-
     manual_dir: Path | None = None
     """A folder with the original files, if you have downloaded them yourself."""
-
     count: int | None = None
     """Only so many, the first ones. The digits come sorted: of 1,000 half are zeros, half ones."""
-
     window: int | None = None
     """Only so many rows on the device at a time, the next ones read meanwhile; for networks alone,
     where all do not fit."""
-
     data_seed: int = 0
     """Of the dequantisation noise, and of the order of windows."""
+
+
+OfData = Annotated[Data, _FLAT]
 
 
 @dataclass(frozen=True)
 class Fit:
     """Fit pPCA (closed form) or a linear VAE (training) to data, and save the model."""
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    data: OfData = Data()
     method: Literal["ppca", "train"] = "ppca"
     """"ppca" is exact and immediate; "train" climbs the ELBO with Adam."""
     k: int = 50
@@ -78,7 +76,7 @@ class Points:
     The ELBO has more, saddles all of them: `linvae landscape` lists all of a small problem.
     """
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    data: OfData = Data()
     k: int = 5
     """Number of latents."""
     sigma2: float | None = None
@@ -93,7 +91,7 @@ class Points:
 class Surface:
     """Draw the surface around a collapsed latent, for several σ² (figure 1)."""
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    data: OfData = Data()
     components: tuple[int, int] = (5, 7)
     """Two principal directions, counted from 1."""
     sigma2: tuple[float, ...] = ()
@@ -109,7 +107,7 @@ class Sweep:
     Killed or stopped, the same command goes on where the last checkpoint was.
     """
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    data: OfData = Data()
     network: Literal[
         "linear", "mlp", "conv", "linear-encoder", "deep-linear-encoder", "mlp-encoder"
     ] = "linear"
@@ -166,7 +164,7 @@ class Sweep:
 class Landscape:
     """Exact Hessian spectra, conditioning and escape over σ², and the census: tables, figures."""
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    data: OfData = Data()
     k: int = 50
     """Number of latents."""
     sigma2: float | None = None
@@ -182,10 +180,8 @@ class Reproduce:
     Killed or stopped, the same command goes on: finished sweeps of networks are not trained again.
     """
 
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=lambda: Data(data="auto"))
-    settings: Annotated[LinearSettings, tyro.conf.arg(name="")] = field(
-        default_factory=LinearSettings
-    )
+    data: OfData = Data(data="auto")
+    settings: Annotated[LinearSettings, _FLAT] = field(default_factory=LinearSettings)
     full: bool = False
     """The paper's table: large networks on all of MNIST, or convolutional ones on colour images
     with `--data celeba` or `photographs`. For a GPU. "auto" data are then MNIST, else digits."""
@@ -216,12 +212,4 @@ class Report:
     """Where `linvae reproduce` wrote."""
 
 
-Command = (
-    Annotated[Fit, tyro.conf.subcommand("fit")]
-    | Annotated[Points, tyro.conf.subcommand("points")]
-    | Annotated[Surface, tyro.conf.subcommand("surface")]
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Landscape, tyro.conf.subcommand("landscape")]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-)
+Command = Fit | Points | Surface | Sweep | Landscape | Reproduce | Report

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from landscape.cli import text
-from landscape.cli.data import distinct, real_data, seed
+from landscape.cli.data import distinct, real_data
 from landscape.cli.options import Report, Reproduce
 from landscape.cli.pixels import network_data
 from landscape.paper import ledger
@@ -20,18 +20,14 @@ def settings(options: Reproduce) -> Settings:
     """Return what is computed: a preset, and what the user takes in place of its numbers."""
     if options.full and options.smoke:
         checks.fail("smoke", "with --full", "one of them")
-    given = {
-        "epochs": ("epochs", options.epochs),
-        "batch_size": ("network_batch", options.network_batch),
-        "seeds": ("network_seeds", options.network_seeds),
-        "other_seeds": ("other_seeds", options.other_seeds),
-    }  # fmt: skip
-    given = {name: pair for name, pair in given.items() if pair[1] is not None}
-    for flag, value in given.values():
-        checks.in_range(flag, value, 1, 2**31 - 1, "at least one")
     colour = options.full and options.data.data in ("celeba", "photographs")
-    preset = CELEBA if colour else MNIST if options.full else SMOKE if options.smoke else QUICK
-    networks = replace(preset, **{name: value for name, (_, value) in given.items()})
+    networks = CELEBA if colour else MNIST if options.full else SMOKE if options.smoke else QUICK
+    names = {"epochs": "epochs", "network_batch": "batch_size", "network_seeds": "seeds",
+             "other_seeds": "other_seeds"}  # fmt: skip
+    for given, name in names.items():
+        if (value := getattr(options, given)) is not None:
+            checks.in_range(given, value, 1, 2**31 - 1, "at least one")
+            networks = replace(networks, **{name: value})
     if not options.curvature:
         networks = replace(networks, curvature_data=0)
     if not options.variations:
@@ -46,9 +42,8 @@ def settings(options: Reproduce) -> Settings:
 
 def reproduce(options: Reproduce) -> int:
     """Run all stages; exit with 1 if a claim does not hold."""
-    chosen, linear, computed = options.data, options.settings, settings(options)
-    seed("seed", linear.seed, max(linear.seeds, linear.separated_seeds))
-    distinct("latents", linear.latents)
+    chosen, computed = options.data, settings(options)
+    distinct("latents", options.settings.latents)
     if chosen.data == "auto":
         chosen = replace(chosen, data="mnist" if options.full else "digits")
     x = None

@@ -20,10 +20,9 @@ def points(options: Points) -> int:
     x, _, source, of_data = real_data(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues
-    sigma2 = options.sigma2
-    if sigma2 is None:
-        sigma2 = learnable(lam, moments.count, options.k)
-    settings = of_data | {text.flag(n): getattr(options, n) for n in ("k", "sigma2", "limit")}
+    held = options.sigma2
+    sigma2 = learnable(lam, moments.count, options.k) if held is None else held
+    settings = of_data | text.chosen(options, "k", "sigma2", "limit")
     if options.out:
         # and with it xarray, which no list on a terminal needs
         from landscape.studies import identity

@@ -32,7 +32,7 @@ def surface(options: Surface) -> int:
             "components", options.components, f"directions in which data vary, 1 to {rank}",
             "Their covariance has no more.",
         )  # fmt: skip
-    settings = of_data | {text.flag(n): getattr(options, n) for n in ("components", "sigma2")}
+    settings = of_data | text.chosen(options, "components", "sigma2")
     written = options.out.with_name(options.out.name + ".nc")
     identity.check_file(written, settings)
     sigma2 = options.sigma2 or plane.sigma2_around(lam, pair)
@@ -54,7 +54,7 @@ def landscape(options: Landscape) -> int:
     best = learnable(lam, moments.count, options.k, "Take a smaller --k, or more data.")
     sigma2 = best if options.sigma2 is None else options.sigma2
     checks.in_range("k", options.k, 3, len(lam) - 1, "three components to follow")
-    settings = of_data | {"--k": options.k, "--sigma2": options.sigma2}
+    settings = of_data | text.chosen(options, "k", "sigma2")
     identity.claim_folder(options.out, "landscape", settings, ("landscape_*",))
 
     found = study.study(lam, options.k, sigma2)
@@ -64,8 +64,7 @@ def landscape(options: Landscape) -> int:
     rows = [["σ²", "index", "escape rate", "stiffness", "steps to grow by e", "of data x/√λ₁"]]
     for i in np.linspace(0, collapsed.sizes["sigma2"] - 1, 8).astype(int):
         at = collapsed.isel(sigma2=i)
-        steps = (at.escape_steps, at.unit_free_escape_steps)
-        shown = (at.escape_rate, at.stiffness, *steps)
+        shown = (at.escape_rate, at.stiffness, at.escape_steps, at.unit_free_escape_steps)
         numbers = [f"{float(value):.4g}" for value in shown]
         rows.append([f"{float(at.sigma2):.4g}", f"{int(at['index']):,}", *numbers])
     print("\n".join(text.columns(rows)))

@@ -23,8 +23,7 @@ def sweep(options: Sweep) -> int:
     checks.in_range("curvature_data", options.curvature_data, 1, 2**31 - 1, "at least one")
     for s in options.curvature_sigma2:
         checks.positive("curvature_sigma2", s)
-    for name in ("sigma2", "learned", "learning_rate", "beta", "curvature_sigma2"):
-        distinct(name, getattr(options, name))
+    distinct("curvature_sigma2", options.curvature_sigma2)
     checks.in_range("seeds", options.seeds, 1, 2**31 - 1, "at least one")
     seed("seed", options.seed, options.seeds)
     config = training.TrainConfig(
@@ -75,8 +74,7 @@ def sweep(options: Sweep) -> int:
     trained_some = not bool(table.diverged.isel(seed=0).all())
     if isinstance(task, network_task.NetworkTask) and options.curvature != "none" and trained_some:
         _look_at_curvature(options, task, data, trained, attrs)
-    diverged = int(table.diverged.sum())
-    if diverged:
+    if diverged := int(table.diverged.sum()):
         print(f"{diverged} of {table.diverged.size} runs diverged", file=sys.stderr)
     return int(diverged > 0)
 
@@ -93,8 +91,7 @@ def _claim(options: Sweep, of_data: dict[str, Any]) -> None:
         unused |= {"batch_size"} if options.gradients == "exact" else set()
     else:
         unused |= {"gradients"}
-    settings = {text.flag(f.name): getattr(options, f.name) for f in fields(options)
-                if f.name not in unused}  # fmt: skip
+    settings = text.chosen(options, *(f.name for f in fields(options) if f.name not in unused))
     identity.claim_folder(options.out, "sweep", of_data | settings, made, longer=("--seeds",))
 
 

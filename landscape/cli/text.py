@@ -37,6 +37,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def chosen(command: Any, *names: str) -> dict[str, Any]:
+    """Return what was chosen for some fields, by flag."""
+    return {flag(name): getattr(command, name) for name in names}
+
+
 # names of arguments → the flag by which a user gives them, where its name is another
 _GIVEN_BY = {
     "x": "data", "values": "data", "chunks": "data", "cov": "data", "moments.cov": "data",

@@ -46,8 +46,8 @@ class Training:
 
 def attributes(pixel_constant: float, count: int | None = None) -> dict[str, str]:
     """Return the attributes from which `origin` reads the constant and the number of data."""
-    counted = {} if count is None else {"count": str(count)}
-    return {"pixel_constant": str(pixel_constant)} | counted
+    known = {"pixel_constant": pixel_constant, "count": count}
+    return {name: str(value) for name, value in known.items() if value is not None}
 
 
 def timed(table: xr.Dataset, seconds: float) -> xr.Dataset:

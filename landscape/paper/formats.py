@@ -3,12 +3,10 @@
 import base64
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-
-_RULES = {"left": "---", "right": "---:"}
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 1.5rem auto;
@@ -39,30 +37,21 @@ _UNBROKEN = re.compile(
 
 
 def number(x: float, *, whole: bool = False) -> str:
-    """Write a number: one decimal from 10 on, three digits below.
-
-    Args:
-        x: the number.
-        whole: leave out the decimals where they are zero, as of a count.
-    """
+    """Write a number: one decimal from 10 on, three digits below; if `whole`, counts without."""
     if whole and float(x).is_integer() and abs(x) < 1e7:
         return f"{int(x):,}"
     return f"{x:,.1f}" if 10 <= abs(x) < 1e7 else f"{x:.3g}"
 
 
-def table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table.
-
-    Args:
-        columns: heading → "left" or "right", where its cells stand; numbers stand right.
-        rows: one cell for each column. Bars are escaped, because they would end a cell.
-    """
-    lines = [_row(columns), _row([_RULES[side] for side in columns.values()])]
-    return "\n".join([*lines, *map(_row, rows)]) + "\n"
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table; what has a colon after its heading stands right, as numbers do."""
+    names = [heading.removesuffix(":") for heading in headings]
+    rules = ["---:" if heading.endswith(":") else "---" for heading in headings]
+    return "\n".join(map(_row, [names, rules, *rows])) + "\n"
 
 
 def _row(cells: Iterable[str]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)
+    escaped = (cell.replace("|", "\\|") for cell in cells)  # a bar would end it
     return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in escaped)}|"
 
 
@@ -77,12 +66,10 @@ def anchor(heading: str) -> str:
 
 
 def page(text: str, folder: Path) -> str:
-    """Turn a Markdown report into one self-contained HTML page: its figures are in it.
+    """Turn a Markdown report into one self-contained HTML page, with the folder's figures in it.
 
-    Args:
-        text: the report. What stands before its first heading of the second level is the first
-            screen: there tables and figures stand side by side.
-        folder: of the figures.
+    What stands before its first heading of the second level is the first screen: there tables and
+    figures stand side by side.
     """
     body = MarkdownIt("commonmark").enable("table").render(text)
     body = re.sub(

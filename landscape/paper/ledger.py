@@ -1,7 +1,7 @@
 """A ledger of claims: what was measured, against which bound and why, and whether it holds."""
 
 import json
-import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,20 +10,12 @@ from typing import Literal
 from landscape.paper import formats
 from linvae_jax._internal import checks
 
-_RELATIONS = {"<=": "≤", ">=": "≥", "==": "="}
+_RELATIONS = {"<=": ("≤", operator.le), ">=": ("≥", operator.ge), "==": ("=", operator.eq)}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One measured number against one bound.
-
-    Attributes:
-        quantity: what was measured, with its unit.
-        value: the number.
-        relation: how it must stand to the bound.
-        bound: the bound.
-        why: where the bound comes from.
-    """
+    """One measured number, `quantity` with its unit, against one bound, and where that is from."""
 
     quantity: str
     value: float
@@ -34,24 +26,14 @@ class Check:
     @property
     def holds(self) -> bool:
         """Whether the number is within its bound; NaN never is."""
-        if math.isnan(self.value):
-            return False
-        if self.relation == "<=":
-            return self.value <= self.bound
-        if self.relation == ">=":
-            return self.value >= self.bound
-        return self.value == self.bound
+        return _RELATIONS[self.relation][1](self.value, self.bound)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper and the checks that it stands on.
+    """A claim of the paper, "C1" to "C10", and the checks that it stands on: all must hold.
 
-    Attributes:
-        id: "C1" to "C10".
-        statement: the claim in one sentence.
-        checks: all must hold.
-        note: what a reader should know beside the numbers.
+    The note is what a reader should know beside the numbers.
     """
 
     id: str
@@ -67,13 +49,12 @@ class Claim:
 
 def numbers(claim: Claim) -> str:
     """Write what was measured for a claim as a Markdown table, and its note."""
-    columns = {"measured": "left", "value": "right", "bound": "right", "why this bound": "left",
-               "holds": "left"}  # fmt: skip
+    headings = ("measured", "value:", "bound:", "why this bound", "holds")
     rows = [
         (c.quantity, _shown(c.value), _bound(c), c.why, "yes" if c.holds else "**no**")
         for c in claim.checks
     ]
-    return formats.table(columns, rows) + (f"\n{claim.note}\n" if claim.note else "")
+    return formats.table(headings, rows) + (f"\n{claim.note}\n" if claim.note else "")
 
 
 def verdict(claim: Claim) -> str:
@@ -94,7 +75,7 @@ def _shown(x: float) -> str:
 
 
 def _bound(check: Check) -> str:
-    return f"{_RELATIONS[check.relation]} {_shown(check.bound)}"
+    return f"{_RELATIONS[check.relation][0]} {_shown(check.bound)}"
 
 
 def text(claims: Sequence[Claim]) -> str:

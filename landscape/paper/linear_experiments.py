@@ -83,16 +83,9 @@ def _by_latents(
 class Measured(NamedTuple):
     """What the claims on the linear VAE are judged by.
 
-    Attributes:
-        x: (N, n), the data.
-        moments: of the data.
-        spectrum: of their covariance S.
-        sigma2: its MLE for the settings' k latents.
-        separated: trainings on the spectrum `SEPARATED`.
-        exact: trainings on the data by exact gradients.
-        sampled: trainings on the data by sampled gradients.
-        landscape: of the spectrum of S.
-        searches: brute-force searches for stationary points.
+    The data with their moments, the spectrum of their covariance S, and the MLE of σ² for the
+    settings' k latents; trainings on the spectrum `SEPARATED`, and on the data by exact and by
+    sampled gradients; the landscape of the spectrum of S; searches for stationary points.
     """
 
     x: Float[Array, "N n"]
@@ -115,12 +108,8 @@ def measure(
 ) -> Measured:
     """Train, tabulate and draw everything about the linear VAE on one data set.
 
-    Args:
-        settings: how much.
-        x: (N, n), the data: real numbers.
-        folder: where figures (.png, .pdf) and tables (.nc) go.
-        constant: nats added to quote values on the pixel scale.
-        attrs: kept with every table.
+    The data are real numbers, (N, n). Figures (.png, .pdf) and tables (.nc, with these attributes)
+    go into the folder; the constant is added, in nats, to quote values on the pixel scale.
     """
 
     def keep(name: str, table: xr.Dataset) -> xr.Dataset:

@@ -33,13 +33,10 @@ def _collapse(table: xr.Dataset) -> xr.DataArray:
 def collapse_by_sigma2(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Tabulate collapse where σ² was held, and what the linear VAE predicts, over σ².
 
-    Args:
-        found: "table", the paper's rows, and "curves", further σ², where there are some.
-
-    Returns:
-        Over sigma2, from small to large: `collapsed` and `predicted`, shares of latents that are
-        (0.01, 0.01)-collapsed, and `kl`, nats per datum; over (sigma2, epsilon): `curve` and
-        `predicted_curve`, shares that are (ε, 0.01)-collapsed. Means over seeds.
+    In the tables "table", the paper's rows, and "curves", further σ², where there are some. Over
+    sigma2, from small to large: `collapsed` and `predicted`, shares of latents that are
+    (0.01, 0.01)-collapsed, and `kl`, nats per datum; over (sigma2, epsilon): `curve` and
+    `predicted_curve`, shares that are (ε, 0.01)-collapsed. Means over seeds.
     """
     parts = [found[name].sel(learned=False) for name in ("table", "curves") if name in found]
     k = parts[0].sizes["latent"]

@@ -68,13 +68,9 @@ def train(
     folder: Path,
     attrs: Mapping[str, str] | None = None,
 ) -> dict[str, xr.Dataset]:
-    """Run or finish all sweeps; keep a small table of each.
+    """Run or finish all sweeps; keep a small table of each, with these attributes.
 
-    Args:
-        settings: how much.
-        images: the data.
-        folder: gets `sweeps/` and the tables, `nonlinear_<name>.nc`.
-        attrs: kept with every table.
+    The folder gets `sweeps/` and the tables, `nonlinear_<name>.nc`.
 
     Returns:
         "table" (the paper's rows), "curves" (further σ², held), "annealing", and one for each of
@@ -202,16 +198,11 @@ def _seconds(folder: Path) -> float:
 
 
 def summary(table: xr.Dataset, eigenvalues: np.ndarray) -> xr.Dataset:
-    """Keep of a sweep all but the numbers of each latent in each step and at each ε.
+    """Keep of a sweep's table all but the numbers of each latent in each step and at each ε.
 
-    Args:
-        table: of `sweeps.run`.
-        eigenvalues: (n,), λ of the data.
-
-    Returns:
-        The same with `kl` summed over latents, with `eigenvalue`, and in place of `final_below`
-        the share of collapsed latents at each ε, `final_collapse` (…, epsilon), δ = 0.01. Where a
-        run diverged all that is `final_` is NaN.
+    `kl` is summed over latents; there is `eigenvalue`, (n,), of the data, and in place of
+    `final_below` the share of collapsed latents at each ε, `final_collapse` (…, epsilon), δ = 0.01.
+    Where a run diverged all that is `final_` is NaN.
     """
     below = table.final_below.transpose(..., "latent")
     share = np.asarray(collapse.is_collapsed(jnp.asarray(below.values))).mean(axis=-1)
@@ -219,13 +210,13 @@ def summary(table: xr.Dataset, eigenvalues: np.ndarray) -> xr.Dataset:
     small["kl"] = small.kl.sum("latent", skipna=False).assign_attrs(
         units="nats/datum", long_name="KL, all latents"
     )
-    small["final_collapse"] = xr.DataArray(
-        share.astype(np.float32), dims=[d for d in below.dims if d != "latent"],
-        attrs={"units": "1", "long_name": "share of (ε, 0.01)-collapsed latents"},
+    small["final_collapse"] = (
+        below.dims[:-1], share.astype(np.float32),
+        {"units": "1", "long_name": "share of (ε, 0.01)-collapsed latents"},
     )  # fmt: skip
-    small["eigenvalue"] = xr.DataArray(
-        eigenvalues, dims="feature",
-        attrs={"units": "data unit²", "long_name": "eigenvalues of the data covariance"},
+    small["eigenvalue"] = (
+        "feature", eigenvalues,
+        {"units": "data unit²", "long_name": "eigenvalues of the data covariance"},
     )  # fmt: skip
     for name in [name for name in small.data_vars if str(name).startswith("final_")]:
         small[name] = small[name].where(~small.diverged)  # counts of collapsed latents too

@@ -67,12 +67,8 @@ _FIRST = ("figure5_collapse", "landscape_conditioning", "figure1_surface")
 def write(folder: Path, linear: Sequence[ledger.Claim] | None = None) -> list[ledger.Claim]:
     """Judge C8 to C10, draw their figures, and write `ledger.*`, `report.md` and `report.html`.
 
-    Args:
-        folder: with what `reproduce.run` has left there, whole or a part.
-        linear: C1 to C7; those of the ledger that is there when None.
-
-    Returns:
-        All claims, in order.
+    The folder has what `reproduce.run` has left there, whole or a part. C1 to C7 are `linear`, or
+    those of the ledger that is there. All are returned, in order.
 
     Raises:
         ValueError: there are no results, or some that cannot be read.
@@ -116,34 +112,29 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
 def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], folder: Path) -> str:
     """Write the report, with figures as links to files beside it.
 
-    Args:
-        found: tables of `network_experiments.load`.
-        claims: that were judged.
-        folder: of figures and tables.
+    It is of the tables of `network_experiments.load`, the claims that were judged, and the folder's
+    figures.
     """
     saved = {path.name: facts.origin(tables.load(path)) for path in sorted(folder.glob("*.nc"))}
     figures = {name: formats.figure(name, FIGURES[name]) for name in FIGURES
                if (folder / f"{name}.png").exists()}  # fmt: skip
     first = next((figures[name] for name in _FIRST if name in figures), "")
-    parts: list[tuple[str, str]] = [("## The linear VAE", "")]
-    of_networks = [claim for claim in claims if claim.id in _NONLINEAR]
-    parts += _judged([claim for claim in claims if claim not in of_networks], figures)
-    parts.append(("## Nonlinear VAEs", ""))
-    parts += _judged(of_networks, figures)
+    linear = _judged([claim for claim in claims if claim.id not in _NONLINEAR], figures)
+    nonlinear = _judged([claim for claim in claims if claim.id in _NONLINEAR], figures)
     if "table" in found:
-        parts.append(("### The table", _table(found["table"])))
+        nonlinear.append(("### The table", _table(found["table"])))
     if "figure4_encoders" in figures:
-        parts.append(("### A linear decoder, three encoders", figures.pop("figure4_encoders")))
+        nonlinear.append(("### A linear decoder, three encoders", figures.pop("figure4_encoders")))
     if "variations" in found:
-        parts.append(("### What the settings of training change", _varied(found["variations"])))
+        nonlinear.append(("### What the settings of training change", _varied(found["variations"])))
     if "curvature" in found:
         told = figures.pop("curvature", ""), _thresholds(found["curvature"])
-        parts.append(("### Could a collapsed latent come back?", "\n".join(told)))
+        nonlinear.append(("### Could a collapsed latent come back?", "\n".join(told)))
     if figures:  # of claims that were not judged
-        parts.append(("### Other figures", "\n".join(figures.values())))
+        nonlinear.append(("### Other figures", "\n".join(figures.values())))
+    parts = [("## The linear VAE", ""), *linear] if linear else []
+    parts += [("## Nonlinear VAEs", ""), *nonlinear] if nonlinear else []
     parts.append(("## Where the numbers come from", _origins(saved)))
-    parts = [part for part, later in zip(parts, [*parts[1:], ("## ", "")], strict=True)
-             if part[1] or later[0].startswith("###")]  # fmt: skip
     screens = [_verdicts(claims, saved.values()), first, _contents(heading for heading, _ in parts)]
     text = "\n\n".join(
         [*(s for s in screens if s), *(f"{heading}\n\n{text}".rstrip() for heading, text in parts)]
@@ -164,20 +155,16 @@ def _verdicts(claims: Sequence[ledger.Claim], origins: Iterable[facts.Origin]) -
         (f"[{c.id}](#{formats.anchor(_heading(c)[4:])})", c.statement, ledger.verdict(c))
         for c in claims
     ]
-    columns = {"claim": "left", "what the paper says": "left", "measured": "left"}
-    return "\n".join(
-        [title, "", f"{len(claims)} claims of the paper were measured{data}. {verdict}", "",
-         formats.table(columns, rows)]
-    )  # fmt: skip
+    table = formats.table(("claim", "what the paper says", "measured"), rows)
+    told = f"{len(claims)} claims of the paper were measured{data}. {verdict}"
+    return f"{title}\n\n{told}\n\n{table}"
 
 
 def _contents(headings: Iterable[str]) -> str:
     """Write a table of contents."""
-    lines = ["## Contents", ""]
-    for heading in headings:
-        marks, _, name = heading.partition(" ")
-        lines.append(f"{'  ' * (len(marks) - 2)}- [{name}](#{formats.anchor(name)})")
-    return "\n".join(lines)
+    parts = (heading.partition(" ") for heading in headings)
+    lines = (f"{'  ' * (len(m) - 2)}- [{name}](#{formats.anchor(name)})" for m, _, name in parts)
+    return "\n".join(["## Contents", "", *lines])
 
 
 def _heading(claim: ledger.Claim) -> str:
@@ -236,9 +223,8 @@ def _varied(table: xr.Dataset) -> str:
 
 def _thresholds(table: xr.Dataset) -> str:
     """Write for each network below which σ² its collapsed latent comes back."""
-    columns = {"σ²": "left", "start": "right", "KL": "right", "σ² at the end": "right",
-               "critical σ²": "right", "by finite steps": "right", "linear VAE's": "right",
-               "comes back": "left"}  # fmt: skip
+    headings = ("σ²", "start:", "KL:", "σ² at the end:", "critical σ²:", "by finite steps:",
+                "linear VAE's:", "comes back")  # fmt: skip
     names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps",
              "linear_critical_sigma2")  # fmt: skip
     rows = []
@@ -254,7 +240,7 @@ def _thresholds(table: xr.Dataset) -> str:
         "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, after "
         f"{facts.training(table).num_steps:,} steps, made to collapse. Below the critical σ² it "
         "comes back. Finite steps along its way out count the kinks of ReLU, which derivatives do "
-        f"not see; other ways may be left.\n\n{formats.table(columns, rows)}"
+        f"not see; other ways may be left.\n\n{formats.table(headings, rows)}"
     )
 
 
@@ -282,7 +268,5 @@ def _origins(saved: Mapping[str, facts.Origin]) -> str:
         number = commands.setdefault(origin.command, len(commands) + 1)
         took = "" if origin.seconds is None else f"{origin.seconds / 60:.1f} min"
         rows.append((f"`{name}`", origin.device, origin.versions, took, str(number)))
-    columns = {"table": "left", "device": "left", "versions": "left", "time": "right",
-               "command": "right"}  # fmt: skip
-    told = [f"{i}. `{command}`" for command, i in commands.items()]
-    return "\n".join([formats.table(columns, rows), *told])
+    table = formats.table(("table", "device", "versions", "time:", "command:"), rows)
+    return "\n".join([table, *(f"{i}. `{command}`" for command, i in commands.items())])

@@ -57,17 +57,9 @@ def run(
     """Measure, draw, train, judge the claims, and write everything into a folder.
 
     The same call goes on where it was killed: finished sweeps of networks are not trained again.
-
-    Args:
-        settings: how much to compute.
-        images: the data for networks.
-        folder: where figures, tables, sweeps, the ledger and the report go. It has one identity:
-            results of other settings or data are refused before anything is written.
-        x: (N, n), the same data as real numbers, for the linear VAE.
-        attrs: kept with every table: the command.
-
-    Returns:
-        The claims, in order.
+    The folder has one identity: results of other settings or data are refused before anything is
+    written. For the linear VAE the same data are `x`, (N, n) real numbers. Every table keeps the
+    attributes. Returns the claims, in order.
 
     Raises:
         ValueError: data that cannot be looked at; a folder of other settings or data, with what

@@ -51,13 +51,8 @@ class LinearSettings:
 class Variation:
     """A change to the table's settings, made to see what its numbers owe to them.
 
-    Attributes:
-        name: the change in words.
-        epochs: factor.
-        learning_rate: factor.
-        schedule: of the learning rate.
-        mean_scale: of initial posterior means, as in `networks.Mlp`.
-        all_rows: at all σ² of the table, not at `NetworkSettings.varied_sigma2` alone.
+    `epochs` and `learning_rate` are factors, `mean_scale` is that of `networks.Mlp`. It is made at
+    `NetworkSettings.varied_sigma2`, or for `all_rows`, at all σ² of the table.
     """
 
     name: str
@@ -87,7 +82,6 @@ class NetworkSettings:
 
     Attributes:
         network: "mlp" or "conv", for colour images.
-        k: latents.
         widths: of the hidden layers of an MLP's encoder, figure 4's too, or channels of the
             convolutions; the decoder mirrors them.
         sigma2: initial σ² of the table's rows, each held and learned.
@@ -95,8 +89,6 @@ class NetworkSettings:
         curve_sigma2: further σ², held, for the curves of collapse.
         annealed_sigma2: held σ² at which KL annealing is compared, among `sigma2`.
         other_seeds: of curves, annealing and figure 4, at most `seeds`.
-        epochs: of each run.
-        batch_size: data per step.
         learning_rate: of Adam; constant, then linearly to zero in the last fifth of the steps.
         warmup: steps in which it rises at first.
         linear_k: latents of the models with a linear decoder, figure 4.

@@ -6,6 +6,7 @@ arithmetic does not close are marked as doubtful.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +32,9 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A row: Gaussian VAEs on one data set with one initial σ².
+    """A row: Gaussian VAEs on "mnist" or "celeba" with one initial σ², held or learned.
 
     Attributes:
-        number: from 1.
-        data: "mnist" or "celeba".
-        learned: whether σ² was learned.
-        sigma2_init: initial σ², or the one held.
         elbo: final ELBO, pixel scale, nats per datum.
         elbo_tuned: after σ² alone was tuned, by gradient; ours is the closed form.
         sigma2_tuned: that σ².
@@ -106,12 +103,9 @@ RULE = (
 
 
 class Comparison(NamedTuple):
-    """A cell of ours, mean and spread over seeds, beside the paper's.
+    """A cell of ours, mean and spread over seeds (NaN if one diverged), beside the paper's.
 
-    Attributes:
-        ours: NaN if a seed diverged.
-        paper: theirs.
-        agrees: by `RULE`; None where it does not judge.
+    Whether it agrees is by `RULE`; None where that does not judge.
     """
 
     ours: Cell
@@ -164,17 +158,14 @@ def closed_form(row: Row) -> Tuned:
 
 def not_tuned(compared: Sequence[Compared]) -> str:
     """Say where the paper's tuned σ² is not the best by its own numbers; "" if nowhere."""
-    found = []
-    for row, _ in compared:
-        best = closed_form(row)
+    tuned = ((row, closed_form(row)) for row, _ in compared)
+    return "; ".join(
+        f"row {row.number}, σ² = {formats.number(best.sigma2)} and {formats.number(best.elbo)} "
+        f"nats instead of {row.sigma2_tuned} and {row.elbo_tuned}"
+        for row, best in tuned
         # rounding of the cells makes up to 0.4 %
-        if best.elbo > row.elbo_tuned.value + 0.01 * abs(row.elbo_tuned.value):
-            found.append(
-                f"row {row.number}, σ² = {formats.number(best.sigma2)} and "
-                f"{formats.number(best.elbo)} nats instead of {row.sigma2_tuned} and "
-                f"{row.elbo_tuned}"
-            )
-    return "; ".join(found)
+        if best.elbo > row.elbo_tuned.value + 0.01 * abs(row.elbo_tuned.value)
+    )
 
 
 # name of a cell → heading, and the variable of the sweep's table
@@ -189,14 +180,10 @@ COLUMNS = {
 
 
 def compare(table: xr.Dataset, data: str) -> list[Compared]:
-    """Put ours beside the paper's, for the rows that were trained.
+    """Put ours beside the rows of "mnist" or "celeba" that were trained, in the paper's order.
 
-    Args:
-        table: of `network_experiments.train`, with the attribute `pixel_constant`.
-        data: whose rows, "mnist" or "celeba".
-
-    Returns:
-        In the paper's order; [] for other data.
+    The table is one of `network_experiments.train`, with the attribute `pixel_constant`. Other data
+    have no rows.
     """
     found = []
     table = facts.on_pixel_scale(table)
@@ -247,24 +234,19 @@ def _agrees(name: str, ours: float, paper: Cell, learned: bool) -> bool:
 def markdown(compared: Sequence[Compared]) -> str:
     """Write two lines for each row, ours and the paper's; cells that disagree are bold."""
     lines = []
-    for row, cells in compared:
-        differs = Compared(row, cells).differs
+    for one in compared:
+        row, cells, differs = one.row, one.cells, one.differs
         told = f"differs: {', '.join(COLUMNS[name][0] for name in differs)}"
-        ours = {
-            name: f"**{cell.ours}**" if name in differs else str(cell.ours)
-            for name, cell in cells.items()
-        }
-        paper = {name: str(cell.paper) for name, cell in cells.items()}
+        ours = {n: f"**{c.ours}**" if n in differs else str(c.ours) for n, c in cells.items()}
+        paper = {n: str(c.paper) for n, c in cells.items()}
         start = (str(row.number), mode(row.learned), f"{row.sigma2_init:g}")
         lines.append((*start, "ours", *_in_order(ours), told if differs else "**agrees**"))
         lines.append(("", "", "", "paper", *_in_order(paper), ""))
-    columns = {"#": "right", "σ²": "left", "start": "right", "": "left", **_headings(COLUMNS),
-               "verdict": "left"}  # fmt: skip
-    return formats.table(columns, lines)
+    return formats.table(("#:", "σ²", "start:", "", *_headings(COLUMNS), "verdict"), lines)
 
 
-def _headings(names: Iterable[str]) -> dict[str, str]:
-    return {COLUMNS[name][0]: "right" for name in names}
+def _headings(names: Iterable[str]) -> list[str]:
+    return [f"{COLUMNS[name][0]}:" for name in names]
 
 
 def _in_order(cells: Mapping[str, str], names: Iterable[str] = COLUMNS) -> list[str]:
@@ -273,16 +255,14 @@ def _in_order(cells: Mapping[str, str], names: Iterable[str] = COLUMNS) -> list[
 
 def agreement(compared: Sequence[Compared]) -> str:
     """Say how many rows and cells agree by `RULE`, and how many of each kind of cell."""
-    rows, judged = sum(not c.differs for c in compared), sum(c.judged for c in compared)
-    cells = judged - sum(len(c.differs) for c in compared)
-    parts = []
-    for name, (heading, _) in COLUMNS.items():
-        of = [c.cells[name].agrees for c in compared if name in c.cells]
-        of = [agrees for agrees in of if agrees is not None]
-        if of:
-            parts.append(f"{heading} {sum(of)} of {len(of)}")
+    judged = {name: [] for name in COLUMNS}
+    for name, cell in (item for one in compared for item in one.cells.items()):
+        if cell.agrees is not None:
+            judged[name].append(cell.agrees)
+    parts = [f"{COLUMNS[name][0]} {sum(of)} of {len(of)}" for name, of in judged.items() if of]
+    rows, cells = sum(not one.differs for one in compared), [*chain(*judged.values())]
     return (
-        f"{rows} of {len(compared)} rows agree with the paper, {cells} of {judged} cells "
+        f"{rows} of {len(compared)} rows agree with the paper, {sum(cells)} of {len(cells)} cells "
         f"({', '.join(parts)})"
     )
 
@@ -298,11 +278,7 @@ def doubts(compared: Sequence[Compared]) -> str:
 
 
 def alone(table: xr.Dataset) -> str:
-    """Write the same columns for data that the paper does not have, with the linear VAE's collapse.
-
-    Args:
-        table: as for `compare`.
-    """
+    """Write ours alone, for data that the paper does not have, with the linear VAE's collapse."""
     table, lines = facts.on_pixel_scale(table), []
     for learned in table.learned.values.tolist():
         for start in table.sigma2_init.values:
@@ -310,17 +286,14 @@ def alone(table: xr.Dataset) -> str:
             linear = _cell(100 * at.final_linear_collapsed / at.sizes["latent"])
             cells = (*(_ours(at, name) for name in COLUMNS), linear)
             lines.append((mode(learned), f"{start:g}", *map(str, cells)))
-    columns = {"σ²": "left", "start": "right", **_headings(COLUMNS),
-               "collapsed %, linear VAE": "right"}  # fmt: skip
-    return formats.table(columns, lines)
+    headings = ("σ²", "start:", *_headings(COLUMNS), "collapsed %, linear VAE:")
+    return formats.table(headings, lines)
 
 
 def varied(table: xr.Dataset, data: str) -> str:
-    """Write what the settings of training change, for each σ²; the paper's row last.
+    """Write what the variations of training change, for each σ²; the paper's row last.
 
-    Args:
-        table: of variations, from `network_experiments.train`.
-        data: whose rows of the paper, "mnist" or "celeba"; others have none.
+    The paper has rows of "mnist" and "celeba".
     """
     names = ("elbo", "sigma2", "elbo_tuned", "kl", "collapsed")
     table, lines = facts.on_pixel_scale(table), []
@@ -339,9 +312,7 @@ def varied(table: xr.Dataset, data: str) -> str:
                 if (row.data, row.sigma2_init, row.learned) == (data, start, learned):
                     paper = _in_order({n: str(getattr(row, n)) for n in shown}, names)
                     lines.append(("", "", "**the paper's**", "", *paper))
-    columns = {"σ²": "left", "start": "right", "settings": "left", "steps": "right",
-               **_headings(names)}  # fmt: skip
-    return formats.table(columns, lines)
+    return formats.table(("σ²", "start:", "settings", "steps:", *_headings(names)), lines)
 
 
 def mode(learned: bool) -> str:
