@@ -13,15 +13,28 @@ from linvae_jax._internal import checks
 from linvae_jax.data import datasets, preprocessing
 
 
-class RealData(NamedTuple):
-    """Real numbers for a linear VAE.
+class Opened(NamedTuple):
+    """A data set as it lies, and what is to be done with it.
 
     Attributes:
-        x: (N, n), in the precision that came, because they may be rounded only after their mean is
-            taken off.
+        dataset: with as many rows as were asked for.
+        transform: the logit, if its pixels are to be taken to the real line.
         constant: nats that turn an ELBO into one of pixels.
-        source: the data set, in words.
-        identity: all that decides the data, by names that a user knows.
+        identity: all that decides the numbers, by names that a user knows; not where a file lies,
+            nor what is not used.
+    """
+
+    dataset: datasets.Dataset
+    transform: preprocessing.Logit | None
+    constant: float
+    identity: dict[str, Any]
+
+
+class RealData(NamedTuple):
+    """Real numbers `x`, (N, n), for a linear VAE; the rest is as in `Opened` and its data set.
+
+    They have the precision that came, because they may be rounded only after their mean is taken
+    off.
     """
 
     x: Any
@@ -30,8 +43,8 @@ class RealData(NamedTuple):
     identity: dict[str, Any]
 
 
-def open_set(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | None]:
-    """Load the data set, and the logit if its pixels are to be taken to the real line."""
+def open_set(options: Data) -> Opened:
+    """Load the data set that the options name."""
     seed("data_seed", options.data_seed)
     dataset = datasets.load(options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)
     if options.count is not None:
@@ -39,24 +52,18 @@ def open_set(options: Data) -> tuple[datasets.Dataset, preprocessing.Logit | Non
         labels = None if dataset.labels is None else dataset.labels[: options.count]
         dataset = replace(dataset, images=dataset.images[: options.count], labels=labels)
     eight_bit = dataset.images.dtype == np.uint8
-    if options.preprocess == "none" or (options.preprocess == "auto" and not eight_bit):
-        return dataset, None
-    if not eight_bit:
+    if options.preprocess == "logit" and not eight_bit:
         checks.fail("preprocess", f"'logit' for data of dtype {dataset.images.dtype}", "uint8")
-    return dataset, preprocessing.Logit(options.alpha)
-
-
-def identity_of(
-    options: Data, source: str, transform: preprocessing.Logit | None
-) -> dict[str, Any]:
-    """Return all that decides the numbers; not where a file lies, nor what is not used."""
-    used = transform is not None
-    return {
-        "data": source, "--preprocess": "logit" if used else "none",
+    used = eight_bit and options.preprocess != "none"
+    transform = preprocessing.Logit(options.alpha) if used else None
+    identity = {
+        "data": dataset.source, "--preprocess": "logit" if used else "none",
         "--alpha": options.alpha if used else None, "--count": options.count,
         "--window": options.window,
         "--data-seed": options.data_seed if used or options.window is not None else None,
     }  # fmt: skip
+    constant = transform.constant(dataset.images) if transform else 0.0
+    return Opened(dataset, transform, constant, identity)
 
 
 def real_data(options: Data) -> RealData:
@@ -66,23 +73,20 @@ def real_data(options: Data) -> RealData:
             "window", f"{options.window} for a linear VAE", "none: windows are for networks",
             "`linvae sweep --network mlp --window …` takes them.",
         )  # fmt: skip
-    dataset, transform = open_set(options)
-    needed, left = 8 * dataset.images.size, machine.free_memory()
+    dataset, transform, constant, identity = open_set(options)
+    x = dataset.images
+    needed, left = 8 * x.size, machine.free_memory()
     if 2 * needed > left:  # the data, and a copy on the way
         checks.fail(
-            "data",
-            f"{dataset.images.shape} numbers, {needed / 1e9:.0f} GB in double precision",
+            "data", f"{x.shape} numbers, {needed / 1e9:.0f} GB in double precision",
             f"at most half of the {left / 1e9:.0f} GB that are free",
             "Save a part of them as .npy; `linvae sweep --network` keeps pixels as bytes.",
-        )
-    identity = identity_of(options, dataset.source, transform)
-    if transform is None:
-        x = dataset.images
-        if x.dtype.itemsize < 8:  # float64 holds these; it would round 64-bit integers
-            x = x.astype(np.float64)
-        return RealData(x, 0.0, dataset.source, identity)
-    x = transform(dataset.images, key(options), float)
-    return RealData(x, transform.constant(dataset.images), dataset.source, identity)
+        )  # fmt: skip
+    if transform is not None:
+        x = transform(x, key(options), float)
+    elif x.dtype.itemsize < 8:  # float64 holds these; it would round 64-bit integers
+        x = x.astype(np.float64)
+    return RealData(x, constant, dataset.source, identity)
 
 
 def key(options: Data) -> jax.Array:

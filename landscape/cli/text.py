@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
+from itertools import zip_longest
 from typing import Any
 
 
@@ -20,16 +21,14 @@ def attrs(command: Any, source: str) -> dict[str, str]:
 
 def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
     """Align columns, the first `left` to the left; rows may end early."""
-    most = max(map(len, rows))
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(most)]
-    lines = []
-    for row in rows:
-        cells = [
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    return [
+        "   ".join(
             cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ]
-        lines.append("   ".join(cells).rstrip())
-    return lines
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def flag(name: str) -> str:

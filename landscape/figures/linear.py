@@ -18,13 +18,13 @@ def stationary_surface(table: xr.Dataset) -> Figure:
     lam = table.eigenvalue.values
     names = [f"column along $u_{{{c + 1}}}$ (data unit)" for c in table.component.values]
     figure, axes = style.panels(7.2, 2.9, 1, table.sizes["sigma2"], sharey=True, squeeze=False)
-    axes, image = axes[0], None
+    axes, images = axes[0], []
     below = table.log_likelihood.max(("along_first", "along_second")) - table.log_likelihood
     # levels as squares show both the flat top and the steep flanks; the same in all panels
     levels = np.linspace(0, 1, 16) ** 2 * float(below.max())
     for axis, sigma2, surface in zip(axes, table.sigma2.values, below, strict=True):
         drawn = table.along_first, table.along_second, surface.T
-        image = axis.contourf(*drawn, levels=levels, cmap="cividis_r")
+        images.append(axis.contourf(*drawn, levels=levels, cmap="cividis_r"))
         axis.contour(*drawn, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
         captured = lam > sigma2
         reach = np.sqrt(np.maximum(lam - sigma2, 0))
@@ -45,15 +45,11 @@ def stationary_surface(table: xr.Dataset) -> Figure:
         axis.set(title=f"σ² = {sigma2:.3g}\n{state}", xlabel=names[0], aspect="equal")
         axis.grid(False)
     axes[0].set_ylabel(names[1])
-    handles = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(axes), shrink=0.75, ticks=levels[::3], format="%.2g")
-        bar.ax.invert_yaxis()
-        bar.set_label("log-likelihood below\nthe panel's best (nats/datum)")
+    most = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+    style.legend_below(figure, most, 2)
+    bar = figure.colorbar(images[-1], ax=list(axes), shrink=0.75, ticks=levels[::3], format="%.2g")
+    bar.ax.invert_yaxis()
+    bar.set_label("log-likelihood below\nthe panel's best (nats/datum)")
     return figure
 
 

@@ -56,12 +56,6 @@ def _config(
     )
 
 
-def _annealings(num_steps: int) -> tuple[training.Annealing, ...]:
-    """Make linear and cyclical annealing over half a run; the plain ELBO comes after it."""
-    half = num_steps // 2
-    return training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
-
-
 def train(
     settings: NetworkSettings,
     images: NetworkData,
@@ -106,23 +100,23 @@ def train(
         tables.save(table, path(folder, name))
         found[name] = table
 
-    task, sweep, table = sweep_of(
-        "table", own, sweeps.Grid(seeds, settings.sigma2, (False, True))
-    )  # fmt: skip
+    grid = sweeps.Grid(seeds, settings.sigma2, (False, True))
+    task, sweep, table = sweep_of("table", own, grid)
     keep("table", table)
     if settings.curvature_data and not bool(table.diverged.isel(seed=0).all()):
         bent = _curvature(settings, task, data, sweep, path(folder, "curvature"))
         keep("curvature", bent.assign_attrs(kept_with))
     keep("curves", sweep_of("curves", own, sweeps.Grid(others, settings.curve_sigma2, (False,)))[2])
-    annealings = _annealings(_config(settings, count).num_steps)
+    half = _config(settings, count).num_steps // 2  # of a run; the plain ELBO comes after it
+    annealings = training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
     grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
     keep("annealing", sweep_of("annealing", own, grid)[2])
     widths = settings.widths if settings.network == "mlp" else None
     for name in ENCODERS:
-        network = networks.named(
+        encoder = networks.named(
             name, n, settings.linear_k, widths=widths, data_scale=own.data_scale
         )
-        keep(name, sweep_of(name, network, sweeps.Grid(others))[2])
+        keep(name, sweep_of(name, encoder, sweeps.Grid(others))[2])
     if settings.variations:
         varied = [_finals(AS_IN_THE_TABLE, table)]
         for changed in settings.variations:
@@ -145,16 +139,14 @@ def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
     names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
     small = table.isel(seed=[0])[["diverged", *(f"final_{name}" for name in names)]]
     trained = facts.training(table)
-    told = {
-        "learning_rate": trained.learning_rate,
-        "num_steps": trained.num_steps,
-        "batch_size": trained.batch_size,
-        "schedule": changed.schedule,
-        "mean_scale": changed.mean_scale,
-    }
     small["diverged"] = small.diverged.astype(float)
-    small = small.expand_dims(variation=[changed.name])
-    return small.assign_coords({k: ("variation", [value]) for k, value in told.items()})
+    return small.expand_dims(variation=[changed.name]).assign_coords(
+        learning_rate=("variation", [trained.learning_rate]),
+        num_steps=("variation", [trained.num_steps]),
+        batch_size=("variation", [trained.batch_size]),
+        schedule=("variation", [changed.schedule]),
+        mean_scale=("variation", [changed.mean_scale]),
+    )
 
 
 def _curvature(
@@ -163,9 +155,7 @@ def _curvature(
 ) -> xr.Dataset:  # fmt: skip
     """Look at a collapsed latent of each network of the table's first seed, over σ²; once."""
     # the number rises when `network_study.escape_of_sweep` comes to compute something else
-    of = {
-        "of": f"3: {settings.curvature_data} data", "config": facts.first_seed(sweep.table)
-    }  # fmt: skip
+    of = {"of": f"3: {settings.curvature_data} data", "config": facts.first_seed(sweep.table)}
     if place.exists() and (kept := tables.load(place)).attrs.items() >= of.items():
         return kept
     start = time.monotonic()

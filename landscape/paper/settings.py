@@ -1,6 +1,6 @@
 """How much `reproduce` computes: numbers alone, which a command line can show before JAX starts."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
@@ -168,11 +168,8 @@ class Settings:
 
     def named(self) -> dict[str, Any]:
         """Return every setting by the name that a user of `linvae reproduce` knows."""
-        named: dict[str, Any] = {"preset": self.preset}
-        if self.linear is not None:
-            for f in fields(self.linear):
-                named["--" + f.name.replace("_", "-")] = getattr(self.linear, f.name)
-        for f in fields(self.networks):
-            name = _FLAGS.get(f.name, f"networks' {f.name}")
-            named[name] = getattr(self.networks, f.name) or None
-        return named
+        linear = {} if self.linear is None else vars(self.linear)
+        flags = {"--" + name.replace("_", "-"): value for name, value in linear.items()}
+        networks = {_FLAGS.get(name, f"networks' {name}"): value or None
+                    for name, value in vars(self.networks).items()}  # fmt: skip
+        return {"preset": self.preset} | flags | networks

@@ -183,27 +183,24 @@ def at_networks(
     dims, shape = first.diverged.dims, first.diverged.shape
     if bool(first.diverged.all()):
         checks.fail("sweep", "a first seed that diverged everywhere", "a trained network")
-    rows: list[dict[Any, np.ndarray]] = []
-    found = xr.Dataset()
+    found: dict[tuple[int, ...], xr.Dataset] = {}
     with progress.bar(first.diverged.size, "curvature", "network", quiet) as bar:
         for place in np.ndindex(*shape):
             run = first.isel(dict(zip(dims, place, strict=True)))
-            row: dict[Any, np.ndarray] = {}
             if not bool(run.diverged):
                 labels = {name: run[name].item() for name in (*dims, "seed")}
                 params = sweep.run(**labels).params
                 own = ((), float(run.final_sigma2), _told("data unit²", "σ² when training ended"))
-                found = at_network(params, run).assign(own_sigma2=own)
-                row = {name: values.values for name, values in found.items()}
-            rows.append(row)
+                found[place] = at_network(params, run).assign(own_sigma2=own)
             bar.update()
+    like = list(found.values())[-1]
+    nothing = like.map(lambda v: xr.full_like(v, -1 if v.dtype.kind == "i" else np.nan))
+    runs = [found.get(place, nothing) for place in np.ndindex(*shape)]
     whole = {}
-    for name, like in found.items():
-        nothing = np.full_like(like.values, -1 if like.dtype.kind == "i" else np.nan)
-        stacked = np.stack([row.get(name, nothing) for row in rows])
-        whole[name] = ((*dims, *like.dims), stacked.reshape(*shape, *like.shape), like.attrs)
-    coords = {name: first[name] for name in dims} | dict(found.coords)
-    return xr.Dataset(whole, coords, found.attrs)
+    for name, one in like.items():
+        stacked = np.stack([run[name].values for run in runs])
+        whole[name] = ((*dims, *one.dims), stacked.reshape(*shape, *one.shape), one.attrs)
+    return xr.Dataset(whole, {name: first[name] for name in dims} | dict(like.coords), like.attrs)
 
 
 def _told(unit: str, text: str) -> dict[str, str]:
