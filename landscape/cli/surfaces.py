@@ -18,8 +18,7 @@ from linvae_jax._internal import checks
 def surface(options: Surface) -> int:
     """Compute, save, draw."""
     distinct("sigma2", options.sigma2)
-    for value in options.sigma2:
-        checks.positive("sigma2", value)
+    checks.positive("sigma2", options.sigma2)
     x, _, source, of_data = real_data(options.data)
     moments = mom.from_data(x)
     lam = mom.spectrum(moments).eigenvalues

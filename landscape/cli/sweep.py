@@ -21,8 +21,7 @@ def sweep(options: Sweep) -> int:
     """Train all, save, summarise."""
     # what is used only after the training
     checks.in_range("curvature_data", options.curvature_data, 1, 2**31 - 1, "at least one")
-    for s in options.curvature_sigma2:
-        checks.positive("curvature_sigma2", s)
+    checks.positive("curvature_sigma2", options.curvature_sigma2)
     distinct("curvature_sigma2", options.curvature_sigma2)
     checks.in_range("seeds", options.seeds, 1, 2**31 - 1, "at least one")
     seed("seed", options.seed, options.seeds)

@@ -112,16 +112,13 @@ def load(folder: Path) -> list[Claim]:
     path = folder / "ledger.json"
     if not path.is_file():
         checks.fail("folder", f"{folder}, without ledger.json", "what `linvae reproduce` wrote")
+    names = [f.name for f in fields(Check)]
     try:
-        return [
-            Claim(
-                claim["id"],
-                claim["statement"],
-                tuple(Check(**{f.name: c[f.name] for f in fields(Check)}) for c in claim["checks"]),
-                claim["note"],
-            )
-            for claim in json.loads(path.read_text(encoding="utf-8"))
-        ]
+        claims = []
+        for claim in json.loads(path.read_text(encoding="utf-8")):
+            found = tuple(Check(*(check[name] for name in names)) for check in claim["checks"])
+            claims.append(Claim(claim["id"], claim["statement"], found, claim["note"]))
+        return claims
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"folder: {path} is no ledger of linvae ({type(error).__name__}: {error})"

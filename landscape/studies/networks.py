@@ -45,8 +45,7 @@ def escape_path(
     Raises:
         ValueError: as `collapsed_latent.blocks`; σ² or β ≤ 0.
     """
-    for s in sigma2:
-        checks.positive("sigma2", s)
+    checks.positive("sigma2", sigma2)
     checks.positive("beta", beta)
     checks.data_matrix("x", x, model.n)
     sigma2 = sorted(sigma2)
