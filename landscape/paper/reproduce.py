@@ -23,6 +23,9 @@ def check(settings: Settings, x: Any) -> None:
     linear, networks = settings.linear, settings.networks
     if linear is None:
         return
+    streams.check("seed", linear.seed)
+    last = max(linear.seeds, linear.separated_seeds, 1) - 1
+    streams.check("seed + seeds - 1", linear.seed + last)
     checks.data_matrix("x", x)
     n, most = x.shape[1], max(networks.k, networks.linear_k)
     told = f"more than the networks' {most} latents"
@@ -34,9 +37,6 @@ def check(settings: Settings, x: Any) -> None:
             "Figure 1 looks at the 5th and 7th directions.",
         )  # fmt: skip
     checks.in_range("k", linear.k, 3, n - 1, "k < n, σ² being learned")
-    streams.check("seed", linear.seed)
-    last = max(linear.seeds, linear.separated_seeds, 1) - 1
-    streams.check("seed + seeds - 1", linear.seed + last)
     moments = mom.from_data(x)
     rank = int(mom.rank(mom.spectrum(moments).eigenvalues, moments.count))
     if rank <= linear.k:
