@@ -52,14 +52,12 @@ def judged(
         "reconstruction": np.array([[reconstruction]]),
         "kl": np.array([[[kl, 0.0, 0.0]]]),
         "sigma2": np.array([[sigma2]]),
-    }
-    begun = {
-        "reconstruction": np.array([log_density(start[0], first)]),
-        "kl": np.array([[start[1], 0.0, 0.0]]),
+        "start_reconstruction": np.array([log_density(start[0], first)]),
+        "start_kl": np.array([[start[1], 0.0, 0.0]]),
     }
     spectrum = replace(PROBLEM.spectrum, eigenvalues=jnp.asarray(scale * LAM))
     problem = replace(PROBLEM, spectrum=spectrum)
-    return bool(divergence.lost(TASK, problem, hyper, np.array([step]), begun, measured)[0, 0])
+    return bool(divergence.lost(TASK, problem, hyper, np.array([step]), measured)[0, 0])
 
 
 TRACE = float(LAM.sum())

@@ -34,19 +34,21 @@ from linvae_jax import training
 # what is judged: if one of them is not finite the run is lost
 JUDGED = ("elbo", "reconstruction", "kl", "sigma2")
 
+# name in a history besides the task's records → of what: from before the first step
+START = {"start_elbo": "elbo", "start_reconstruction": "reconstruction", "start_kl": "kl"}
+
 
 def lost(
     task: training.Task,
     data: Any,
     hyper: training.Hyperparameters,
     steps: np.ndarray,
-    start: Mapping[str, np.ndarray],
     measured: Mapping[str, np.ndarray],
 ) -> np.ndarray:
     """Return where runs are lost (runs, records), by the rule of the module's text.
 
-    `start` is from before the first step, (runs, …); where it is not finite total collapse alone is
-    what a run is compared with. `measured` has `JUDGED`, (runs, records, …), after `steps`.
+    What is measured has `JUDGED` (runs, records, …), after `steps`, and `START` (runs, …). Where
+    the start is not finite total collapse alone is what a run is compared with.
     """
     n, variance = task.dimension(data), task.variance(data)
     first = np.asarray(hyper.sigma2, float)[:, None]
@@ -57,8 +59,8 @@ def lost(
         weight = np.asarray(of_each(hyper, jnp.asarray(steps) - 1), float)  # of the step before
     values = {name: np.asarray(measured[name], float) for name in JUDGED}
     finite = [np.isfinite(v).reshape(*v.shape[:2], -1).all(axis=2) for v in values.values()]
-    begun = np.asarray(start["reconstruction"], float)[:, None]
-    begun_kl = weight * np.asarray(start["kl"], float).sum(axis=1)[:, None]
+    begun = np.asarray(measured["start_reconstruction"], float)[:, None]
+    begun_kl = weight * np.asarray(measured["start_kl"], float).sum(axis=1)[:, None]
 
     def free(sigma2: Any) -> Any:
         return -0.5 * n * np.log(2 * np.pi * sigma2)

@@ -17,12 +17,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from linvae_jax import training
 from linvae_jax._engine import processes, shapes
+from linvae_jax._engine.divergence import START
 from linvae_jax._engine.layouts import RunLayout
 
 Args = tuple[Any, ...]
-
-# name in a history besides the task's records → of what: from before the first step
-START = {"start_elbo": "elbo", "start_reconstruction": "reconstruction", "start_kl": "kl"}
 
 
 def executor(task: Any, config: training.TrainConfig, layout: RunLayout) -> "SideBySide":

@@ -32,7 +32,7 @@ import numpy as np
 
 from linvae_jax import sources, streams, tables
 from linvae_jax._engine import checkpoints, run_files, shapes
-from linvae_jax._engine.executors import START
+from linvae_jax._engine.divergence import START
 from linvae_jax._engine.processes import anywhere, everywhere, together
 from linvae_jax._engine.trainer import Chunk, Result, Stopped, Trainer
 from linvae_jax._internal import checks

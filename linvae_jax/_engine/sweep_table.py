@@ -10,7 +10,7 @@ import xarray as xr
 
 from linvae_jax import tables, training
 from linvae_jax._engine import divergence
-from linvae_jax._engine.executors import START
+from linvae_jax._engine.divergence import START
 from linvae_jax._engine.trainer import Result
 
 
@@ -38,24 +38,6 @@ def _coordinate(grid: Any, name: str) -> list[Any]:
     return [str(v) for v in values] if name == "annealing" else list(values)
 
 
-def _lost(
-    task: training.Task, config: training.TrainConfig, data: Any, grid: Any, results: list[Result]
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return which runs have diverged (runs,), and from which record on (runs, records)."""
-    steps = config.record_every * np.arange(1, config.num_records + 1)
-    start = {of: np.stack([r.history[name] for r in results]) for name, of in START.items()}
-    hyper = grid.hyperparameters(results[0].history["sigma2"].dtype)
-    judge = partial(divergence.lost, task, data, hyper)
-    measured = {name: np.stack([r.history[name] for r in results]) for name in divergence.JUDGED}
-    at_records = judge(steps, start, measured)
-    at_end = at_records[:, -1]
-    if all(r.final for r in results):
-        of_each = {n: np.stack([r.final[n] for r in results]) for n in divergence.JUDGED}
-        final = {name: values[:, None] for name, values in of_each.items()}
-        at_end = judge(steps[-1:], start, final)[:, 0]
-    return at_end, divergence.ended(at_records, at_end)
-
-
 def table_of(
     task: training.Task, config: training.TrainConfig, data: Any, grid: Any,
     results: list[Result], attrs: Mapping[str, str],
@@ -66,34 +48,44 @@ def table_of(
     dims = tuple(AXES[name].dim for name in kept)
     shape = tuple(len(getattr(grid, name)) for name in kept)
 
-    diverged, lost = _lost(task, config, data, grid, results)
+    steps = config.record_every * np.arange(1, config.num_records + 1)
+    recorded = (*task.record_labels, *START)
+    history = {name: np.stack([r.history[name] for r in results]) for name in recorded}
+    final = {name: np.stack([r.final[name] for r in results]) for name in task.final_labels}
 
-    def stacked(values: list[np.ndarray], missing: np.ndarray | None) -> np.ndarray:
-        all_runs = np.stack(values)
+    judge = partial(divergence.lost, task, data, grid.hyperparameters(history["sigma2"].dtype))
+    at_records = judge(steps, history)
+    diverged = at_records[:, -1]
+    if final:
+        at_end = {name: final[name][:, None] for name in divergence.JUDGED}
+        diverged = judge(steps[-1:], history | at_end)[:, 0]
+    lost = divergence.ended(at_records, diverged)
+
+    def shaped(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
         # integers become floats where some are missing, for they have no NaN
-        if missing is not None and missing.any():
-            apart = missing.reshape(*missing.shape, *(1,) * (all_runs.ndim - missing.ndim))
-            all_runs = np.where(apart, np.nan, all_runs)
-        return all_runs.reshape(*shape, *values[0].shape)
+        if missing.any():
+            apart = missing.reshape(*missing.shape, *(1,) * (values.ndim - missing.ndim))
+            values = np.where(apart, np.nan, values)
+        return values.reshape(*shape, *values.shape[1:])
 
-    variables = {
-        name: ((*dims, "step", *label.dims), stacked([r.history[name] for r in results], lost),
-               label.unit, label.text)
-        for name, label in task.record_labels.items()
-    } | {
-        f"final_{name}": ((*dims, *label.dims), stacked([r.final[name] for r in results], diverged),
-                          label.unit, label.text + ", of the trained model on all data")
-        for name, label in task.final_labels.items()
-    }  # fmt: skip
+    variables = {}
+    for name, label in task.record_labels.items():
+        values = shaped(history[name], lost)
+        variables[name] = (*dims, "step", *label.dims), values, label.unit, label.text
+    for name, label in task.final_labels.items():
+        values, text = shaped(final[name], diverged), ", of the trained model on all data"
+        variables[f"final_{name}"] = (*dims, *label.dims), values, label.unit, label.text + text
     for name, of in START.items():
-        label, values = task.record_labels[of], [r.history[name] for r in results]
-        text = f"{label.text}, before the first step"
-        variables[name] = ((*dims, *label.dims), stacked(values, None), label.unit, text)
+        label, text = (
+            task.record_labels[of],
+            f"{task.record_labels[of].text}, before the first step",
+        )
+        values = history[name].reshape(*shape, *history[name].shape[1:])
+        variables[name] = (*dims, *label.dims), values, label.unit, text
     variables["diverged"] = (
         dims, diverged.reshape(shape), "1",
         "run diverged: its numbers from there on are missing (NaN)",
     )  # fmt: skip
-    steps = config.record_every * np.arange(1, config.num_records + 1)
     coords = {AXES[n].dim: (_coordinate(grid, n), AXES[n].unit, AXES[n].text) for n in kept}
     coords |= {"step": (steps, "1", "optimiser steps")} | dict(task.coordinates)
     table = tables.dataset(variables, coords, attrs)

@@ -12,7 +12,8 @@ import numpy as np
 
 from linvae_jax import sources, training
 from linvae_jax._engine import divergence, shapes
-from linvae_jax._engine.executors import START, executor
+from linvae_jax._engine.divergence import START
+from linvae_jax._engine.executors import executor
 from linvae_jax._engine.layouts import RunLayout
 
 
@@ -160,9 +161,8 @@ class Trainer:
         """Return which of a chunk's runs are lost at the record just made, (runs,)."""
         here, history = chunk.records, chunk.history
         steps = self.config.record_every * np.array([here + 1])
-        measured = {name: history[name][:, here : here + 1] for name in divergence.JUDGED}
-        start = {of: history[name] for name, of in START.items()}
-        return divergence.lost(self.task, self.data, hyper, steps, start, measured)[:, 0]
+        last = {name: history[name][:, here : here + 1] for name in divergence.JUDGED}
+        return divergence.lost(self.task, self.data, hyper, steps, history | last)[:, 0]
 
     def _final(self, hyper: Any, states: Any) -> dict[str, np.ndarray]:
         """Return the final numbers of trained models, measured on all data."""
