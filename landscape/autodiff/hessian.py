@@ -26,8 +26,8 @@ PyTree = Any
 def check(function: Callable[[PyTree], Float[Array, ""]], point: PyTree) -> None:
     """Raise `ValueError` unless this is a real scalar function at a point of finite floats.
 
-    A point needs one array at least. The function is traced, not run. Values are looked at where
-    they are known.
+    The point must have at least one array. The function is traced, not run. Values are checked
+    where they are known.
     """
     leaves = jax.tree.leaves(point)
     if not leaves:
@@ -49,7 +49,7 @@ def product(
 ) -> PyTree:
     """Multiply the Hessian with a vector, forward over reverse: about three gradients, no matrix.
 
-    Direction and result are pytrees like `point`.
+    `direction` and the result are pytrees like `point`. The result has the dtypes of `point`.
 
     Raises:
         ValueError: as `check`, or a direction of another structure or shape than the point.
@@ -81,12 +81,12 @@ def dense(
 ) -> Float[Array, "p p"]:
     """Build the whole Hessian, p × p for p scalar parameters.
 
-    Built from Hessian-vector products, `chunk` columns at a time, which needs little more than
-    the matrix itself.
+    It is built from Hessian-vector products, `chunk` columns at a time, which needs little more
+    memory than the matrix itself.
 
     Raises:
-        ValueError: the matrix would be larger than `max_gigabytes`; the message says how large. A
-            function or point as `check` refuses them; a Hessian with NaN or Inf.
+        ValueError: the matrix would be larger than `max_gigabytes` (10⁹ bytes); the message says
+            how large. A function or point as `check` refuses them; a Hessian with NaN or Inf.
     """
     check(function, point)
     checks.in_range("chunk", chunk, 1, 2**31 - 1, "at least one")

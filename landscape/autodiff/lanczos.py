@@ -1,14 +1,16 @@
 """Lanczos tells a Hessian's spectrum without the Hessian: density, index, trace, determinant.
 
-For models with no closed form. Where there is one, `blocks` is exact and thousands of times
-faster; where the dense Hessian fits, so is `hessian.dense`. All that is asked of the function is
+Use it for models with no closed form. Where there is one, `blocks` is exact and thousands of times
+faster; where the dense Hessian fits, so is `hessian.dense`. The function is used only for
 Hessian-vector products, `hessian.product`. For single eigenvalues from the ends see `lobpcg`.
 
-`quadrature` (stochastic Lanczos) makes the `Quadrature` that `density`, `index`, `trace`,
-`trace_of` and `log_determinant` need; these return estimates, with standard errors over probes, and
-a bracket or a drift for the number of steps. Lanczos from one vector sees one copy of a repeated
-eigenvalue, and escape eigenvalues repeat, one copy for each collapsed latent; quadrature needs no
-copies, since the weight of a node is how much of a random vector lies in the whole eigenspace.
+`quadrature` (stochastic Lanczos) makes a `Quadrature`. From it `density`, `index`, `trace`,
+`trace_of` and `log_determinant` make estimates. Each has a standard error, for the number of
+probes, and a bracket or a drift, for the number of steps.
+
+Lanczos from one vector sees one copy of a repeated eigenvalue, and escape eigenvalues repeat, one
+copy for each collapsed latent. Quadrature needs no copies, since the weight of a node is how much
+of a random vector lies in the whole eigenspace.
 
 >>> import jax, jax.numpy as jnp
 >>> from landscape.autodiff import lanczos
@@ -101,9 +103,9 @@ def truncate(
 ) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"], Int[Array, "probes"]]:
     """Cut tridiagonal matrices where their probe found an invariant subspace.
 
-    There β_j is rounding, or zero and all that follows NaN: matfree goes on with the noise that
-    is left, normalised. Up to there the matrix is exact. The results are both diagonals with zero
-    β from there on, and the steps before.
+    From there on β_j is rounding, or zero followed by NaN, because matfree goes on with the noise
+    that is left, normalised. Up to there the matrix is exact. Returned are both diagonals, with
+    zero β from there on, and the number of steps before.
     """
     steps = diagonal.shape[1]
     # the largest so far: after a breakdown nothing can be believed
@@ -149,11 +151,13 @@ def quadrature(
 ) -> Quadrature:
     """Replace the whole spectrum by a few numbers: stochastic Lanczos quadrature.
 
-    Each probe is a random vector of signs; Lanczos with full reorthogonalisation turns it into a
-    Gauss rule for the spectrum as that vector sees it. Errors shrink as 1/√probes. Each probe takes
-    `steps` Hessian-vector products, at most p; `batch_size` probes at once need memory for so many
-    vectors each. Details of the spectrum finer than its width over `steps`, more coarsely in the
-    middle than at the ends, stay unseen.
+    Each probe is a random vector of signs, drawn from `key`. Lanczos with full reorthogonalisation
+    turns it into a Gauss rule for the spectrum as that vector sees it. Errors shrink as 1/√probes.
+    The point is float64.
+
+    A probe takes `steps` Hessian-vector products, p at most. `batch_size` probes run at once, and
+    each needs memory for `steps` vectors. Details of the spectrum finer than its width over `steps`
+    stay unseen; the resolution is coarser in the middle than at the ends.
 
     Raises:
         ValueError: as `matrix_free.check`, fewer than two probes, not 1 ≤ steps ≤ p.
@@ -224,10 +228,11 @@ def _trace_of(
 
 
 def trace_of(spectrum: Quadrature, of_eigenvalue: Callable[[Array], Array]) -> Estimate:
-    """Estimate Σ f(μ) over all eigenvalues, the trace of f(H), of some shape (*shape,).
+    """Estimate Σ f(μ) over all eigenvalues, the trace of f(H).
 
-    f is elementwise, (probes, steps) → (probes, steps, *shape). The smoother it is on the scale of
-    spectrum width over steps, the better.
+    `of_eigenvalue` is f. It works elementwise, (probes, steps) → (probes, steps, *shape); the
+    estimate is (*shape,). The smoother f is on the scale of the spectrum's width over the number of
+    steps, the better.
     """
     of_probes = _trace_of(spectrum, of_eigenvalue)
     diagonal, offdiagonal = _shortened(spectrum.diagonal, spectrum.offdiagonal)
@@ -253,10 +258,10 @@ def density(
 ) -> Estimate:
     """Estimate the spectral density, each eigenvalue a Gaussian of area 1/p.
 
-    It is per unit of eigenvalue, and integrates to one. `width` is the Gaussians' standard
-    deviation; by default the width of the spectrum over the number of steps, about what those
-    resolve. A spectrum that is one number to rounding, as of a multiple of the identity, has its
-    size for a width.
+    The estimate (points,) is per unit of eigenvalue, and integrates to one. `width` is the standard
+    deviation of the Gaussians. By default it is the width of the spectrum over the number of steps,
+    about what those resolve. If the spectrum is one number to rounding, as of a multiple of the
+    identity, the default is the size of that number.
     """
     if width is None:
         nodes, _ = rule(spectrum)
@@ -282,10 +287,10 @@ def index(spectrum: Quadrature, tolerance: float | Float[Array, ""] | None = Non
     which makes the bracket (Chebyshev–Markov–Stieltjes). It is narrow where no eigenvalues are
     near: put the tolerance in a gap of the spectrum, not at the edge of the zeros.
 
-    The default is 10 p ε max|μ|, as in `conditioning.of_eigenvalues`; zeros are then inside the
-    bracket, unless an invariant subspace was found. max|μ| grows with the data's unit and with one
-    over it: count in variables without, `objectives.rescaled`. The count is exact for a probe that
-    found an invariant subspace, up to its luck.
+    `tolerance` is by default 10 p ε max|μ|, as in `conditioning.of_eigenvalues`. Zeros are then
+    inside the bracket, unless an invariant subspace was found. Since max|μ| depends on the data's
+    unit, count in variables without a unit: `objectives.rescaled`. Where a probe found an invariant
+    subspace its count is exact, but for the luck of the probe.
     """
     if tolerance is None:
         rtol = hessian.default_rtol(spectrum.parameters, spectrum.diagonal.dtype)
@@ -334,10 +339,11 @@ def log_determinant(
 ) -> Estimate:
     """Estimate the logarithm of |det(sign · H + shift · I)|, nats.
 
-    For a Laplace approximation at a maximum: sign = −1, with the prior's precision as shift. The
-    logarithm needs many steps where an eigenvalue of sign · H + shift is close to zero, and its
-    drift then says so; best is a shift that makes all of them positive. Of an objective that is
-    `objectives.rescaled` it is the same for W and V together, and needs fewer steps.
+    For a Laplace approximation at a maximum take −1 as `sign`, and the prior's precision as
+    `shift`. The logarithm needs many steps where an eigenvalue of sign · H + shift is close to
+    zero, and the drift then says so. Best is a shift that makes all of them positive. If W and V
+    are both variables, an objective that is `objectives.rescaled` has the same determinant, and
+    needs fewer steps.
 
     Raises:
         ValueError: sign not ±1, or singular to rounding.

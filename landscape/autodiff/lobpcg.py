@@ -6,9 +6,10 @@ repeat, one copy for each collapsed latent. A block sees as many copies as it ha
 `extremes` grows it until a smaller eigenvalue shows up behind the last, `escapes` until no
 positive one is left.
 
-Residuals are to reach `rtol`, relative to max|μ|, the stiff end's too. After `max_rounds` of
-LOBPCG, growth included, what there is is returned, and says so. `batch_size` Hessian-vector
-products are made at once. Points are float64.
+In both functions a search ends when no copy is missing and all residuals are at most rtol · max|μ|,
+the maximum taken over both ends of the spectrum; or after `max_rounds` rounds of LOBPCG, growth
+included. Look at `Extremes.complete`. `batch_size` Hessian-vector products are made at once. Points
+are float64, and `key` draws the first block.
 
 >>> import jax, jax.numpy as jnp
 >>> from landscape.autodiff import lobpcg
@@ -254,8 +255,9 @@ def extremes(
 ) -> Extremes:
     """Find eigenvalues from one end of the spectrum, with multiplicity.
 
-    These are `count` at least; where the last of them is repeated, all its copies. The block grows
-    after copies from 3/2 count + 5 to `max_block`, p/5 at most; by default 4 count + 20.
+    `end` is "largest" for the most positive eigenvalues, "smallest" for the most negative. At least
+    `count` are found, and all copies of the last one. For copies the block grows from 3/2 count + 5
+    columns to `max_block`, by default 4 count + 20, but not beyond p/5.
 
     Returns:
         `Extremes`. An eigenvalue lies within `residuals` of each value, and far closer where it
@@ -301,8 +303,8 @@ def escapes(
     the ways to escape: look for them in `objectives.rescaled`, which has as many, and take the
     directions back by `objectives.in_data_units`.
 
-    For fast convergence the tolerance, > 0, is in a gap of the spectrum above the zeros. The search
-    stops at `max_count`.
+    The function is to be maximised. Convergence is fast if the tolerance, > 0, is in a gap of the
+    spectrum above the zeros. The search stops at `max_count` eigenvalues.
 
     Raises:
         ValueError: as `matrix_free.check`, tolerance ≤ 0, or p too small.

@@ -42,12 +42,15 @@ def operator(function: Function, point: PyTree) -> Callable[[Array], Array]:
 
 
 def check(function: Function, point: PyTree, key: PRNGKeyArray) -> None:
-    """Raise `ValueError` unless its products can be trusted with this function at this point.
+    """Refuse a function whose Hessian-vector products cannot be trusted at this point.
 
-    The function is traced, compiled and run twice, so that randomness shows whether it is drawn
-    as Python runs or as the device does. Refused are points that are not float64, functions that
-    are not finite, scalar and deterministic, and those whose derivative by forward over reverse is
-    no symmetric matrix (`stop_gradient`, a custom derivative); `key` draws two directions for that.
+    The function is traced, compiled and run twice, which shows whether randomness is drawn as
+    Python runs or as the device does. `key` draws two directions for the products.
+
+    Raises:
+        ValueError: a point that is not float64; a function that is not finite, scalar and
+            deterministic, or whose derivative by forward over reverse is no symmetric matrix
+            (`stop_gradient`, a custom derivative).
     """
     for leaf in jax.tree.leaves(point):
         dtype = jnp.asarray(leaf).dtype

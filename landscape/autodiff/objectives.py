@@ -62,7 +62,8 @@ _POWERS = {"W": 1, "V": -1, "mean": 1}
 def in_data_units(variables: Variables, scale: Scalar) -> dict[str, Array]:
     """Take variables of the data x/scale to those of x: W and the mean × scale, V / scale.
 
-    They may be a point, or a direction such as `lobpcg.escapes` finds it.
+    The variables may be a point, or a direction such as `lobpcg.escapes` finds. A scale ≤ 0 raises
+    `ValueError`.
     """
     checks.positive("scale", scale)
     return {name: x * scale ** _POWERS.get(name, 0) for name, x in variables.items()}
@@ -100,7 +101,7 @@ def elbo(
 ) -> Objective:
     """Make the β-ELBO a function of the variables named in `learn`.
 
-    These are any of "W", "V", "log_d", "log_sigma2", "mean"; the others are held fixed.
+    `learn` has any of "W", "V", "log_d", "log_sigma2", "mean"; the other variables are held fixed.
 
     Raises:
         ValueError: an unknown name, or parameters that do not fit the moments.
@@ -124,7 +125,10 @@ def log_likelihood(
     *,
     learn: Sequence[str] = ("W",),
 ) -> Objective:
-    """Make the pPCA log-likelihood a function of W, log σ² or both; errors are as in `elbo`."""
+    """Make the pPCA log-likelihood a function of the variables named in `learn`.
+
+    `learn` has "W", "log_sigma2" or both. Another name, and σ² ≤ 0, raise `ValueError`.
+    """
     W = arrays.as_float("W", W)
     sigma2 = checks.positive_scalar("sigma2", sigma2, W.dtype)
     log_sigma2 = jnp.log(jnp.asarray(sigma2, W.dtype))

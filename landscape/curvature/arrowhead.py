@@ -44,7 +44,7 @@ def build(
     real: Bool[Array, "k s"],
     schur: Float[Array, ""] | None = None,
 ) -> Arrowhead:
-    """Put the stand-ins in place."""
+    """Make an `Arrowhead`, with stand-ins where `real` is false."""
     low = jnp.minimum(jnp.where(real, diagonal, jnp.inf).min(), corner)
     edge = jnp.where(real, edge, 0)
     reach = jnp.linalg.norm(edge)

@@ -27,9 +27,10 @@ have the unit of 1/x² and those in V that of x², so that the two ends of the s
 the data's unit changes. Each number is computed from ratios λ/σ², in an order in which nothing
 overflows before the result does.
 
-Of `learn`, "W", "V" and "log_d" are needed, and "log_sigma2" and "mean" may be there, as in
-`objectives.elbo`; anything else raises `ValueError`. With log σ² learned the Hessian is that in
-log σ² too; the point is stationary in log σ² only at σ² = Σ_unused λ_i/(n − rβ). A point has all n
+`learn` names the variables of the Hessian, as in `objectives.elbo`. It must have "W", "V" and
+"log_d", and may have "log_sigma2" and "mean"; anything else raises `ValueError`.
+(`log_likelihood_eigenvalues` needs only "W".) With "log_sigma2" the Hessian is that in log σ² too.
+The point is stationary in log σ² only at σ² = Σ_unused λ_i/(n − rβ). A point must have all n
 eigenvalues: pad a thin spectrum with zeros.
 
 >>> import jax.numpy as jnp
@@ -178,8 +179,8 @@ def inertia(point: Point, learn: Sequence[str] = WEIGHTS) -> Inertia:
 
     Positive: an unused component i with λ_i > ℓ_j, for each latent j. Zero: λ_i = ℓ_j or λ_i = 0
     there, two active latents with equal λ, and log σ² if it is learned and all unused λ_i are zero,
-    because then no σ² is best. All others are negative. Of traced values that are no stationary
-    point nothing is counted.
+    because then no σ² is best. All others are negative. Where traced values are no stationary
+    point, nothing is counted.
     """
     return _inertia(point, learned(learn))
 
@@ -202,10 +203,10 @@ def _log_determinant(p: Point, learn: frozenset[str]) -> Float[Array, ""]:
 
 
 def log_determinant(point: Point, learn: Sequence[str] = WEIGHTS) -> Float[Array, ""]:
-    """Compute the log of the product of all nonzero |μ|, from the blocks' determinants.
+    """Compute the log of the product of all nonzero |μ|, exactly, from the blocks' determinants.
 
-    The determinants have no unit. Where one is zero the block's other eigenvalue counts, −(a + b)
-    of a 2 × 2 block, which has one.
+    A determinant has no unit. Where it is zero only the block's other eigenvalue counts, which has
+    a unit: −(a + b) of a 2 × 2 block.
     """
     return _log_determinant(point, learned(learn))
 
@@ -228,14 +229,14 @@ def hessian_eigenvalues(
 
     The cost is O(nk), and O(k³) more for the arrowhead if log σ² is learned. The point may be
     traced; n, k and `learn` are static. Each zero of S adds k eigenvalues −1/σ², and k zeros, as
-    nothing depends on V there. With `unit_free` they are of the data x/√λ₁ instead, the same in
-    every unit of x.
+    nothing depends on V there. With `unit_free` the eigenvalues are those for the data x/√λ₁, which
+    are the same in every unit of x.
 
     Returns:
         `Modes` laid out flat: `lower` (k, n) row by row, `upper` likewise, `log_d` (k,), then
-        log σ² (1,) and mean (n,) where learned. Relative accuracy is rounding, small eigenvalues
-        included, up to a factor of √(λ_j/τ) or so for the arrowhead. In
-        float32 as in float64 that holds while the eigenvalues themselves can be represented, from
+        log σ² (1,) and mean (n,) where learned. Each eigenvalue is exact to rounding of itself,
+        however small; those of the arrowhead up to a factor of √(λ_j/τ) or so. In float32 as in
+        float64 that holds while the eigenvalues themselves can be represented, in float32 from
         about 1e-37 to 1e38.
 
     Source: own derivation, landscape/README.md; compared with dense Hessians in the tests.
@@ -274,8 +275,8 @@ def log_likelihood_eigenvalues(point: Point, *, learn: Sequence[str] = ("W",)) -
     | i used by l, j ≤ l | −(w_j² + w_l²)/(λ_jλ_l) |
     | i used by l < j: a rotation of the two; or j collapsed | 0 |
 
-    They are the same at W R for every orthogonal R. Of `learn`, "W" is needed; "log_sigma2" ties
-    the active latents' own eigenvalues together in an arrowhead of r + 1.
+    They are the same at W R for every orthogonal R. `learn` must have "W", and may have
+    "log_sigma2", which ties the active latents' own eigenvalues together in an arrowhead of r + 1.
 
     Returns:
         (nk,), latent by latent; with log σ² (nk + 1,). Exact. NaN where a traced β is not 1.

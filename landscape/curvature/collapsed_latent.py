@@ -46,7 +46,7 @@ def in_float64(params: Any) -> Any:
 def collapse_latents(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
     """Collapse latents of a VAE: the decoder ignores them, the encoder gives them the prior.
 
-    Latents count from 0; one that there is not raises `ValueError`.
+    Latents are counted from 0. One that does not exist raises `ValueError`.
     """
     chosen = tuple(int(j) for j in latents)
     weights = jax.tree.map(jnp.zeros_like, model.latent_weights(params, chosen))
@@ -94,8 +94,9 @@ class Blocks:
     def index(self, sigma2: Any, beta: Any = 1.0) -> Int[Array, ""]:
         """Count the ways in which the latent can come back: the index of `hessian`, in every unit.
 
-        Positive eigenvalues of B C⁻¹Bᵀ/(βσ²) − A, whose variables are the decoder's weights alone,
-        of one unit; those of the whole matrix range from one over the data's variance to it.
+        Counted are the positive eigenvalues of B C⁻¹Bᵀ/(βσ²) − A. Its variables are the decoder's
+        weights alone, all of one unit. Eigenvalues of `hessian` range from one over the data's
+        variance to that variance.
         """
         told = self._told()
         gain = matmul(told, told.T) / (beta * sigma2)
@@ -241,13 +242,13 @@ def blocks(
 
     The other latents stay as they are; `key` draws their noise, once for each datum.
 
-    Take the centred data (N, n) that it was trained on: in a smaller sample chance correlations of
-    features make the critical σ² too large. A datum may come several times in a row, with other
-    noise each time.
+    `x` (N, n) are centred data. Take those that the model was trained on: in a smaller sample
+    chance correlations of features make the critical σ² too large. A datum may come several times
+    in a row, with other noise each time.
 
-    A is a mean over `hessian_data` of them: a Hessian-vector product for each of the decoder's
-    weights, eight at a time, each with memory for all of these data. B and C take one gradient for
-    each datum, `batch_size` at once.
+    A is a mean over `hessian_data` of the data. It takes a Hessian-vector product for each of the
+    decoder's weights, eight at a time, each with memory for all of these data. B and C take one
+    gradient for each datum, `batch_size` at once.
 
     Returns:
         `Blocks`, float64; exact for these data and this noise, where the decoder is smooth. For
@@ -299,11 +300,11 @@ def curvature_along(
 ) -> Float[Array, ""]:
     """Measure dᵀA d by slopes of the error at ±step · d, with the kinks that lie between.
 
-    The unit vector d (d,) is of the decoder's weights; the other arguments are those of `blocks`.
-    The error is of order step²; small steps see few kinks.
+    `direction` (d,) is a unit vector of the decoder's weights, and step > 0. The other arguments
+    are those of `blocks`. The error is of order step²; small steps see few kinks.
 
     Returns:
-        Mean over data, of the same unit as A.
+        The mean over the data, in the unit of A.
 
     Raises:
         ValueError: as `blocks`; a direction of another shape, NaN or Inf; step ≤ 0.

@@ -31,7 +31,7 @@ class UnitFree(NamedTuple):
     """`UnitFree` is what gradient descent sees in data x/√λ₁: the same in every unit of x.
 
     λ₁ is the largest eigenvalue of the data's covariance S; W is measured in √λ₁ and V in 1/√λ₁.
-    The numbers are those of `Conditioning`.
+    Each number is defined as in `Conditioning`.
     """
 
     stiffness: Float[Array, "*batch"]
@@ -152,8 +152,9 @@ def of_function(
     numbers are those of the Hessian as it is, each to rounding of the largest eigenvalue; for those
     of normalised data give an objective that is `objectives.rescaled`.
 
-    `rtol` is as for `of_eigenvalues`, once the units are taken out. The other arguments and errors
-    are those of `hessian.dense`.
+    The point must be stationary, and the function is to be maximised. `rtol` is as for
+    `of_eigenvalues`, once the units are taken out. The other arguments and errors are those of
+    `hessian.dense`.
 
     Returns:
         `Conditioning`, and the unit eigenvector of the largest eigenvalue as a pytree like

@@ -1,12 +1,13 @@
 """Single eigenvectors of the Hessian at a single-component stationary point; ways to escape.
 
 `blocks` numbers the eigenvalues; here one number gives one direction, without the others. The
-eigenvector of latent j with component i moves latent j along u_i in W and V, and if another
-latent l owns component i, latent l along j's component as much, or as much the other way.
+eigenvector of latent j with component i moves latent j along u_i in W and V. If another latent l
+owns component i, it moves latent l along j's component as well, by as much in the same or the
+opposite sense.
 
-Eigenvectors (n, m) of S are the leading ones, m of them as the point has eigenvalues. Of `learn`
-"W", "V" and "log_d" are needed, and "log_sigma2" may be. The mean is uncoupled, its eigenvectors
-the u_i. Other `learn`, and eigenvectors of another shape, raise `ValueError`.
+`eigenvectors` (n, m) are the leading ones of S, as many as the point has eigenvalues. `learn` must
+have "W", "V" and "log_d", and may have "log_sigma2". It cannot have "mean", which is uncoupled: its
+eigenvectors are the u_i. Another `learn`, and eigenvectors of another shape, raise `ValueError`.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import directions
@@ -37,7 +38,7 @@ from linvae_jax.linear import LinearVAEParams
 def read(
     point: Point, eigenvectors: Float[Array, "n m"] | Any, learn: Sequence[str]
 ) -> tuple[Float[Array, "n m"], bool]:
-    """Check the eigenvectors, and say whether log σ² is learned."""
+    """Return the eigenvectors, checked, and whether log σ² is learned, or raise `ValueError`."""
     variables = blocks.learned(learn, optional=("log_sigma2",))
     eigenvectors = arrays.as_float("eigenvectors", eigenvectors).astype(point.eigenvalues.dtype)
     checks.shape("eigenvectors", eigenvectors, ("n", point.n))
@@ -123,11 +124,12 @@ def eigenvector(
 ) -> LinearVAEParams:
     """Make the unit eigenvector that belongs to one of `blocks.hessian_eigenvalues`.
 
-    The `number` counts in their order, with these m eigenvalues; the point's values are known.
+    `number` counts from 0 in the order of those eigenvalues, with m in place of n. The point must
+    be of known values, not traced.
 
     Returns:
         A `LinearVAEParams`, the direction in the original basis; `log_sigma2` is zero if log σ² is
-        held. Cost O(nk); O(k³) for one of the arrowhead's.
+        held. The cost is O(nk), or O(k³) for an eigenvector of the arrowhead.
 
     Raises:
         ValueError: no such number.

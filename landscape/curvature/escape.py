@@ -45,8 +45,8 @@ def escape_rate(
 ) -> Float[Array, "..."]:
     """Compute the rate at which a collapsed latent leaves along a component, in (W, V).
 
-    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return. λ is
-    that of an unused component; it broadcasts with σ².
+    μ₊ = ½ [ −(1/σ² + λ) + √((1/σ² − λ)² + 4λ²/σ⁴) ], negative when λ < σ²: the rate of return. λ
+    belongs to an unused component; it broadcasts with σ².
 
     Returns:
         The growth rate of gradient flow, in nats per datum per squared unit of the weights. It is
@@ -72,10 +72,11 @@ def critical_sigma2(
 ) -> Float[Array, ""]:
     """Compute the σ² below which a linear VAE's least latent cannot stay collapsed.
 
-    The other latents keep the weights that they have at the optimum for this σ². The threshold is
-    γ/β, where γ is the larger of two numbers. Along the first component that no latent uses (its
-    own, if k are in use) the latent can grow where γ = λ. Along a component in use only the noise
-    τ = βσ² of its λ is not explained yet: there γ = τ²/λ. Exact.
+    Eigenvalues (n,) are those of S, from large to small. The other latents keep the weights that
+    they have at the optimum for `sigma2`. The threshold is γ/β, where γ is the larger of two
+    numbers. Along the first component that no latent uses (its own, if k are in use) the latent can
+    grow where γ = λ. Along a component in use only the noise τ = βσ² of its λ is not explained yet:
+    there γ = τ²/λ. The result is exact.
 
     Raises:
         ValueError: eigenvalues unsorted or negative, k > n, σ² or β ≤ 0.
@@ -103,7 +104,8 @@ def rotation_stiffness(eigenvalues: Float[Array, "k"] | Any) -> Float[Array, "pa
     """Compute the curvature against rotating neighbouring latents into each other.
 
     At the optimum it is (λ_j − λ_l)²/(λ_jλ_l) nats/rad², whatever σ² is: latents of close
-    eigenvalues align slowly. The λ are those in use, from large to small.
+    eigenvalues align slowly. Eigenvalues (k,) are those of the components in use, from large to
+    small.
 
     Returns:
         (k − 1,), for the pairs (1, 2), (2, 3), …; minus the second derivative of the ELBO. It has
@@ -127,7 +129,8 @@ def rotation_cost(eigenvalues: Any, angle: Scalar = math.pi / 4) -> Float[Array,
 
     The likelihood stays, so this is the `linear.hadamard_gap` of a turned pair. It is
     ½ log(1 + c sin²(2θ)/4) with c the `rotation_stiffness`, whatever σ² is: cθ²/2 for small θ,
-    and largest at 45°. Nats per datum, exact; eigenvalues, pairs and errors as there.
+    and largest at 45°. The result is exact, in nats per datum; eigenvalues, pairs and errors are
+    those of `rotation_stiffness`.
     """
     stiffness = rotation_stiffness(eigenvalues)
     theta = jnp.asarray(checks.scalar("angle", angle), stiffness.dtype)
@@ -204,14 +207,15 @@ def simulate(
 ) -> Escape:
     """Leave total collapse along one component by gradient descent with step 1/stiffness.
 
-    The eigenvalues are those of S, from large to small; the component counts from 0, and σ² is
-    held. The deviation's initial size `start` must be small enough for start · growth to be in the
-    linear regime. After `max_steps` this gives up (NaN); at once if more are predicted. In the
-    data's own unit u their number grows like u⁴ or u⁻⁴; take λ/λ₁ and σ²/λ₁ for gradient descent on
-    normalised data.
+    Eigenvalues (n,) are those of S, from large to small. `component` counts from 0, and σ² is held.
+    The deviation starts with size `start`; it must be small enough for start · growth to be in the
+    linear regime. If it takes more than `max_steps`, `simulated_steps` is NaN; if more are
+    predicted, nothing is simulated. In the data's own unit u the number of steps grows like u⁴ or
+    u⁻⁴. For gradient descent on normalised data give λ/λ₁ and σ²/λ₁.
 
     Raises:
-        ValueError: λ of the component ≤ σ²: there is no escape along it.
+        ValueError: λ of the component ≤ σ², where there is no escape along it; no such component;
+            eigenvalues unsorted or negative; σ² ≤ 0.
     """
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     checks.in_range("component", component, 0, len(eigenvalues) - 1, "n components")

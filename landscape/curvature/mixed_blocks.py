@@ -100,14 +100,15 @@ def _own(lam: Any, s2: Any, m: int, tau: Any, unit: Any) -> Any:
 def hessian_eigenvalues(point: MixedPoint, *, unit_free: bool = False) -> Float[Any, "p"]:
     """Compute all 2nk + k eigenvalues of the Hessian in (W, V, log D) at `mixed.params`.
 
-    With `unit_free` they are of the data x/√λ₁ instead, the same in every unit of x.
+    With `unit_free` they are those for the data x/√λ₁, the same in every unit of x.
 
     Returns:
-        (2nk + k,), increasing: those of 2 × 2 blocks with all their digits, others to the
-        rounding of the largest of their block. Where the data's unit makes that large, as W bends
-        with 1/x² and V with x², small ones of 4 × 4 blocks and of groups lose theirs, their sign
-        too: `unit_free` does not, and `mixed.inertia` needs no eigenvalues. Other members of the
-        type's family share all of them but those of the groups' own blocks, which depend on Q.
+        (2nk + k,), increasing. Eigenvalues of 2 × 2 blocks have all their digits; others are exact
+        to rounding of the largest of their block. W bends with 1/x² and V with x², so in an extreme
+        unit of the data small eigenvalues of 4 × 4 blocks and of groups lose their digits, and
+        their sign. With `unit_free` they do not, and `mixed.inertia` needs no eigenvalues. The
+        other members of the type's family share all eigenvalues but those of the groups' own
+        blocks, which depend on Q.
 
     Source: own derivation from the second variation; compared with dense Hessians in the tests.
     """

@@ -2,18 +2,18 @@
 
 `blocks` has its eigenvalues, `directions` single eigenvectors. All eigenvectors together are an
 orthogonal change of coordinates, into *modes*, that is as sparse as the blocks: each step of it
-touches two or three numbers at a time. So f(H) x costs O(nk) for any f, beyond two products with
-U: Laplace approximations, gradient flow. Products with H and H⁻¹, index, nullity and determinant
-need no eigenvectors: they come from the blocks themselves, whatever the data's unit is.
+touches two or three numbers at a time. So f(H) x costs O(nk) for any f, beyond two products with U,
+as for Laplace approximations and gradient flow. Products with H and H⁻¹, index, nullity and
+determinant need no eigenvectors: they come from the blocks themselves, whatever the data's unit is.
 
-All directions are `LinearVAEParams` in the original basis; those of another shape raise
-`ValueError`. The `log_sigma2` of a result is zero if log σ² is held, and that of an argument is not
-looked at then.
+All directions are `LinearVAEParams` in the original basis; one of another shape raises
+`ValueError`. If log σ² is held, the `log_sigma2` of a direction is ignored, and that of a result is
+zero.
 
-Zero eigenvalues are by default those that are zero exactly: ties and zeros of S (`inertia`). With
-`rtol`, |μ| below rtol · max|μ| counts as zero too, which depends on the data's unit; H is then
-inverted by its eigenvectors. With `pseudo`, flat directions are left out, as always under tracing;
-else a singular H raises `ValueError`.
+By default an eigenvalue is zero only where it is zero exactly, at ties and zeros of S (`inertia`).
+With `rtol` each |μ| below rtol · max|μ| counts as zero too, which depends on the data's unit; H is
+then inverted by its eigenvectors. A singular H raises `ValueError`, unless `pseudo` is set, which
+leaves flat directions out. Under tracing they are always left out.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import operators
@@ -100,8 +100,8 @@ def block_hessian(
 ) -> BlockHessian:
     """Make the Hessian at a point; it costs O(mk), and O(k³) more if log σ² is learned.
 
-    Arguments and errors are as in `directions`. Eigenvectors that are left out
-    belong to eigenvalue zero.
+    Arguments and errors are those of the module `directions`. Eigenvectors of S that are left out
+    (m < n) belong to its eigenvalue zero.
     """
     eigenvectors, learn_sigma2 = directions.read(point, eigenvectors, learn)
     return _block_hessian(point, eigenvectors, learn_sigma2)
@@ -215,7 +215,8 @@ def function(
     flow for a time t; `lambda mu: jax.lax.rsqrt(-mu)` turns white noise into draws from the
     Laplace approximation at a maximum.
 
-    To rounding of the largest |f(μ)|, as all eigenvectors are orthogonal to rounding of one.
+    The result is exact to rounding of the largest |f(μ)|, as all eigenvectors are orthogonal to
+    rounding.
     """
     _check(hessian, direction)
     coordinates = to_modes(hessian, direction)
@@ -244,15 +245,15 @@ def _apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams
 
 
 def apply(hessian: BlockHessian, direction: LinearVAEParams) -> LinearVAEParams:
-    """Compute H x by the blocks, to rounding of its terms, entry by entry."""
+    """Compute H x by the blocks; each entry is exact to rounding of its terms."""
     _check(hessian, direction)
     return _apply(hessian, direction)
 
 
 def quadratic(hessian: BlockHessian, direction: LinearVAEParams) -> Float[Array, ""]:
-    """Compute xᵀ H x, twice the second-order change of the ELBO, nats per datum. As `apply`.
+    """Compute xᵀ H x, twice the second-order change of the ELBO, nats per datum.
 
-    It has no unit if x is a change of the weights.
+    It is exact to rounding of its terms, and has no unit if x is a change of the weights.
     """
     pairs = zip(*map(jax.tree.leaves, (direction, apply(hessian, direction))), strict=True)
     return jnp.stack([jnp.vdot(x, image) for x, image in pairs]).sum()
@@ -314,8 +315,8 @@ def solve(
     """Compute H⁻¹ b. A Newton step to the stationary point is −H⁻¹ of the gradient.
 
     Each block is inverted by its determinant, which is exact: no digits are lost to the scale of
-    the data. The module says what `pseudo` and `rtol` do; the pseudo-inverse gives nothing along
-    flat directions.
+    the data. A singular H raises `ValueError`; with `pseudo` the result is zero along flat
+    directions instead. The module says what `rtol` does.
     """
     _check(hessian, right)
     _refuse_singular(inertia(hessian, rtol).zero, pseudo)
@@ -336,7 +337,8 @@ def slogdet(
     """Compute the sign of det H, and log|det H|.
 
     At a maximum log|det H| is log det(−H), the term of a Laplace approximation. It has no unit
-    where H is invertible. With `pseudo` it is of the nonzero eigenvalues only (see the module).
+    where H is invertible. A singular H raises `ValueError`; with `pseudo` only nonzero eigenvalues
+    count. The module says what `rtol` does.
     """
     count = inertia(hessian, rtol)
     _refuse_singular(count.zero, pseudo)

@@ -162,7 +162,7 @@ def noise_corner(p: Point) -> Float[Array, ""]:
 
 
 def noise_schur(p: Point) -> Float[Array, ""]:
-    """Compute what is left of it once all other variables follow σ²: −½ Σ_unused λ_i/σ²."""
+    """Compute what `noise_corner` leaves if all other variables follow σ²: −½ Σ_unused λ_i/σ²."""
     return -(jnp.where(p.used, 0, p.lam) / p.sigma2).sum() / 2
 
 

@@ -1,9 +1,8 @@
 """Exact spectra that are read off and let go: six numbers, a walk over σ², a histogram.
 
-A point has all n eigenvalues; `learn`, and the `ValueError` it raises, are as in `blocks`. By
-default no curvature has a tolerance: signs are exact, zeros are ties and zeros of S alone
-(`blocks.inertia`). With `rtol`, |μ| below rtol · max|μ| counts as zero too, which depends on the
-data's unit.
+A point must have all n eigenvalues. `learn`, and the `ValueError` it raises, are as in `blocks`. By
+default signs are exact, with no tolerance: zeros are ties and zeros of S alone (`blocks.inertia`).
+With `rtol` each |μ| below rtol · max|μ| counts as zero too. That number depends on the data's unit.
 
 >>> import jax.numpy as jnp
 >>> from landscape.curvature import summaries
@@ -37,8 +36,8 @@ def summarise(
 ) -> Conditioning:
     """Summarise the Hessian at a point: index, nullity, condition number, escape rate.
 
-    Index and nullity do not depend on the data's unit. The others do, as landscape/README.md, 3,
-    says; `unit_free` has them for normalised data x/√λ₁, which is what one trains on.
+    Index and nullity do not depend on the data's unit. The other numbers do (landscape/README.md,
+    3); `unit_free` has them for normalised data x/√λ₁, which is what one trains on.
     """
     return _summarise(point, blocks.learned(learn), rtol)
 
@@ -108,8 +107,9 @@ def over_sigma2(
     Latent j of the pattern sits on its component while βσ² < λ_i, and is collapsed beyond: the
     point with it on the component has merged with the one without. Its critical σ² is λ_i/β.
 
-    The pattern (k,) is an assignment, of any components; the σ² (steps,) are in any order, and
-    `batch_size` of them taken at once, each with memory for all its eigenvalues.
+    Eigenvalues (n,) are those of S, from large to small. The pattern (k,) is an assignment, of any
+    components. The σ² (steps,) may be in any order; `batch_size` of them are taken at once, and
+    each needs memory for all its eigenvalues.
 
     Raises:
         ValueError: unsorted or negative eigenvalues, σ² or β ≤ 0, a component twice or out of
@@ -178,9 +178,10 @@ def histogram(
 ) -> Histogram:
     """Count the whole spectrum into a histogram, latent by latent, in O(n) memory.
 
-    `bins` is their number, equal between the extreme eigenvalues; or their edges, increasing.
-    Eigenvalues beyond the edges are not counted. With `unit_free` they are those of the data x/√λ₁
-    instead: in the data's own unit a histogram of fixed reach may miss one end of the spectrum.
+    `bins` is a number of equal bins between the extreme eigenvalues, or the edges of bins,
+    increasing. Eigenvalues beyond the edges are not counted. With `unit_free` the eigenvalues are
+    those for the data x/√λ₁. In the data's own unit a histogram of fixed reach may miss one end of
+    the spectrum.
 
     Returns:
         Counts as `numpy.histogram` of the flat spectrum, up to rounding at the edges.

@@ -63,7 +63,7 @@ def types(
 
     Their number grows faster than exponentially in k (`count`). With repeated eigenvalues the
     points of several types can lie in one continuous family; each type is listed. Arguments and
-    errors, raised at the call, are those of `stationary.assignments`.
+    errors are those of `stationary.assignments`; errors are raised at the call.
 
     Source: own derivation; proof that the list is complete: landscape/README.md, 4.2.
     """
@@ -100,7 +100,7 @@ def count(eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Sc
 def table(
     eigenvalues: Float[Array, "n"] | Any, k: int, sigma2: Scalar, beta: Scalar = 1.0
 ) -> Census:
-    """List all types with value, gap to the optimum, index and nullity. Arguments as `types`."""
+    """List all types with value, gap to the optimum, index and nullity, given as for `types`."""
     listed = tuple(types(eigenvalues, k, sigma2, beta))
     read = mixed.read(eigenvalues, sigma2, beta)
     points = [MixedPoint(*read, t) for t in listed]

@@ -219,11 +219,11 @@ def read(eigenvalues: Any, sigma2: Any, beta: Any) -> tuple[Any, Any, Any]:
 def point(
     eigenvalues: Float[Array, "n"] | Any, point_type: PointType, sigma2: Scalar, beta: Scalar = 1.0
 ) -> MixedPoint:
-    """Make the stationary points of a type; eigenvalues are those of S, from large to small.
+    """Make the stationary points of a type, from eigenvalues (n,) of S, from large to small.
 
     Raises:
-        ValueError: where the values are known, unsorted or negative eigenvalues, σ² or β ≤ 0, or a
-            group that does not exist with this spectrum and noise; components ≥ n.
+        ValueError: a component ≥ n. Where the values are known also unsorted or negative
+            eigenvalues, σ² or β ≤ 0, or a group that does not exist with this spectrum and noise.
     """
     found = MixedPoint(*read(eigenvalues, sigma2, beta), point_type)
     n = len(found.eigenvalues)
@@ -310,10 +310,11 @@ def index(point: MixedPoint) -> Int[Any, ""]:
 def sharing(squares: Float[Any, "r"], m: int) -> Float[Any, "r m"]:
     """Make a matrix Q with orthonormal rows and Σ_i a_i² Q_ij² the same for every column j.
 
-    This is the equal-diagonal case of Schur and Horn's theorem, by m − 1 plane rotations of
-    diag(a², 0), m ≥ r. Each turns the coordinates with the largest and the smallest entry until the
-    larger one is at the mean, and done with; those not yet done stay uncoupled, with the same mean.
-    Qᵀ diag(a²) Q is not block diagonal, up to order, unless it is a multiple of I.
+    `squares` (r,) are the a_i², r ≤ m. This is the equal-diagonal case of Schur and Horn's theorem,
+    by m − 1 plane rotations of diag(a², 0). Each rotation turns the coordinates with the largest
+    and the smallest entry until the larger one is at the mean. That coordinate is then done. The
+    others stay uncoupled, with the same mean. Qᵀ diag(a²) Q is not block diagonal, up to order,
+    unless it is a multiple of I.
     """
     xp, place = namespace(squares), np.arange(m)
     d = xp.append(squares, xp.zeros(m - len(squares), squares.dtype))
@@ -355,9 +356,10 @@ def params(point: MixedPoint, eigenvectors: Float[Array, "n m"] | Any) -> Linear
     """Give one linear VAE of a type: its latents group by group, then the collapsed ones.
 
     W = A diag(a) Q, V = Qᵀ diag(a/(a² + βσ²)) Aᵀ, D = βσ²/s², with A the group's eigenvectors and
-    Q from `sharing`. The others of the type: all Q with the same property, and permuted latents.
+    Q from `sharing`. The other VAEs of the type have another Q with the same property, or permuted
+    latents.
 
-    Arguments, result and errors are those of `stationary.params`; the dtype is that of the
+    Arguments, result and errors are those of `stationary.params`. The dtype is that of the
     eigenvectors.
     """
     p, xp = point, namespace(point.eigenvalues)

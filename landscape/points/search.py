@@ -144,13 +144,14 @@ def search(
 ) -> Search:
     """Search for stationary points from random starts, and look each one up in the census.
 
-    Works in units of the noise (λ/βσ², W/√βσ²), which changes nothing but scale. Spectrum (n,), of
-    distinct eigenvalues, k, σ² and β are as for `census.types`.
+    The search works in units of the noise (λ/βσ², W/√βσ²), which changes nothing but the scale. The
+    eigenvalues (n,) must be distinct. They, k, σ² and β are as for `census.types`; `key` draws the
+    starts.
 
-    A start takes `max_steps` Newton steps at most, and has converged when no entry of the residual
-    is above `tolerance`. Its point is of a type if their `Search.distance` is at most `match`. How
-    far it is from the true one depends on the smallest eigenvalue of the Hessian; `match` must
-    allow for it.
+    A start takes at most `max_steps` Newton steps. It has converged when no entry of the residual
+    is above `tolerance`. The point found is of a type if its distance to the type, as in `Search`,
+    is at most `match`. Its distance to the true point depends on the smallest eigenvalue of the
+    Hessian, and `match` must allow for that.
 
     Raises:
         ValueError: as `census.types`, or eigenvalues that are not float64.

@@ -1,14 +1,17 @@
 """Stationary points of the linear VAE that pPCA has too: one component per latent, or none.
 
 At noise σ² each stationary point of the pPCA likelihood puts some latents on principal
-components, √(λ_i − σ²) u_i, and leaves the others at zero: posterior collapse. Which latent sits
-where is an *assignment*: an integer array (k,), entry j the component of latent j (0-based, from
-the largest eigenvalue), −1 where latent j is collapsed; elsewhere it is *active*. With spectrum,
-σ² and β it is a `Point`, checked once, which every function on a point takes.
+components, √(λ_i − σ²) u_i, and leaves the others at zero: posterior collapse. An *assignment* says
+which latent sits where. It is an integer array (k,). Entry j is the component of latent j, counted
+from 0 at the largest eigenvalue, or −1 where latent j is collapsed. The other latents are *active*.
+`point` checks an assignment, a spectrum, σ² and β once, and makes a `Point`, which every function
+on a point takes.
 
-With a KL weight β, τ = βσ² takes the place of σ² (landscape/README.md, 1). Eigenvalues (n,) are
-those of S, from large to small. Where they are unsorted or negative, k > n, or σ² or β ≤ 0, a
-`ValueError` is raised.
+With a KL weight β, τ = βσ² takes the place of σ² (landscape/README.md, 1).
+
+For all functions here, eigenvalues (n,) are those of S, from large to small, and 1 ≤ k ≤ n. A
+`ValueError` is raised where eigenvalues are unsorted or negative, k > n, or σ² or β ≤ 0. Values
+that JAX traces cannot be checked.
 
 >>> import jax.numpy as jnp
 >>> from landscape.points import stationary
@@ -44,10 +47,10 @@ _ZERO = 10.0
 def zeros_of_s(eigenvalues: Any, tau: Any) -> Any:
     """Mark the λ that are zeros of S: at most 10 ε λ₁, which is rounding, and below τ = βσ².
 
-    The answer (n,), of NumPy or JAX as λ, is the same in every unit. A λ above τ is never one, so
-    that no latent and no way to escape is lost. The question is which λ are certainly rounding.
-    Which are certainly not is another one, whose bound is n times larger
-    (`linvae_jax.moments.rank`).
+    The answer is a bool array (n,), of NumPy or JAX as λ is, and the same in every unit. A λ above
+    τ is never marked, so that no latent and no way to escape is lost. Marked are the λ that are
+    certainly rounding. `linvae_jax.moments.rank` counts those that certainly are not, by a bound n
+    times larger.
     """
     small = _ZERO * float(jnp.finfo(eigenvalues.dtype).eps) * eigenvalues[0]
     return (eigenvalues <= small) & (eigenvalues < tau)
@@ -148,7 +151,11 @@ def _tau(beta: Any, sigma2: Any, dtype: Any) -> Any:
 
 
 def read_pattern(assignment: Any, n: int) -> Any:
-    """Check an assignment of n components, a point's at some σ²; it is not yet on a device."""
+    """Check an assignment of n components, a point's at some σ²; it is not yet on a device.
+
+    Raises:
+        ValueError: no integers (k,), k > n, a component twice or out of range.
+    """
     a = checks.numbers("assignment", assignment)
     checks.shape("assignment", a, ("k",))
     if not jnp.issubdtype(a.dtype, jnp.integer):
@@ -175,8 +182,8 @@ def point(
     """Make the stationary point of an assignment, in the dtype of the eigenvalues.
 
     Raises:
-        ValueError: where the values are known, a component repeated, out of range, or with
-            λ_i ≤ βσ²; no real numbers, or beyond what JAX's float holds.
+        ValueError: no integers (k,); a component repeated, out of range, or with λ_i ≤ βσ²; no
+            real numbers, or beyond what JAX's float holds; and as the module says.
     """
     lam, sigma2, beta = _numbers(eigenvalues, sigma2, beta)
     a = read_pattern(assignment, len(lam))

@@ -1,10 +1,10 @@
 """Laws that an objective must obey, as functions that raise `AssertionError` where one is broken.
 
-They take any scalar function of a pytree, which is called as `function(point, *arguments)`; for
-`assert_symmetries`, `function(params, moments, *arguments)`. One program is compiled for each
-function and shape, so give the same function object each time, and what changes from test to test
-as `arguments`. All compute in float64 (jax_enable_x64). A message says what broke, and in which
-array, by how much.
+Each takes a scalar function of a pytree, which is called as `function(point, *arguments)`, by
+`assert_symmetries` as `function(params, moments, *arguments)`. One program is compiled for each
+function and shape. So give the same function object each time, and what changes from test to test
+as `arguments`. All laws compute in float64 (set jax_enable_x64). The message says what broke, in
+which array, and by how much.
 
 A zero is relative to something. Here each array of the point is measured in a unit of its own, in
 which its largest second derivative is ±1. A gradient in these units is the Newton step that is
@@ -133,9 +133,9 @@ def assert_gradient(
 ) -> None:
     """Raise unless an analytic gradient is that of autodiff and of finite differences.
 
-    `gradient(point, *arguments)` gives a pytree like `point`. It may differ from autodiff by
-    `tolerance` in each array, over the array's largest entry. Central differences along one
-    direction agree to 1e-6 of the function's own changes.
+    `gradient(point, *arguments)` gives a pytree like `point`. Each array may differ from autodiff
+    by `tolerance` times the array's largest entry. Central differences along one direction must
+    agree to 1e-6 of the function's own changes.
     """
     exact = _slope(function, point, arguments)
     ours = gradient(point, *arguments)
@@ -174,8 +174,8 @@ def assert_stationary(
 ) -> None:
     """Raise unless the gradient is zero at a point, in every array.
 
-    Its largest entry, each array in its own unit (see above), may be `tolerance` times 1 + the
-    largest entry of the point in these units: the terms that cancel are that large.
+    The gradient's largest entry, each array in its own unit (see the module), may be `tolerance` ×
+    (1 + the largest entry of the point in these units): the terms that cancel are that large.
     """
     flat, gradient, matrix = _read(function, point, arguments)
     units = _units(point, matrix)
@@ -201,9 +201,9 @@ def assert_index(
 ) -> None:
     """Raise unless the dense Hessian has so many positive, and so many zero, eigenvalues.
 
-    For a function that is to be maximised, `index` counts escape directions and `nullity` flat
-    ones, of which any number will do if it is None. An eigenvalue up to `rtol` times the largest,
-    units taken out, counts as zero. The message has the eigenvalues next to zero.
+    The function is to be maximised: `index` counts ways to escape, and `nullity` flat directions.
+    With None for `nullity` any number of those will do. An eigenvalue counts as zero if its size is
+    at most `rtol` times the largest, units taken out. The message has the eigenvalues next to zero.
     """
     _, _, matrix = _read(function, point, arguments)
     units = _units(point, matrix)
@@ -228,10 +228,10 @@ def assert_spectrum(
     tolerance: float = SPECTRUM,
     scale: float = 0.0,
 ) -> None:
-    """Raise unless these `eigenvalues` (p,), in any order, are all of the dense Hessian.
+    """Raise unless `eigenvalues` (p,), in any order, are all eigenvalues of the dense Hessian.
 
-    They may differ by `tolerance` times the largest eigenvalue or `scale`, whichever is larger:
-    the size of what cancels where all eigenvalues are small.
+    They may differ by `tolerance` times the largest eigenvalue, or times `scale` if that is larger.
+    Give as `scale` the size of the terms that cancel where all eigenvalues are small.
     """
     exact = np.linalg.eigvalsh(_read(function, point, arguments)[2])
     ours = np.sort(np.ravel(eigenvalues))
@@ -258,9 +258,9 @@ def assert_highest(
 ) -> None:
     """Raise if a step from a point leads higher, as none does from a global maximum.
 
-    Steps of these `sizes` go both ways along the eigenvector of the Hessian's largest eigenvalue,
-    and along so many standard normal `directions`, drawn from `seed`. A value may be higher by
-    `tolerance`, over 1 + its size: rounding.
+    Steps of all `sizes` go both ways along the eigenvector of the Hessian's largest eigenvalue, and
+    along as many standard normal directions as `directions` says, drawn from `seed`. For rounding,
+    a value may be higher by `tolerance` × (1 + the size of the value at the point).
     """
     rng = np.random.default_rng(seed)
     _, _, matrix = _read(function, point, arguments)
@@ -274,11 +274,11 @@ def assert_highest(
 
 
 def assert_lower_bound(lower: Any, upper: Any, tolerance: float = FACTORED) -> None:
-    """Raise unless one is a lower bound of the other, and neither is NaN.
+    """Raise unless `lower` is a lower bound of `upper`, and neither is NaN.
 
-    Both are a value or values, nats per datum, such as `linear.elbo(params, moments)` below
-    `ppca.log_likelihood(params.W, sigma2, moments)`. The bound may be broken by `tolerance`, over
-    1 + the size of `upper`: rounding.
+    Both are numbers or arrays, in nats per datum, such as `linear.elbo(params, moments)` below
+    `ppca.log_likelihood(params.W, sigma2, moments)`. For rounding, `lower` may be higher by
+    `tolerance` × (1 + the size of `upper`).
     """
     below, above = np.broadcast_arrays(np.asarray(lower), np.asarray(upper))
     held = below <= above + tolerance * (1 + np.abs(above))
@@ -301,13 +301,13 @@ def assert_symmetries(
 ) -> None:
     """Raise unless a linear VAE's log-density per datum has its symmetries.
 
-    It is the same in rotated coordinates of the data ("rotation"), with latents in another order
-    and with other signs ("relabelling"), and for data about another mean ("shift"). For data c x it
-    falls by n log c ("unit"), and by nothing else.
+    The log-density is the same in rotated coordinates of the data ("rotation"), with latents in
+    another order and with other signs ("relabelling"), and for data about another mean ("shift").
+    For data c x it falls by n log c ("unit"), and by nothing else.
 
-    The `function`, such as `linear.elbo`, gives nats per datum, and may differ by `tolerance`, over
-    1 + the value. Of `SYMMETRIES` those in `symmetries` are tried; `seed` draws rotation, order and
-    signs. The message names the symmetry.
+    `function`, such as `linear.elbo`, gives nats per datum. Its values may differ by `tolerance` ×
+    (1 + their size). Only those of `SYMMETRIES` that are in `symmetries` are tried. `seed` draws
+    rotation, order and signs. The message names the symmetry.
     """
     rng = np.random.default_rng(seed)
     n, k = params.W.shape

@@ -2,7 +2,7 @@
 
 Eigenvalues tie, are zero, or lie exactly at the noise level βσ². Shapes (n, k) come from a few
 fixed pairs, because JAX compiles a program for each new shape; what is in the arrays is free.
-The numbers are float64: set jax_enable_x64.
+The numbers are float64: set jax_enable_x64. Hypothesis gives the argument `draw`; leave it out.
 
 This module needs Hypothesis: `pip install 'linvae-jax[test]'`.
 
@@ -75,7 +75,8 @@ class NoisySpectrum(NamedTuple):
 def spectra(draw: Draw, n: int, *, edges: bool = False) -> Float[np.ndarray, "n"]:
     """Draw eigenvalues (n,) of a covariance, from large to small. Ties are likely.
 
-    With `edges`, zeros and eigenvalues 1e-9 beside one are too. The largest stays positive.
+    With `edges` zeros and the eigenvalues 1 ± 1e-9 are likely too. The largest eigenvalue stays
+    positive.
     """
     grid = _GRID + _EDGES if edges else _GRID
     values = st.lists(st.sampled_from(grid) | st.floats(0.05, 20.0), min_size=n, max_size=n)
@@ -179,9 +180,9 @@ def moments_with(
 
 
 def data_with(moments: mom.Moments, seed: int, rows: int = 40) -> Float[np.ndarray, "rows n"]:
-    """Return data (rows, n) whose moments, of full covariance, are these up to rounding; rows > n.
+    """Return data (rows, n), rows > n, that have these moments up to rounding.
 
-    `seed` draws what is left open.
+    The covariance must be full, not diagonal. `seed` draws what the moments leave open.
     """
     n = len(moments.mean)
     z = np.random.default_rng(seed).normal(size=(rows, n))
