@@ -5,7 +5,8 @@ over data, of the KL of each datum: a latent whose KL is small on average may st
 few data points, and is then not collapsed. Active units (Burda et al. 2016, `is_active`) and mutual
 information (`information`) measure the same thing in other ways.
 
-KL (N, k), of each datum and latent, and ε, a grid of any shape, are in nats.
+In all functions `kl` (N, k) is the KL of each datum and latent, and `epsilon` a grid of ε of any
+shape. Both are in nats.
 """
 
 from typing import Any
@@ -31,8 +32,8 @@ _ROWS = 16
 def count_below(kl: Any, epsilon: Any) -> Int[Array, "*grid k"]:
     """Count the data whose KL in latent j is strictly below ε, for a whole grid of ε at once.
 
-    Integers (int32) add exactly, so counts of batches may be summed in any order. A NaN, where a
-    transformation keeps it from being looked at, is below nothing.
+    The counts are int32 and add exactly, so those of batches may be summed in any order. Inside a
+    transformation NaN is not looked for, and is below nothing.
 
     Raises:
         ValueError: KL not (N, k), NaN or Inf; ε NaN; either of them no real numbers.
@@ -65,7 +66,7 @@ def _count_below(kl: Float[Array, "N k"], grid: Float[Array, "grid 1"]) -> Int[A
 def fraction_below(kl: Any, epsilon: Any) -> Float[Array, "*grid k"]:
     """Measure the empirical P_x[KL_j < ε], a share of the data, for a whole grid of ε at once.
 
-    Errors are those of `count_below`.
+    The share is in [0, 1]. Errors are those of `count_below`.
     """
     kl, epsilon = _kl_and_grid(kl, epsilon)
     return count_below(kl, epsilon).astype(kl.dtype) / kl.shape[0]
@@ -76,8 +77,8 @@ def is_collapsed(
 ) -> Bool[Array, "*batch k"]:
     """Call a latent collapsed where P_x[KL_j < ε] ≥ 1 − δ.
 
-    The probability comes from `fraction_below` or `gaussian_probability_below`; δ is the share of
-    the data that may use a collapsed latent.
+    `probability` comes from `fraction_below` or `gaussian_probability_below`. δ is the share of the
+    data that may use a collapsed latent.
 
     Raises:
         ValueError: δ outside [0, 1), where every latent would be collapsed.
@@ -91,9 +92,10 @@ def is_collapsed(
 def count(chosen: Bool[Array, "k"], measured: Float[Array, "k"]) -> Float[Array, ""]:
     """Count the latents for which something holds; NaN if it is unknown of one of them.
 
-    That is where what it was read off, `measured`, is NaN, as of a model that diverged: a NaN
-    compares as false with everything, and would count as a latent for which it does not hold. The
-    count is a whole number in the dtype of `measured`: integers have no NaN.
+    `chosen` (k,) says for which it holds, as read off `measured` (k,). A NaN in `measured`, as of a
+    model that diverged, compares as false with everything, and would count as a latent for which it
+    does not hold. The count is a whole number in the dtype of `measured`, because integers have no
+    NaN.
     """
     total = chosen.sum().astype(measured.dtype)
     return jnp.where(jnp.isnan(measured).any(), jnp.nan, total)
@@ -104,7 +106,8 @@ def num_collapsed(
 ) -> Float[Array, ""]:
     """Count the (0.01, 0.01)-collapsed latents, as in the paper's table, by `count`.
 
-    The grid of ε, for each of which P_x[KL_j < ε] is given, has `TABLE_EPSILON` in it.
+    `probability` is P_x[KL_j < ε] for each ε of the grid, which must have `TABLE_EPSILON` in it.
+    The count is NaN where a latent's probability is NaN.
 
     Raises:
         ValueError: no 0.01 in the grid, or a grid of another length.
@@ -129,10 +132,10 @@ def check_grid(epsilon: tuple[float, ...]) -> None:
 def is_active(
     mean_variance: Float[Array, "*batch k"], threshold: float = 0.01
 ) -> Bool[Array, "*batch k"]:
-    """Call a latent an active unit: its `mean_variance` Var_x[ E q(z_j | x) ] exceeds a threshold.
+    """Call a latent active where its `mean_variance` Var_x[ E q(z_j | x) ] exceeds a threshold.
 
-    Source, which takes 0.01: Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, ICLR
-    2016.
+    Source: Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, ICLR 2016, which takes
+    0.01.
     """
     return mean_variance > threshold
 
@@ -143,9 +146,10 @@ def gaussian_probability_below(
 ) -> Float[Array, "*grid k"]:
     """Compute P_x[KL_j < ε] exactly for Gaussian data and a linear encoder; no data needed.
 
-    The posterior mean of latent j is then N(0, m²), m² = (V S Vᵀ)_jj, so KL_j < ε asks whether a χ²
-    variable with one degree of freedom is below (2ε + 1 − D + log D)/m². At the optimum of the ELBO
-    m² = 1 − D (landscape/README.md, 2). NaN of a latent whose m² or log D is NaN.
+    The posterior mean of latent j is then N(0, m²) with m² = (V S Vᵀ)_jj, its `mean_square`. So
+    KL_j < ε asks whether a χ² variable with one degree of freedom is below (2ε + 1 − D + log D)/m².
+    At the optimum of the ELBO m² = 1 − D (landscape/README.md, 2). The result is NaN where m² or
+    log D is.
     """
     room = 2 * jnp.asarray(epsilon, mean_square.dtype)[..., None] - (jnp.expm1(log_d) - log_d)
     # m² = 0: the KL is the same for every datum, below ε or not

@@ -31,10 +31,10 @@ Transform = Callable[[Any, PRNGKeyArray], Any]
 
 
 class Measured(NamedTuple):
-    """These numbers are measured of a datum, or are their mean or variance over data.
+    """`Measured` has numbers of one datum, or their means or variances over data.
 
-    The ELBO, in nats, is at the σ² of the parameters; the square error ‖x − x̂‖² has z drawn from
-    q(z | x).
+    ELBO and KL are in nats, the ELBO at the σ² of the parameters. The square error is ‖x − x̂‖²
+    with z drawn from q(z | x).
     """
 
     elbo: Float[Array, "*batch"]
@@ -46,16 +46,17 @@ class Measured(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class Totals:
-    """Totals are all that is kept of the data seen, in one size however many they are.
+    """Totals are all that is kept of data, of the same size however many data there are.
 
-    Means and variances rather than sums, which would lose digits in float32.
+    These are means and variances rather than sums, which would lose digits in float32. The variance
+    is divided by the number of data; that of `square_error` is at most the largest number of its
+    dtype. `below` (grid, k) counts data with KL_j < ε for each ε, in nats, of the grid `epsilon`.
     """
 
     count: Int[Array, "*runs"]
     mean: Measured
-    # divided by the number of data; of `square_error` no more than the largest of its dtype
     variance: Measured
-    below: Int[Array, "*runs grid k"]  # number of data with KL_j < ε
+    below: Int[Array, "*runs grid k"]
     epsilon: tuple[float, ...] = field(metadata={"static": True})
 
 
@@ -261,7 +262,7 @@ def _check_one_model(totals: Totals) -> None:
 
 @partial(jax.jit, static_argnames="model")
 def finish(model: vae.Model, params: Any, totals: Totals) -> Evaluation:
-    """Return what totals of all data say of a model, at its own σ² and at the tuned one.
+    """Make the `Evaluation` of a model from the totals of all data; the model is static.
 
     Raises:
         ValueError: many models at once, which take a `vmap`.

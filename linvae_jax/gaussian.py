@@ -13,7 +13,8 @@ def log_density(
 ) -> Float[Array, "*batch"]:
     """Compute the log density of N(x; m, σ²I) in n dimensions, from ‖x − m‖².
 
-    log p = −½ [ n log 2π + n log σ² + ‖x − m‖²/σ² ], nats; of an expected ‖x − m‖² its expectation.
+    log p = −½ [ n log 2π + n log σ² + ‖x − m‖²/σ² ], in nats. Given the expectation of ‖x − m‖²,
+    it is the expectation of log p.
     """
     return -0.5 * (n * (jnp.log(2 * jnp.pi) + log_sigma2) + square_error * jnp.exp(-log_sigma2))
 
@@ -21,9 +22,10 @@ def log_density(
 def kl(
     mean_square: Float[Array, "*batch k"], log_d: Float[Array, "*#batch k"]
 ) -> Float[Array, "*batch k"]:
-    """Compute KL(N(m, diag D) ‖ N(0, I)) of each latent, from m² or its mean over data, and log D.
+    """Compute KL(N(m, diag D) ‖ N(0, I)) of each latent, from m² and log D.
 
-    KL_j = ½ (D_j + m_j² − 1 − log D_j), in nats; sum over the last axis for the whole code's.
+    KL_j = ½ (D_j + m_j² − 1 − log D_j), in nats. Given the mean of m² over data, it is the mean.
+    The sum over the last axis is the KL of the whole code.
     """
     # expm1 keeps the digits of D − 1 − log D where a latent is all but collapsed (D ≈ 1)
     return 0.5 * (jnp.expm1(log_d) - log_d + mean_square)

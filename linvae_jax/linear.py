@@ -5,9 +5,9 @@ Collapse*, NeurIPS 2019. With D the same diagonal matrix for every x, the ELBO h
 in the moments of the data, and so has its gradient; neither needs a pass over the data.
 
 All values are nats per datum. μ is held at the data mean, its maximum-likelihood value.
-Parameters, of (n, k), are float32 or float64; data x (N, n) are real numbers as for
-`moments.from_data`. Every function raises `ValueError` where shapes disagree, for NaN and Inf, for
-σ² ≤ 0 and β < 0.
+Models have n dimensions and k latents, and parameters in float32 or float64. Data x (N, n) are real
+numbers, as for `moments.from_data`. Every function raises `ValueError` where shapes disagree, for
+NaN and Inf, for σ² ≤ 0 and for β < 0 (the optimal encoder needs β > 0).
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import linear, moments
@@ -165,8 +165,8 @@ def elbo_terms(params: LinearVAEParams, moments: mom.Moments) -> ElboTerms:
 def elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar = 1.0) -> Float[Array, ""]:
     """Compute the exact ELBO of the data that made the moments: reconstruction − β KL.
 
-    Moments of other data have another mean, which this takes for the model's. Score held-out data
-    by `score`, which is given the model's own.
+    The mean in `moments` is taken for the model's μ. So score held-out data by `score`, which is
+    given the model's own mean.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     return _elbo(check(params, moments), moments, beta)
@@ -231,8 +231,8 @@ def _centred(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, "N n"]:
 def elbo_terms_per_datum(params: LinearVAEParams, moments: mom.Moments, x: Any) -> ElboTerms:
     """Compute the reconstruction (N,) and the KL per latent (N, k) of each datum, exact in z.
 
-    Their mean over the data that made the moments is `elbo_terms`. These supply μ, and nothing
-    else: x may be held-out data, in the same coordinates.
+    The mean of the terms over the data that made the moments is `elbo_terms`. Only μ is taken from
+    `moments`, so x may be held-out data, in the same coordinates.
     """
     params = check(params, moments)
     return _elbo_terms_per_datum(params, _centred(params, moments.mean, x))
@@ -243,8 +243,9 @@ def score_per_datum(
 ) -> Float[Array, "N"]:
     """Score each datum, held-out ones above all: its ELBO, exact in z, with the model's own mean.
 
-    μ (n,) is `moments.from_data(x).mean` of the training data. The likelihood of the same decoder,
-    which this bounds at β = 1, has `ppca.score_per_datum(ppca.PPCA(W, σ², μ), x)`.
+    `mean` (n,) is the model's μ, `moments.from_data(x).mean` of the training data. For β = 1 the
+    score is a lower bound of `ppca.score_per_datum(ppca.PPCA(W, σ², μ), x)`, the log-likelihood of
+    the same decoder.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     params = check(params)
@@ -276,7 +277,8 @@ def elbo_stochastic(
     """Estimate each datum's ELBO (N,) from one sample: z = V(x−μ) + D^½ ε, KL exact.
 
     The estimate is unbiased and reparameterised, so its gradient is unbiased too. Each datum gets
-    its own noise; for more samples, `vmap` over keys.
+    its own noise from `key`; for more samples, `vmap` over keys. `moments` and x are as for
+    `elbo_terms_per_datum`.
     """
     beta = checks.nonnegative_scalar("beta", beta)
     checks.key("key", key)

@@ -150,9 +150,9 @@ def _check_varies(name: str, varies: bool) -> None:
 def from_chunks(chunks: Iterable[Any], name: str = "chunks", piece: str = "chunks[{}]") -> Moments:
     """Compute mean and covariance of data that come in pieces, in any order, larger than memory.
 
-    The pieces (N_i, n), of a single row or more, are consumed once. The moments of all rows
-    together equal `from_data` up to rounding. For messages, `name` is what the user calls the data,
-    and `piece` a piece, with {} for its number.
+    Each of the `chunks` is an array (N_i, n) of one row or more. They are consumed once. The
+    moments of all rows together equal those of `from_data` up to rounding. Messages call the data
+    `name`, and a piece `piece`, with its number for {}.
 
     Raises:
         ValueError: no piece, pieces of different n, and as `from_data` for all rows together.
@@ -241,8 +241,8 @@ def _decomposed(cov: Array) -> tuple[Array, Array]:
 def from_covariance(cov: Any, mean: Any = None, count: float = float("inf")) -> Moments:
     """Make the moments of a distribution, or of data of which only the covariance is known.
 
-    The covariance is (n, n), or (n,), its diagonal; the mean (n,), zero by default. `count` is the
-    number of data, infinite for a population.
+    `cov` is (n, n), or (n,) its diagonal. `mean` is (n,), zero by default. `count` is the number of
+    data N, infinite for a population.
 
     Raises:
         ValueError: not symmetric, indefinite, zero, NaN or Inf, or a mean of another length.
@@ -314,11 +314,11 @@ def spectrum(moments: Moments) -> Spectrum:
 
 
 def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
-    """Say below what an eigenvalue of S may be what rounding left of zero: 10 n ε λ₁.
+    """Return the size below which an eigenvalue of S may be zero but for rounding: 10 n ε λ₁.
 
     Forming S from data, and its eigenvalues from S, each move an eigenvalue by some ε λ₁, n ε λ₁ at
     worst. ε is that of the dtype, 1.2e-7 or 2.2e-16. NumPy's `matrix_rank` decides likewise.
-    Needed are all n eigenvalues, from large to small.
+    All n eigenvalues are needed, from large to small.
     """
     eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", eigenvalues, ("n",))
@@ -328,8 +328,9 @@ def rounding(eigenvalues: Float[Array, "n"] | Any) -> Float[Array, ""]:
 def rank(eigenvalues: Float[Array, "n"] | Any, count: Scalar = float("inf")) -> Int[Array, ""]:
     """Count the eigenvalues of S that are certainly not zero: this is decided nowhere else.
 
-    The result, int32, is the number above `rounding`, N − 1 at most, where `count` says how many
-    data there are: N points span N − 1 dimensions.
+    All n eigenvalues are needed, from large to small. Counted are those above `rounding`, as int32.
+    If `count`, the number of data N, is known, the rank is at most N − 1, as N points span N − 1
+    dimensions.
     """
     eigenvalues = arrays.as_float("eigenvalues", eigenvalues)
     seen = (eigenvalues > rounding(eigenvalues)).sum(dtype=jnp.int32)
@@ -340,8 +341,8 @@ def rank(eigenvalues: Float[Array, "n"] | Any, count: Scalar = float("inf")) -> 
 def thin_spectrum(x: Any, name: str = "x") -> Spectrum:
     """Compute the min(N, n) leading eigenpairs of S by a thin SVD: there is no n × n object.
 
-    The n − m eigenvalues left out are zero. Data and errors are as for `from_data`; `name` is what
-    the user calls the data, for messages.
+    All other eigenvalues are zero. x (N, n) and errors are as for `from_data`. `name` is what
+    messages call the data.
     """
     x = _several(name, x)
     checks.finite(name, x)
@@ -365,7 +366,8 @@ def _thin(x: Float[Array, "N n"]) -> Spectrum:
 def in_eigenbasis(moments: Moments) -> tuple[Moments, Spectrum]:
     """Rotate moments so that S is diagonal.
 
-    They get the mean Uᵀμ and the diagonal `cov` λ (n,), and come with the `Spectrum` (λ, U).
+    Returned are moments with mean Uᵀμ and diagonal `cov` λ (n,), and the `Spectrum` (λ, U).
+
     Whatever is not per-coordinate is unchanged by this rotation: ELBO, likelihood, gradient
     descent, Hessian spectra. Adam is per-coordinate: in the eigenbasis it is another optimiser.
     """

@@ -175,6 +175,8 @@ class _Network(LatentParts):
 class Mlp(_Network):
     """An `Mlp` is a VAE of multilayer perceptrons; without hidden layers it is a linear VAE.
 
+    n is the data dimension, k the latent dimension.
+
     Attributes:
         encoder: widths of its hidden layers; () is a linear encoder.
         decoder: likewise.
@@ -253,7 +255,7 @@ def im2col(x: Float[Array, "N H W C"]) -> Float[Array, "N h w p"]:
 def col2im(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
     """Add up what `im2col` lays out, (N, h, w, 16 C), to (N, 2h, 2w, C).
 
-    It is the transpose of `im2col`, not its inverse, and for transposed convolutions.
+    It is the transpose of `im2col`, not its inverse. Transposed convolutions use it.
     """
     N, h, w, _ = p.shape
     C = p.shape[-1] // 16
@@ -270,7 +272,7 @@ def col2im(p: Float[Array, "N h w p"]) -> Float[Array, "N H W C"]:
 class Conv(_Network):
     """A `Conv` is a VAE of convolutions, kernel 4 and stride 2, down to a linear code and back.
 
-    In the manner of Higgins et al., *β-VAE*, ICLR 2017. The other attributes are as in `Mlp`.
+    It is in the manner of Higgins et al., *β-VAE*, ICLR 2017. The other attributes are as in `Mlp`.
 
     Attributes:
         shape: (H, W, C) of an image; data are its pixels row by row, n = H·W·C.
@@ -344,10 +346,11 @@ def named(
 ) -> Mlp | Conv:
     """Make the architecture that has a name.
 
-    It is "mlp"; "conv", which needs an image shape (H, W, C); or, with a linear decoder to compare
-    with pPCA, "linear-encoder" (the linear VAE as a network), "deep-linear-encoder", "mlp-encoder".
-    Widths are those of the hidden layers of the encoder of "mlp", whose decoder mirrors them, and
-    of "mlp-encoder", or the channels of "conv"; those of the classes by default.
+    `name` is "mlp" or "conv". With a linear decoder, to compare with pPCA, it is "linear-encoder"
+    (the linear VAE as a network), "deep-linear-encoder" or "mlp-encoder". "conv" needs
+    `image_shape`, (H, W, C). `widths` are those of the encoder's hidden layers in "mlp", whose
+    decoder mirrors them, and in "mlp-encoder", or the channels of "conv"; by default they are those
+    of the class. `data_scale` is as in `Mlp`.
 
     Raises:
         ValueError: another name; "conv" for data that are no colour images; sizes that do not fit.

@@ -3,8 +3,9 @@
 Tipping and Bishop, *Probabilistic principal component analysis*, JRSS-B 1999. Nothing here
 forms an n × n inverse: with M = WᵀW + σ²I (k × k) all costs are O(n k²) beyond S W. All values are
 nats per datum. Every function raises `ValueError` where shapes disagree, for NaN and Inf, and for
-σ² or β ≤ 0. Eigenvalues (n,) are all of S, from large to small; `optimal_sigma2` and `optimal_elbo`
-refuse unsorted and negative ones, and like `mle` a k out of range.
+σ² or β ≤ 0. Eigenvalues (n,) are all those of S, from large to small. `optimal_sigma2` and
+`optimal_elbo` refuse unsorted and negative ones. They and `mle` also refuse k < 1, k > n, and,
+where σ² is learned, k = n.
 
 >>> import jax, jax.numpy as jnp
 >>> from linvae_jax import moments, ppca
@@ -77,8 +78,8 @@ def log_likelihood(
 ) -> Float[Array, ""]:
     """Compute the mean marginal log-likelihood of the data that made the moments, at their mean.
 
-    This is the objective of a fit, exact up to rounding, which grows as tr S/σ². Moments of other
-    data have another mean, which this takes for the model's: score held-out data by `score`.
+    This is the objective of a fit. It is exact up to rounding, which grows as tr S/σ². The mean in
+    `moments` is taken for the model's μ, so score held-out data by `score`.
 
     −½ [ n log 2π + log det C + tr(C⁻¹S) ], C = WWᵀ + σ²I, by M = WᵀW + σ²I:
     log det C = (n−k) log σ² + log det M, tr(C⁻¹S) = (tr S − tr(M⁻¹WᵀSW))/σ².
@@ -138,8 +139,8 @@ def check_learned_sigma2(
     """Raise `ValueError` if there is no best σ²: k latents explain all variance there is.
 
     With k ≥ rank S (and β < n/rank S) the likelihood and the ELBO have no maximum: they grow
-    without bound as σ² → 0. `moments.rank` decides what the rank is, by the number of data `count`
-    if that is known. `name` is what the user calls the data, for the message.
+    without bound as σ² → 0. `moments.rank` decides what the rank is; `count` is the number of data
+    N, if known. `name` is what the message calls the eigenvalues.
     """
     if not checks.concrete(eigenvalues, beta, count):
         return
@@ -172,11 +173,12 @@ def optimal_sigma2(
 ) -> Float[Array, ""]:
     """Find the noise variance at the optimum, learned together with the weights.
 
-    σ²* = Σ_{i>r} λ_i/(n − rβ) with r the number of components in use; r = k and the mean of the
-    discarded eigenvalues when β = 1. Exact; k < n.
+    σ²* = Σ_{i>r} λ_i/(n − rβ) with r the number of components in use; for β = 1, r = k and σ²* is
+    the mean of the discarded eigenvalues. The result is exact. It needs k < n.
 
     Raises:
-        ValueError: no σ² is best (`check_learned_sigma2`). Inside a transformation it is NaN.
+        ValueError: no σ² is best (`check_learned_sigma2`). Inside a transformation the
+            result is NaN then.
 
     Source: landscape/README.md, 2.
     """
@@ -198,8 +200,8 @@ def elbo_with_components(
 
     −(n/2) log 2πσ² − (β/2) [ Σ_used (1 + log(λ_i/βσ²)) + Σ_others λ_i/(βσ²) ]
 
-    Exact. For β = 1 this is the log-likelihood there, because the ELBO is tight at these points.
-    Each component used must have λ_i > βσ²: that is the caller's duty, and not checked.
+    The value is exact. For β = 1 it is the log-likelihood there, because the ELBO is tight at these
+    points. Each component in use must have λ_i > βσ². That is the caller's duty, and not checked.
     """
     values = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", values, ("n",))
@@ -240,7 +242,8 @@ def optimal_elbo(
 ) -> Float[Array, ""]:
     """Find the global maximum of the β-ELBO, for β = 1 that of the log-likelihood (Lemma 1). Exact.
 
-    With None for σ² it is learned, by `optimal_sigma2`, and its errors are raised; else held fixed.
+    σ² is held fixed if given. With None it is learned, as by `optimal_sigma2`, with the same
+    errors.
     """
     eigenvalues = arrays.spectrum("eigenvalues", eigenvalues)
     beta = checks.positive_scalar("beta", beta, eigenvalues.dtype)
@@ -255,9 +258,9 @@ def optimal_elbo(
 def mle(moments: mom.Moments, k: int, sigma2: Scalar | None = None) -> PPCA:
     """Fit by maximum likelihood, in closed form: W = U_k (Λ_k − σ²I)₊^{1/2}, rotation R = I.
 
-    Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding. With None
-    for σ² it is the mean of the n − k discarded eigenvalues, k < n; else held fixed, k ≤ n. k is
-    static under jit.
+    Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding. σ² is held
+    fixed if given. With None it is fitted: the mean of the n − k discarded eigenvalues, for k < n.
+    k is static under jit.
 
     Raises:
         ValueError: S not symmetric or indefinite, or S of rank ≤ k with σ² learned (the likelihood
@@ -277,7 +280,8 @@ def mle_from_spectrum(
 ) -> PPCA:
     """Fit as `mle` where the spectrum is known: many k or σ² for one eigendecomposition.
 
-    For messages, `count` is the number of data if known, and `name` what the user calls the data.
+    `count` is the number of data N, if known, for the rank. `name` is what messages call the
+    eigenvalues.
     """
     n, m = spectrum.eigenvectors.shape
     values = spectrum.eigenvalues
@@ -304,7 +308,7 @@ def _posterior(model: PPCA, centred: Float[Array, "N n"]) -> Posterior:
 
 
 def posterior(model: PPCA, x: Any) -> Posterior:
-    """Compute the exact posterior N(M⁻¹Wᵀ(x−μ), σ²M⁻¹) of data (N, n), as for `from_data`."""
+    """Compute the exact posterior N(M⁻¹Wᵀ(x−μ), σ²M⁻¹) of real data x (N, n)."""
     return _posterior(*_centred(model, x))
 
 

@@ -28,8 +28,9 @@ from linvae_jax._internal.arrays import Scalar
 class Prediction:
     """A prediction has the numbers of `evaluation.Evaluation`, at the global maximum of the β-ELBO.
 
-    Its σ² is as given or learned, `kl` goes from large to small, and `square_error` is the
-    distortion. `below` and `collapsed` are for Gaussian data.
+    Units and meanings are those of the same fields there; `elbo` is the bound itself, whatever β
+    is. `sigma2` is as given or learned, and `kl` goes from large to small. `below` and `collapsed`
+    are for Gaussian data.
 
     Attributes:
         zero_columns: (), number of latents with a zero column in W, λ_j ≤ βσ²; at most

@@ -13,8 +13,8 @@ segment. The data stay where they are, typically in an array mapped from a file
 ...     (next(stream) == windows.window(3)).all()
 np.True_
 
-`network_task.prepare` takes windows in place of an array, and `sweeps.run` trains on them. To what
-trains, all data are a `Source`.
+`network_task.prepare` takes windows in place of an array, and `sweeps.run` trains on them. Training
+sees all kinds of data as a `Source`.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class Windows:
             are chosen on the host by permutations of N numbers, which may be too many for the
             device. That stream is independent of all of JAX's, also of keys of the same seed.
         mean: (n,), taken off the rows of windows and pieces, in the precision of `values`, before
-            they become floats (`less`), or None.
+            they become floats (`less`); None takes nothing off.
     """
 
     values: Real[np.ndarray, "N n"]
@@ -99,8 +99,8 @@ class Windows:
         """Return window t = 0, 1, …, which is a pure function of (seed, t).
 
         Rows are in the order of the data, because reading a file from front to back is faster;
-        draw batches from a window at random. Takes time and 8 N bytes to shuffle N numbers. It is
-        a copy; or all data, not copied, if `resident`.
+        draw batches from a window at random. It takes time and 8 N bytes to shuffle N numbers. The
+        result is a copy, or, if `resident`, all data, not copied.
 
         Raises:
             ValueError: t < 0.
@@ -135,13 +135,15 @@ class Windows:
     ) -> Iterator[Iterator[Any]]:
         """Yield windows `start`, `start` + 1, …, each read by a thread while you use the last.
 
-        Two windows are held at a time, the one in use and the next, if you let go of the one
-        before you ask for the other. If the data are `resident`, it is the same array every time,
-        and there is no thread. Without a `stop` there is no end.
+        `start` is the number of the first window, `stop` the number after the last; with None there
+        is no end. Two windows are held at a time, the one in use and the next, if you let go of the
+        one before you ask for the other. If the data are `resident`, it is the same array every
+        time, and there is no thread.
 
         `put` is called by the thread with each window, for instance `jnp.asarray` to put it on the
-        device; by default they are NumPy arrays. The iterator is valid inside the context. An error
-        in reading is raised where the window is asked for; leaving waits for one that is half read.
+        device. By default windows are NumPy arrays (size, n). The iterator is valid inside the
+        context. An error in reading is raised where the window is asked for. Leaving the context
+        waits for a window that is half read.
 
         Raises:
             ValueError: start < 0.
@@ -159,8 +161,8 @@ class Windows:
     def pieces(self, put: Put | None = None) -> Iterator[Iterator[tuple[int, Any]]]:
         """Yield all rows once, in the order of the data, `size` at a time, each read ahead.
 
-        `put` is as for `prefetch`. The iterator, of (index of the first row, rows), is valid inside
-        the context.
+        The iterator gives pairs (index of the first row, rows), and is valid inside the context.
+        The last piece may be shorter. `put` is as for `prefetch`.
         """
 
         def fetch(first: int) -> tuple[int, Any]:
@@ -180,7 +182,7 @@ def _placed(rows: np.ndarray, put: Put | None) -> Any:
 class Source:
     """A source has a task's data on the device: all the time, or each window when it is its turn.
 
-    `put` is called with the arrays and windows of the pytree, to put them there.
+    `put` moves one array, or the rows of one window, to the device.
     """
 
     def __init__(self, data: Any, put: Callable[[Any], Any]) -> None:
@@ -208,9 +210,9 @@ class Source:
 
     @contextlib.contextmanager
     def pieces(self) -> Iterator[Iterator[tuple[int, Any]]]:
-        """Yield (index of the first row, data) that hold all rows, of which a segment has some.
+        """Yield pairs (index of the first row, data) that together hold all rows.
 
-        There are none where the data of each segment are all that there are.
+        There are none if each segment has all rows anyway.
         """
         if self.windows is None:
             yield iter(())
@@ -284,7 +286,7 @@ def fingerprint(data: Any) -> str:
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """Return indices of at most `count` rows, evenly over a set that may be sorted by class."""
+    """Return indices of at most `count` ≥ 1 rows, evenly over a set that may be sorted by class."""
     checks.in_range("count", count, 1, 2**31 - 1, "at least one")
     count = min(count, total)
     return (np.arange(count) * (total / count)).astype(np.int32)

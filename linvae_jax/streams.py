@@ -24,10 +24,10 @@ VERSION = 2
 
 
 def check(name: str, seed: Any) -> None:
-    """Raise `ValueError` for what is no seed: no integer, Python's or NumPy's, 0 ≤ seed < 2³².
+    """Raise `ValueError` unless this is a seed: an integer of Python or NumPy, 0 ≤ seed < 2³².
 
-    With JAX's 64-bit mode off a larger one would give the key of its lowest 32 bits: two seeds, one
-    stream.
+    A bool is none. With JAX's 64-bit mode off a larger integer would give the key of its lowest 32
+    bits: two seeds, one stream. The message calls the seed `name`.
     """
     checks.in_range(name, seed, 0, 2**32 - 1, "JAX takes 32 bits of a seed")
 
@@ -35,11 +35,12 @@ def check(name: str, seed: Any) -> None:
 def key(seed: Any, purpose: str, name: str = "seed") -> PRNGKeyArray:
     """Return the key of a seed for one purpose, independent of that for any other.
 
-    It doesn't depend on whether JAX's 64-bit mode is on.
+    This typed key () does not depend on JAX's 64-bit mode.
 
     Args:
         seed: as for `check`, which raises `ValueError` for others.
-        purpose: what the randomness is for, any text, such as "training".
+        purpose: what the randomness is for, any text, such as "training". Another text gives
+            another key.
         name: what messages call the seed.
     """
     check(name, seed)

@@ -42,8 +42,8 @@ from linvae_jax.training import Annealing, Hyperparameters
 class Grid:
     """A grid has a run for each combination of these values, the last varying fastest.
 
-    Each seed, 0 ≤ seed < 2³², gives one key, the same for all other values, which are those of
-    `training.Hyperparameters`.
+    A seed, 0 ≤ seed < 2³², gives one key, which all runs with this seed share. The other fields are
+    values of the fields of `training.Hyperparameters`.
 
     Raises:
         ValueError: a field that is no sequence, the same value twice in one, which would count as
@@ -117,10 +117,13 @@ class Grid:
 
 
 class Run(NamedTuple):
-    """A run of a sweep is a trained model and what was measured of it."""
+    """A run of a sweep is a trained model and what was measured of it.
+
+    `table` is the run's part of the sweep's table, without the dimensions of the grid.
+    """
 
     params: Any
-    table: xr.Dataset  # its part of the sweep's, without the dimensions of the grid
+    table: xr.Dataset
 
 
 class Sweep(NamedTuple):
@@ -182,7 +185,10 @@ def _one_run(place: tuple[Any, ...], params: Any) -> Any:
 
 
 class NotSaved(OSError):
-    """All runs are trained and in the folder, but their table `sweep` cannot be written."""
+    """All runs are trained and in the folder, but the table of all runs cannot be written.
+
+    The attribute `sweep` is what `run` would have returned.
+    """
 
     def __init__(self, message: str, sweep: Sweep) -> None:
         super().__init__(message)
@@ -206,15 +212,15 @@ def run(
 ) -> Sweep:
     """Train a model for every run of a grid.
 
-    Deterministic for the same arguments and layout, stopped or not.
+    The result is the same for the same arguments and layout, whether a sweep was stopped or not.
 
     Args:
-        task: what is trained.
-        config: how.
+        task: what is trained; static.
+        config: how it is trained; static.
         data: as the task wants them. If they are in windows (`sources.Windows`), all runs
             train on window t until record t + 1, while the next is read; at the end a run is
-            measured on all data. Windows, as many as records, that do not hold all rows: a
-            warning.
+            measured on all data. A warning tells if the windows, one for each record, do not
+            hold all rows.
         grid: the runs.
         folder: where results and checkpoints go, and where a sweep that was stopped goes on, or
             one that is to have more seeds after those it has; shared by all processes if there
@@ -294,7 +300,9 @@ def run(
 
 
 def load(folder: str | Path, task: training.Task, data: Any) -> Sweep:
-    """Read a finished sweep from its folder, with data of the same dimension as its own.
+    """Read a finished sweep from its folder.
+
+    `task` is what was trained; `data` are those of the sweep, or others of the same dimension.
 
     Raises:
         ValueError: no finished sweep, a damaged file, or parameters of another model.

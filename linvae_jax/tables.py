@@ -26,8 +26,9 @@ _FORMAT = "linvae_jax"
 
 
 def plain(value: Any) -> Any:
-    """Make nested dataclasses, mappings, sequences and scalars what JSON can hold; all else text.
+    """Make a configuration what JSON can hold.
 
+    Dataclasses, mappings, sequences and scalars may be nested; anything else becomes text.
     Dataclasses keep their names, because two kinds may have the same fields.
     """
     if is_dataclass(value) and not isinstance(value, type):
@@ -43,8 +44,8 @@ def plain(value: Any) -> Any:
 def provenance(config: Any = None, **extra: Any) -> dict[str, str]:
     """Return attributes that say where numbers come from: versions, device, configuration.
 
-    The configuration is stored as JSON, further facts as text. A fact that has the name of one of
-    the others raises `ValueError`.
+    `config`, a dataclass or mapping of plain values, is stored as JSON; further facts are stored as
+    text. A further fact that has the name of one of the others raises `ValueError`.
     """
     facts = {
         "format": _FORMAT,
@@ -91,8 +92,9 @@ def dataset(
 def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
     """Raise `ValueError` for attributes that a netCDF file would not give back.
 
-    That is no mapping; a name that is no text, or is taken here or in netCDF; a value such as
-    None, a bool, a dictionary, a path.
+    Refused are what is no mapping; a name that is no text, that netCDF keeps for itself, or that is
+    in `taken`; a value such as None, a bool, a dictionary, a path. The message calls the attributes
+    `name`.
     """
     if not isinstance(attrs, Mapping):
         checks.fail(name, type(attrs).__name__, "a mapping of names to texts and numbers")
@@ -200,7 +202,7 @@ def from_linear(
 
 
 def to_linear(data: xr.Dataset) -> linear.LinearVAEParams:
-    """Return the linear VAE of a data set made by `from_linear`; else raise `ValueError`."""
+    """Return the linear VAE of a data set by `from_linear`; raise `ValueError` for another one."""
     if missing := [name for name in linear.NAMES if name not in data]:
         checks.fail("data", f"a data set without {missing}", f"the variables {list(linear.NAMES)}")
     return linear.LinearVAEParams(*(jax.numpy.asarray(data[name].values) for name in linear.NAMES))

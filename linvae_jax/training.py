@@ -51,9 +51,10 @@ class Task(Protocol):
         samples: data that one step looks at, for the throughput; 0 if it needs none.
         cpu: what is faster on a CPU, many runs side by side ("vmap") or one at a time ("loop").
         unroll: steps in the body of the compiled loop; more may be faster and compile longer.
-        record_labels: of the fields of what `observe` returns. `elbo`, `reconstruction`, `kl`
+        record_labels: one for each field that `observe` returns. `elbo`, `reconstruction`, `kl`
             (k,) and `sigma2` are among them, because they tell when a run diverges (`divergence`).
-        final_labels: of what a `FinishedTask` measures at the end, those four among them; or none.
+        final_labels: one for each number that a `FinishedTask` measures at the end, those four
+            among them; or none.
         coordinates: of the dimensions in those labels: values, unit, description.
     """
 
@@ -95,7 +96,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class FinishedTask(Task, Protocol):
-    """This task also measures trained models on all data, which it has `final_labels` for."""
+    """A `FinishedTask` also measures trained models on all data; `final_labels` say what."""
 
     def totals(self, data: Any, first: Any, params: Params, key: PRNGKeyArray) -> Any:
         """Measure a piece of the data, which begins with row `first` of all."""
@@ -168,11 +169,11 @@ class Hyperparameters:
     """Hyperparameters may differ between runs of one program; each is () or, batched, (runs,).
 
     Attributes:
-        learning_rate: at the start.
+        learning_rate: the largest one; `TrainConfig` says how it changes.
         sigma2: initial σ², or its value when it is held.
         learned: whether σ² is learned with the weights, or held.
         beta: weight of the KL, after annealing.
-        annealing: of that weight.
+        annealing: how that weight rises; by default it is β from the start.
     """
 
     learning_rate: Float[Array, "*runs"] | float = 1e-3
@@ -187,13 +188,14 @@ class Hyperparameters:
 class TrainState:
     """The state is all that a run carries from step to step.
 
-    The key of the run is the same in each step. Steps, records and the measurement at the end have
-    a branch of it each, and step t draws from fold_in(branch, t): a run can stop and go on.
+    `step` counts the steps done, and `opt_state` is optax's. The run's key is the same in each
+    step. Steps, records and the measurement at the end have a branch of it each. Step t draws from
+    fold_in(branch, t), so that a run can stop and go on.
     """
 
     params: Params
     opt_state: optax.OptState
-    step: Int[Array, "*runs"]  # steps done
+    step: Int[Array, "*runs"]
     key: Key[Array, "*runs"]
 
 
@@ -245,7 +247,8 @@ def sampled_gradient(
 ) -> Params:
     """Estimate the gradient of the mean β-ELBO of a batch, with one reparameterised z per datum.
 
-    The data are centred. The estimate is unbiased.
+    x (B, n) are centred data, `beta` is the weight of the KL, and `key` draws z. The estimate is
+    unbiased.
     """
 
     def objective(params: Params, key: PRNGKeyArray) -> Float[Array, ""]:
@@ -313,7 +316,7 @@ def observe(task: Task, data: Any, hyper: Hyperparameters, state: TrainState) ->
 def segment(
     task: Task, config: TrainConfig, data: Any, hyper: Hyperparameters, state: TrainState
 ) -> tuple[TrainState, Any]:
-    """Take `record_every` steps and look at the result, the unit between progress reports."""
+    """Take `record_every` steps and observe the result; progress is reported after each segment."""
 
     def body(carry: TrainState, _: None) -> tuple[TrainState, None]:
         return step(task, config, data, hyper, carry), None
@@ -332,7 +335,7 @@ def totals(task: FinishedTask, data: Any, first: Any, state: TrainState) -> Any:
 def finish(
     task: FinishedTask, data: Any, hyper: Hyperparameters, state: TrainState, total: Any = None
 ) -> Any:
-    """Return a trained model's final numbers from its totals; None if `data` are all there are."""
+    """Return a trained model's final numbers from its totals, or without them from all data."""
     total = totals(task, data, 0, state) if total is None else total
     return task.finish(data, state.params, hyper, total)
 
@@ -355,7 +358,8 @@ def train(
 ) -> tuple[Params, Any]:
     """Train one model, by a program that is compiled once per (task, config, shapes).
 
-    The key decides everything random: the same key gives the same run.
+    `task` and `config` are static. `hyper` is traced, so it may change without recompiling. `key`
+    decides everything random: the same key gives the same run.
 
     Returns:
         The trained parameters and the history, the task's record with a leading axis of

@@ -42,9 +42,12 @@ class Posterior(NamedTuple):
 @partial(jax.tree_util.register_dataclass)
 @dataclass(frozen=True)
 class VAEParams:
-    """These are the parameters of a VAE of networks; `linear.LinearVAEParams` of a linear one."""
+    """A VAE of networks has these parameters, a linear VAE `linear.LinearVAEParams`.
 
-    weights: Any  # nested dictionary of arrays
+    `weights` is a nested dictionary of arrays; σ² is the observation noise.
+    """
+
+    weights: Any
     log_sigma2: Float[Array, "*runs"]
 
 
@@ -81,9 +84,11 @@ class Model(Protocol):
 
 @runtime_checkable
 class LatentModel(Model, Protocol):
-    """Such a model knows which weights are one latent's own: all of them zero, it is collapsed."""
+    """A `LatentModel` knows which weights are one latent's own: if all are zero, it is collapsed.
 
-    # which of `latent_weights` the decoder has; the others are the encoder's
+    `decoder_name` says which of `latent_weights` the decoder has; the others are the encoder's.
+    """
+
     decoder_name: ClassVar[str]
 
     def latent_weights(self, params: Any, latents: tuple[int, ...]) -> dict[str, Array]:
@@ -151,7 +156,7 @@ def _with_leaf(tree: Any, path: tuple[str, ...], leaf: Array) -> Any:
 class Sampled(NamedTuple):
     """One pass through a VAE, with one z per datum, has all that objectives and metrics need.
 
-    The square error is ‖x − μ − f(z)‖² of the z drawn; the KL, in nats, is exact.
+    The square error is ‖x − μ − f(z)‖², of the z that was drawn. The KL is exact, in nats.
     """
 
     square_error: Float[Array, "N"]
@@ -163,7 +168,7 @@ class Sampled(NamedTuple):
 def with_noise(
     model: Model, params: Any, x: Float[Array, "N n"], noise: Float[Array, "N k"]
 ) -> Sampled:
-    """Encode centred data x, take z = m + D^½ ε with the standard normal noise ε, and decode."""
+    """Encode x, decode z = m + D^½ ε: x has μ taken off, ε is the standard normal `noise`."""
     posterior = model.encode(params, x)
     z = posterior.mean + jnp.exp(0.5 * posterior.log_d) * noise
     square_error = jnp.sum((x - model.decode(params, z)) ** 2, axis=1)

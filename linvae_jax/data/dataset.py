@@ -34,7 +34,7 @@ class Dataset:
     """A data set is in memory or mapped from a file.
 
     Attributes:
-        name: as it was asked for; of a file, without the folder.
+        name: as it was asked for; of a file, its name without the folder.
         images: (N, n), one datum per row: uint8 pixels from the named sets; from a file, its own
             integer type, float32 or float64. Of a set that may be larger than memory, a read-only
             `np.memmap`: take rows of it (`sources.Windows`), not all of it.
@@ -52,7 +52,7 @@ class Dataset:
 
 
 def shipped(package: str, files: Sequence[str]) -> tuple[list[Path], str]:
-    """Find files of an installed package, and its version, without importing it."""
+    """Find files of a package, and its version, without importing it, or raise `ImportError`."""
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:

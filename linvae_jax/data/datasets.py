@@ -41,7 +41,7 @@ def load(
     and 2.2 GB of memory, once. The decoded pixels are kept beside the prepared set (CelebA's
     "train" takes two minutes more), and later loads take a second.
 
-    CelebA's images are a read-only `np.memmap` of that file (2.0 GB for "train").
+    CelebA's images are a read-only `np.memmap` of the decoded pixels (2.0 GB for "train").
 
     Args:
         name_or_path: "digits", "mnist", "celeba", "photographs", or the path of an array (N, ...):

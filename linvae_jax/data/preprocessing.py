@@ -32,9 +32,11 @@ LEVELS = 256  # grey values of an 8-bit pixel
 def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array, "*shape"]:
     """Dequantise uniformly: x = (p + u)/256 with u uniform between 0 and 1.
 
-    The pixel can be read off again exactly: ⌊256 x⌋ = p in every dtype. Works under `jit`.
+    The pixel can be read off again exactly: ⌊256 x⌋ = p in every dtype. `key` draws u; the same key
+    gives the same noise. Works under `jit`.
 
-    The result is strictly between 0 and 1, float32 or float64; by default JAX's default float.
+    Pixels are of any integer dtype. The result has their shape, strictly between 0 and 1, and the
+    dtype given, float32 or float64; by default JAX's default float.
 
     Raises:
         ValueError: pixels that are not integers from 0 to 255, or another dtype.
@@ -54,8 +56,9 @@ def dequantise(pixels: Any, key: PRNGKeyArray, dtype: Any = None) -> Float[Array
 def logit(x: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
     """Map (0, 1) to the real line: y = log s − log(1 − s) with s = α + (1 − 2α) x.
 
-    α keeps y within ±logit(1 − α). At α = 0 an x of exactly 0 or 1, which `dequantise` never gives
-    but other sources do, would go to ±∞. The result has x's dtype; float32 if that is narrower.
+    α keeps y within ±logit(1 − α). With α = 0, which is refused, an x of exactly 0 or 1 would go to
+    ±∞; `dequantise` never gives such an x, but other sources do. The result has x's shape and
+    dtype; float32 if that is narrower.
 
     Raises:
         ValueError: x outside [0, 1], NaN or not floating; α outside (0, ½).
@@ -83,8 +86,9 @@ def sigmoid(y: Any, alpha: float | Float[Array, ""]) -> Float[Array, "*shape"]:
 class Logit:
     """A `Logit` takes pixels to what a Gaussian model sees: `dequantise` once, then `logit`.
 
-    Hashable, so a training step that is compiled with it can carry uint8 pixels on the device,
-    an eighth of float64, and draw fresh noise whenever it looks at them.
+    `alpha` is that of `logit`; one outside (0, ½) raises `ValueError`. A `Logit` is hashable, so a
+    training step that is compiled with it can carry uint8 pixels on the device, an eighth of
+    float64, and draw fresh noise whenever it looks at them.
 
     >>> import jax, numpy as np
     >>> from linvae_jax.data import preprocessing
@@ -94,7 +98,7 @@ class Logit:
     dtype('float32')
     """
 
-    alpha: float  # 0 < α < ½
+    alpha: float
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for α outside (0, ½)."""

@@ -25,7 +25,8 @@ def gaussian(
 
     Args:
         key: decides Q and the data.
-        eigenvalues: (n,), λ₁ ≥ … ≥ λₙ ≥ 0, some of them positive; if floats, of the result's dtype.
+        eigenvalues: (n,), λ₁ ≥ … ≥ λₙ ≥ 0, some of them positive. Floats give the result
+            their dtype; others JAX's default float.
         num: number of data points N.
         exact: make the *sample* mean zero and the *sample* covariance (divided by N) have these
             very eigenvalues, up to rounding. Needs N > n. The points are then not independent.
