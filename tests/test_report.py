@@ -342,7 +342,12 @@ def test_claims_fail_when_they_should(found):
 def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_path, monkeypatch):
     for name, table in found.items():
         tables.save(table, network_experiments.path(tmp_path, name))
-    linear = Claim("C1", "A claim.", (Check("|x| measured", 1.0, "<=", 2.0, "a | b"),), "A note.")
+    linear = Claim(
+        "C1",
+        "A claim.",
+        (Check("|x| measured", 1.0, "<=", 2.0, "a | b"),),
+        "A note of 3.7e-06 nats.",
+    )
     ledger.save([linear], tmp_path)
     claims = report.write(tmp_path)
     assert [c.id for c in claims] == ["C1", "C8", "C9", "C10"]
@@ -354,9 +359,11 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
         assert f"]({name}.png)" in text
         assert (tmp_path / f"{name}.pdf").stat().st_size > 5_000
     # one of them on the first screen too
-    assert page.count('src="data:image/png;base64,') == len(names) + 1
-    assert page.count("src=") == page.count("<figure>") == len(names) + 1  # nothing from elsewhere
+    assert page.count('srcset="data:image/png;base64,') == len(names) + 1
+    assert page.count("<img") == page.count("<figure>") == len(names) + 1
+    assert "src=" not in page  # nothing from elsewhere
     assert "http" not in page
+    assert '<span class="number">3.7e-06</span>\u00a0nats' in page
     # verdicts, four claims, the table, thresholds, origins
     assert page.count("<table>") == text.count("\n| ---") == 8
     columns = {row.count("|") - row.count("\\|") for row in text.splitlines() if "x\\|" in row}
@@ -403,6 +410,8 @@ def test_the_first_screen_has_verdicts_and_a_figure_and_each_claim_its_own(found
     for anchor in re.findall(r'href="#([^"]+)"', page):
         assert page.count(f'id="{anchor}"') == 1
     assert ">≤\u00a020<" in page
+    assert page.count("<section>") == page.count("</section>") == len(headings)
+    assert all(s.count("<h2") + s.count("<h3") == 1 for s in page.split("<section>")[1:])
 
 
 def test_no_table_has_two_columns_of_one_name(found, tmp_path):

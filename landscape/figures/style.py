@@ -19,11 +19,13 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 
+DPI = 220  # of a saved PNG
+
 _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "legend.fontsize": 8,
     "legend.frameon": False, "lines.linewidth": 1.5, "figure.constrained_layout.use": True,
-    "figure.dpi": 110, "savefig.dpi": 220, "pdf.fonttype": 42,  # text stays text
+    "figure.dpi": 110, "savefig.dpi": DPI, "pdf.fonttype": 42,  # text stays text
 }  # fmt: skip
 
 
