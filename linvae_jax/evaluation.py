@@ -225,7 +225,7 @@ def merge(a: Totals, b: Totals) -> Totals:
     Exact and independent of order, up to rounding.
 
     Raises:
-        ValueError: different grids of ε; many models at once, which take a `vmap`.
+        ValueError: different grids of ε; many models at once, which need a `vmap`.
     """
     _check_one_model(a)
     _check_one_model(b)
@@ -265,7 +265,7 @@ def finish(model: vae.Model, params: Any, totals: Totals) -> Evaluation:
     """Make the `Evaluation` of a model from the totals of all data; the model is static.
 
     Raises:
-        ValueError: many models at once, which take a `vmap`.
+        ValueError: many models at once, which need a `vmap`.
 
     Source: Lucas et al. 2019 for "σ²-tuned"; tuned here by its closed form, not by gradients.
     """

@@ -258,9 +258,9 @@ def optimal_elbo(
 def mle(moments: mom.Moments, k: int, sigma2: Scalar | None = None) -> PPCA:
     """Fit by maximum likelihood, in closed form: W = U_k (Λ_k − σ²I)₊^{1/2}, rotation R = I.
 
-    Columns are ordered by eigenvalue; their signs are arbitrary. Exact up to rounding. σ² is held
-    fixed if given. With None it is fitted: the mean of the n − k discarded eigenvalues, for k < n.
-    k is static under jit.
+    Columns are ordered by eigenvalue; their signs are arbitrary. The fit is exact up to rounding.
+    σ² is held fixed if given. With None it is fitted: the mean of the n − k discarded eigenvalues,
+    for k < n. k is static under jit.
 
     Raises:
         ValueError: S not symmetric or indefinite, or S of rank ≤ k with σ² learned (the likelihood

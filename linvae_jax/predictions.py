@@ -62,7 +62,8 @@ def predict(
     KL_j = ½ log⁺(λ_j/(βσ²)), E‖x − x̂‖² = Σ_{i≤k} min(λ_i, βσ²) + Σ_{i>k} λ_i. For many σ² or β
     at once, `vmap`.
 
-    Exact for the linear VAE; `below` and `collapsed` take the data as Gaussian. k and ε are static.
+    The numbers are exact for the linear VAE. `below` and `collapsed` take the data as Gaussian. k
+    and ε are static.
 
     Args:
         eigenvalues: (n,), λ of the data covariance, all n of them, from large to small.

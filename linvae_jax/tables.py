@@ -93,8 +93,8 @@ def check_attrs(name: str, attrs: Any, taken: Collection[str] = ()) -> None:
     """Raise `ValueError` for attributes that a netCDF file would not give back.
 
     Refused are what is no mapping; a name that is no text, that netCDF keeps for itself, or that is
-    in `taken`; a value such as None, a bool, a dictionary, a path. The message calls the attributes
-    `name`.
+    in `taken`; a value that is no text, number or list of them, such as None, a bool, a path. The
+    message calls the attributes `name`.
     """
     if not isinstance(attrs, Mapping):
         checks.fail(name, type(attrs).__name__, "a mapping of names to texts and numbers")

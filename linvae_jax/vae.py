@@ -182,7 +182,7 @@ def forward(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray
 
 
 def elbo_terms(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> ElboTerms:
-    """Estimate the reconstruction (N,) from one z per datum; the KL (N, k) is exact. Nats.
+    """Estimate the reconstruction (N,), nats, from one z per datum; the KL (N, k) is exact.
 
     The estimate is unbiased and reparameterised, so that its gradient is unbiased too. The
     arguments are those of `forward`.

@@ -1,8 +1,9 @@
 """Lanczos tells a Hessian's spectrum without the Hessian: density, index, trace, determinant.
 
 Use it for models with no closed form. Where there is one, `blocks` is exact and thousands of times
-faster; where the dense Hessian fits, so is `hessian.dense`. The function is used only for
-Hessian-vector products, `hessian.product`. For single eigenvalues from the ends see `lobpcg`.
+faster; where the dense Hessian fits, so is `hessian.dense`. The function is a scalar function of a
+pytree, used only for Hessian-vector products (`hessian.product`). For single eigenvalues from the
+ends see `lobpcg`.
 
 `quadrature` (stochastic Lanczos) makes a `Quadrature`. From it `density`, `index`, `trace`,
 `trace_of` and `log_determinant` make estimates. Each has a standard error, for the number of

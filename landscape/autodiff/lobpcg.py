@@ -6,10 +6,10 @@ repeat, one copy for each collapsed latent. A block sees as many copies as it ha
 `extremes` grows it until a smaller eigenvalue shows up behind the last, `escapes` until no
 positive one is left.
 
-In both functions a search ends when no copy is missing and all residuals are at most rtol · max|μ|,
-the maximum taken over both ends of the spectrum; or after `max_rounds` rounds of LOBPCG, growth
-included. Look at `Extremes.complete`. `batch_size` Hessian-vector products are made at once. Points
-are float64, and `key` draws the first block.
+Both searches take a scalar function of a pytree. They end when no copy is missing and all residuals
+are at most rtol · max|μ|, the maximum taken over both ends of the spectrum; or after `max_rounds`
+rounds of LOBPCG, growth included. Look at `Extremes.complete`. `batch_size` Hessian-vector products
+are made at once. Points are float64, and `key` draws the first block.
 
 >>> import jax, jax.numpy as jnp
 >>> from landscape.autodiff import lobpcg

@@ -207,11 +207,12 @@ def simulate(
 ) -> Escape:
     """Leave total collapse along one component by gradient descent with step 1/stiffness.
 
-    Eigenvalues (n,) are those of S, from large to small. `component` counts from 0, and σ² is held.
-    The deviation starts with size `start`; it must be small enough for start · growth to be in the
-    linear regime. If it takes more than `max_steps`, `simulated_steps` is NaN; if more are
-    predicted, nothing is simulated. In the data's own unit u the number of steps grows like u⁴ or
-    u⁻⁴. For gradient descent on normalised data give λ/λ₁ and σ²/λ₁.
+    Eigenvalues (n,) are those of S, from large to small; the first sets the step. `component`
+    counts from 0, and σ² is held. The deviation starts with size `start`; it must be small enough
+    for start · growth to be in the linear regime. If it takes more than `max_steps`,
+    `simulated_steps` is NaN; if more are predicted, nothing is simulated. In the data's own unit u
+    the number of steps grows like u⁴ or u⁻⁴. For gradient descent on normalised data give λ/λ₁ and
+    σ²/λ₁.
 
     Raises:
         ValueError: λ of the component ≤ σ², where there is no escape along it; no such component;

@@ -47,7 +47,7 @@ def inverses(p: Point) -> Float[Array, "k 3 3"]:
     """Invert `matrices` by their cofactors, none of which cancels.
 
     The determinant is −β²w²/σ²; with w in units of σ, and x = λ/σ² = w² + β, the cofactors are
-    those written out below. Of a collapsed latent only log D has a block.
+    those written out below. A collapsed latent has a block for log D only.
     """
     beta, root = p.beta, jnp.sqrt(p.sigma2)
     w, x = jnp.where(p.active, p.widths / root, 1), p.levels / p.sigma2

@@ -246,7 +246,7 @@ def value(point: MixedPoint) -> Float[Any, ""]:
 
     −(n/2) log 2πσ² − (β/2) [ Σ_used √λ_i/s + Σ_unused λ_i/(βσ²) + Σ_latents log(s²/(βσ²)) ]
 
-    Exact. All n eigenvalues are needed, zeros included.
+    The value is exact. All n eigenvalues are needed, zeros included.
     """
     p, xp = point, namespace(point.eigenvalues)
     terms = (

@@ -257,7 +257,7 @@ def params(point: Point, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEPa
         eigenvectors: (n, m), the leading eigenvectors of S (m = n, or fewer for large n).
 
     Returns:
-        `LinearVAEParams` of shape (n, k), where `linear.gradient` is zero in W, V and log D. Exact.
+        Exact `LinearVAEParams` of shape (n, k), where `linear.gradient` is zero in W, V and log D.
 
     Raises:
         ValueError: eigenvectors that are not (n, m).
@@ -271,7 +271,7 @@ def params(point: Point, eigenvectors: Float[Array, "n m"] | Any) -> LinearVAEPa
 def value(point: Point) -> Float[Array, ""]:
     """Compute the β-ELBO at a point, nats per datum; for β = 1 it is the log-likelihood too.
 
-    Exact. All n eigenvalues are needed, zeros included.
+    The value is exact. All n eigenvalues are needed, zeros included.
     """
     found = ppca.elbo_with_components(point.eigenvalues, point.used, point.sigma2, point.beta)
     return jnp.where(jnp.isnan(point.levels).any(), jnp.nan, found)
@@ -285,7 +285,7 @@ def index(point: Point) -> Int[Array, ""]:
     can escape, and active latents on too small a component.
 
     Returns:
-        () int, with σ² held. Exact for eigenvalues distinct from each other and from βσ²;
+        () int, with σ² held. It is exact for eigenvalues distinct from each other and from βσ²;
         directions along ties are flat and not counted.
 
     Source: landscape/README.md, 2; own derivation, checked against dense Hessians in the tests.
