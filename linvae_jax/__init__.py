@@ -1,4 +1,4 @@
-"""Linear VAEs and probabilistic PCA: from data to numbers.
+"""This package computes with linear VAEs and probabilistic PCA, from data to numbers.
 
 | module | question it answers |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Posterior collapse: which latents carry no information?
+"""Posterior collapse is measured here: which latents carry no information?
 
 Latent j is (ε, δ)-collapsed when P_x[ KL(q(z_j | x) ‖ p(z_j)) < ε ] ≥ 1 − δ. The probability is
 over data, of the KL of each datum: a latent whose KL is small on average may still be used by a

@@ -1,4 +1,4 @@
-"""`linvae fit`: one model of the data, in closed form or trained."""
+"""`linvae fit` makes one model of the data, in closed form or by training."""
 
 import sys
 from dataclasses import replace

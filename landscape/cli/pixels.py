@@ -1,4 +1,4 @@
-"""Data as the options name them, for networks: pixels stay pixels until a step looks at them."""
+"""Networks get data as the options name them; pixels stay pixels until a step looks at them."""
 
 import numpy as np
 

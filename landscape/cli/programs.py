@@ -1,4 +1,4 @@
-"""Compiled programs, kept between calls: a short command spends most of its time on compiling.
+"""Compiled programs are kept between calls, because a short command mostly waits for compiling.
 
 JAX keeps them; here they get a folder, `linvae-jax` in the user's cache, and a bound. JAX's own
 variables win: JAX_COMPILATION_CACHE_DIR names another folder, which has no bound of ours, and
@@ -38,7 +38,7 @@ def keep() -> None:
 
 
 def _folder() -> Path:
-    """By the convention of XDG, which ignores relative paths."""
+    """Return the folder by the convention of XDG, which ignores relative paths."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "linvae-jax"
 

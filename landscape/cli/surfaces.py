@@ -1,4 +1,4 @@
-"""`linvae surface` and `linvae landscape`: the loss surface of the data's spectrum, drawn."""
+"""`linvae surface` and `linvae landscape` draw the loss surface of the data's spectrum."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""`linvae sweep`: many trainings, their summary, and the curvature at what they found."""
+"""`linvae sweep` trains many VAEs, and measures the curvature at what they found."""
 
 import sys
 from dataclasses import fields

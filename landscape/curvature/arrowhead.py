@@ -1,4 +1,4 @@
-"""Eigenvalues of an arrowhead matrix: a diagonal, and one last row and column.
+"""An arrowhead matrix has a diagonal, and one last row and column; here are its eigenvalues.
 
 Learning log σ² turns the blocks of all active latents into one of these (`blocks`).
 

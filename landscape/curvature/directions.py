@@ -1,4 +1,4 @@
-"""Single eigenvectors of the Hessian at a single-component stationary point; ways to escape.
+"""Single eigenvectors of the Hessian at a single-component stationary point show ways to escape.
 
 `blocks` numbers the eigenvalues; here one number gives one direction, without the others. The
 eigenvector of latent j with component i moves latent j along u_i in W and V. If another latent l

@@ -1,4 +1,4 @@
-"""How fast gradient descent leaves a collapsed point: predicted, and simulated.
+"""Gradient descent leaves a collapsed point at a rate that is predicted here, and simulated.
 
 Near a stationary point a deviation along the eigenvector of μ₊ > 0 grows by 1 + ημ₊ a step, η the
 step size. The stiffest direction limits η, so the number of steps to leave is governed by

@@ -1,4 +1,4 @@
-"""The exact Hessian spectrum at every stationary point of the ELBO, the mixed ones included.
+"""Every stationary point of the ELBO, mixed ones included, has its exact Hessian spectrum here.
 
 Rotate the latents of each group onto its components (`mixed.MixedPoint`), and let A_ib be the
 change of latent b's weight along u_i, B_bi that of its encoder's. D is one number within a group,

@@ -1,4 +1,4 @@
-"""The Hessian at a single-component stationary point as an operator, in blocks.
+"""The Hessian at a single-component stationary point is an operator here, made of blocks.
 
 `blocks` has its eigenvalues, `directions` single eigenvectors. All eigenvectors together are an
 orthogonal change of coordinates, into *modes*, that is as sparse as the blocks: each step of it

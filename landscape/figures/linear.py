@@ -1,4 +1,4 @@
-"""Figures of the linear VAE: surface, conditioning, escape, census, training."""
+"""These figures show the linear VAE: surface, conditioning, escape, census, training."""
 
 import numpy as np
 import xarray as xr

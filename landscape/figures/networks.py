@@ -1,4 +1,4 @@
-"""Figures of nonlinear VAEs: collapse, encoders, annealing, training, curvature.
+"""These figures show nonlinear VAEs: collapse, encoders, annealing, training, curvature.
 
 Sweeps' tables come on the scale that is to be drawn.
 """

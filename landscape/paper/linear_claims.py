@@ -1,4 +1,4 @@
-"""The paper's claims C1 to C7 on linear VAEs, each as a measurement that could fail.
+"""The paper's claims C1 to C7 on linear VAEs are measured here, each so that it could fail.
 
 Claims are numbered as in the README. Every function takes what it measures on and returns a
 `ledger.Claim`; none trains anything (`linear_experiments` does) and none reads a file.

@@ -1,4 +1,4 @@
-"""The experiments on the linear VAE behind figures 1 to 3 and C1 to C7.
+"""These experiments on the linear VAE stand behind figures 1 to 3 and C1 to C7.
 
 Each stage makes a labelled table, draws it, and writes both at once, so that what is computed
 is on disk before the next stage starts.

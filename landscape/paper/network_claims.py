@@ -1,4 +1,4 @@
-"""The paper's claims C8 to C10 on nonlinear VAEs, measured on tables of trained networks.
+"""The paper's claims C8 to C10 on nonlinear VAEs are measured on tables of trained networks.
 
 Every claim takes the tables of `network_experiments.train`, by name.
 """

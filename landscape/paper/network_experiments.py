@@ -1,4 +1,4 @@
-"""The sweeps of networks behind the paper's table, its figures 4, 5 and 6, and C8 to C10.
+"""These sweeps of networks stand behind the paper's table, its figures 4 to 6, and C8 to C10.
 
 The table's settings are varied, too, and the curvature at its networks is looked at.
 Each sweep is a folder that resumes (`linvae_jax.sweeps`); what claims, figures and the report need
@@ -26,7 +26,7 @@ ENCODERS = ("linear-encoder", "deep-linear-encoder", "mlp-encoder")
 
 
 class NetworkData(NamedTuple):
-    """One data set for networks, whose pixels stay pixels until a training step looks at them.
+    """This is one data set for networks; pixels stay pixels until a training step looks at them.
 
     Attributes:
         data: of `network_task.prepare`.

@@ -1,4 +1,4 @@
-"""The one pipeline: measure what the paper claims on one data set, judge it, and report it."""
+"""The one pipeline measures what the paper claims on one data set, judges it, and reports it."""
 
 from collections.abc import Mapping
 from pathlib import Path

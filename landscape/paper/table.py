@@ -1,4 +1,4 @@
-"""The paper's table of 20 rows as data, and ours beside it with a verdict by a stated rule.
+"""The paper's table of 20 rows is data here; ours stands beside it, judged by a stated rule.
 
 Source: the poster of Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019, read by OCR: cells whose
 arithmetic does not close are marked as doubtful.
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A row: Gaussian VAEs on "mnist" or "celeba" with one initial σ², held or learned.
+    """A row is of Gaussian VAEs on "mnist" or "celeba" with one initial σ², held or learned.
 
     Attributes:
         elbo: final ELBO, pixel scale, nats per datum.
@@ -114,7 +114,7 @@ class Comparison(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A row, with its cells by name."""
+    """This is a row, with its cells by name."""
 
     row: Row
     cells: dict[str, Comparison]

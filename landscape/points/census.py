@@ -1,4 +1,4 @@
-"""All stationary points of the linear VAE's ELBO at fixed noise, by type.
+"""The census lists all stationary points of the linear VAE's ELBO at fixed noise, by type.
 
 Some are those that pPCA has too (`stationary`), the others are mixed (`mixed`, which says what a
 type is). Types are few Python objects rather than arrays: a census computes in NumPy's float64.

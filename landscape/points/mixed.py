@@ -1,4 +1,4 @@
-"""Stationary points of the linear VAE's ELBO at which latents share components, and their types.
+"""At mixed stationary points of the linear VAE's ELBO, latents share components.
 
 Beside the points that pPCA has (`stationary`) the ELBO has *mixed* ones: m latents share r ≤ m
 principal components. A type says which groups of latents share which components and how many

@@ -1,4 +1,4 @@
-"""The landscape of a linear VAE on one spectrum: four tables, and their three figures."""
+"""The landscape of a linear VAE on one spectrum is four tables, and their three figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from linvae_jax._internal import checks
 
 
 class Landscape(NamedTuple):
-    """The tables of one landscape.
+    """These are the tables of one landscape.
 
     Attributes:
         conditioning: of `linear.conditioning_path`, over σ².

@@ -1,4 +1,4 @@
-"""Hessian spectra of a VAE in all its weights over σ², without the matrix: labelled tables.
+"""Hessian spectra of a VAE in all its weights, over σ², are estimated without the matrix.
 
 Data and noise are held fixed, so that their mean, the ELBO, is a function of the weights.
 """

@@ -1,4 +1,4 @@
-"""The objective along planes through a point: what the surface looks like around it."""
+"""The objective along planes through a point shows what the surface looks like around it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

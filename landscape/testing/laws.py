@@ -78,18 +78,18 @@ def _slope(function: Function, point: Any, arguments: tuple[Any, ...]) -> Any:
 def _along(
     function: Function, point: Any, direction: Any, sizes: Array, arguments: tuple[Any, ...]
 ) -> Float[Array, "sizes"]:
-    """The values at point + size · direction."""
+    """Compute the values at point + size · direction."""
     moved = lambda t: jax.tree.map(lambda p, d: p + t * d, point, direction)  # noqa: E731
     return jax.lax.map(lambda t: function(moved(t), *arguments), sizes)
 
 
 def _random(rng: np.random.Generator, point: Any) -> Any:
-    """A standard normal direction; by NumPy, because JAX compiles a program for each shape."""
+    """Draw a standard normal direction, by NumPy: JAX would compile a program for each shape."""
     return jax.tree.map(lambda x: jax.device_put(rng.normal(size=np.shape(x))), point)
 
 
 def _read(function: Function, point: Any, arguments: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    """The point, the gradient and the Hessian, flat, of NumPy."""
+    """Return the point, the gradient and the Hessian, flat, as NumPy's."""
     flat = ravel_pytree(point)[0]
     if flat.dtype != jnp.float64:
         checks.fail("point", flat.dtype, "float64", "Set jax_enable_x64.")
@@ -105,7 +105,7 @@ def _arrays(point: Any) -> list[tuple[str, slice]]:
 
 
 def _units(point: Any, matrix: np.ndarray) -> Float[np.ndarray, "p"]:
-    """What each variable is measured in: one over the root of its array's largest curvature.
+    """Return what each variable is measured in: 1 over the root of its array's largest curvature.
 
     An array that has no curvature by itself takes its unit from what couples it to the others.
     """

@@ -64,7 +64,7 @@ class Problem(NamedTuple):
 
 
 class NoisySpectrum(NamedTuple):
-    """Eigenvalues (n,) from large to small, a noise variance σ² and a KL weight β."""
+    """This has eigenvalues (n,) from large to small, a noise variance σ² and a KL weight β."""
 
     eigenvalues: Float[np.ndarray, "n"]
     sigma2: float
