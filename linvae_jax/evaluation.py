@@ -77,7 +77,7 @@ class Evaluation:
         sigma2_tuned: (), the σ² that maximises `elbo` for these networks, `square_error`/n.
         elbo_tuned: (), `elbo` with that σ².
         below: (grid, k), P_x[KL_j < ε]; NaN for a latent that has a NaN among its KL.
-        collapsed: (), number of (0.01, 0.01)-collapsed latents; like the next a whole number in
+        num_collapsed: (), number of (0.01, 0.01)-collapsed latents; like the next a whole number in
             floating point, NaN of a model that diverged.
         active_units: (), number of latents with `mean_variance` > 0.01.
         mean_variance: (k,), variance over data of the posterior means.
@@ -94,7 +94,7 @@ class Evaluation:
     sigma2_tuned: Float[Array, "*runs"]
     elbo_tuned: Float[Array, "*runs"]
     below: Float[Array, "*runs grid k"]
-    collapsed: Float[Array, "*runs"]
+    num_collapsed: Float[Array, "*runs"]
     active_units: Float[Array, "*runs"]
     mean_variance: Float[Array, "*runs k"]
     epsilon: tuple[float, ...] = field(metadata={"static": True})
@@ -288,7 +288,7 @@ def finish(model: vae.Model, params: Any, totals: Totals) -> Evaluation:
         sigma2_tuned=sigma2_tuned,
         elbo_tuned=gaussian.log_density(error, model.n, jnp.log(sigma2_tuned)) - kl.sum(),
         below=below,
-        collapsed=collapse.num_collapsed(below, totals.epsilon),
+        num_collapsed=collapse.num_collapsed(below, totals.epsilon),
         active_units=collapse.count(collapse.is_active(variance), variance),
         mean_variance=variance,
         epsilon=totals.epsilon,

@@ -44,8 +44,8 @@ class Record:
         gap: of `elbo` below its global maximum at the held σ², or with σ² learned.
         likelihood_gap: of (W, σ²). The rest of `gap` is rotation: right subspace, wrong axes.
         angle: in float64 no smaller than 1e-6, the arccos of 1 − ε, unless zero.
-        collapsed: for Gaussian data of these moments; a whole number in floating point, NaN where
-            it is unknown.
+        num_collapsed: for Gaussian data of these moments; a whole number in floating point, NaN
+            where it is unknown.
     """
 
     elbo: Float[Array, "*records"]
@@ -54,7 +54,7 @@ class Record:
     sigma2: Float[Array, "*records"]
     kl: Float[Array, "*records k"]
     angle: Float[Array, "*records k"]
-    collapsed: Float[Array, "*records"]
+    num_collapsed: Float[Array, "*records"]
     reconstruction: Float[Array, "*records"]
 
 
@@ -121,7 +121,7 @@ class LinearTask:
                 "degree",
                 "angle of a decoder column to the nearest principal direction",
             ),
-            "collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
+            "num_collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
             "reconstruction": Label((), "nats/datum", "E log p(x | z)"),
         }
     )
@@ -206,7 +206,7 @@ class LinearTask:
             sigma2=sigma2,
             kl=terms.kl,
             angle=jnp.degrees(jnp.arccos(jnp.minimum(cosine, 1))),
-            collapsed=collapse.count(collapse.is_collapsed(below), below),
+            num_collapsed=collapse.count(collapse.is_collapsed(below), below),
             reconstruction=terms.reconstruction,
         )
 

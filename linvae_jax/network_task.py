@@ -165,7 +165,7 @@ class Record:
     reconstruction: Float[Array, "*records"]
     kl: Float[Array, "*records k"]
     sigma2: Float[Array, "*records"]
-    collapsed: Float[Array, "*records"]
+    num_collapsed: Float[Array, "*records"]
     active_units: Float[Array, "*records"]
 
 
@@ -174,7 +174,7 @@ _COMMON = {
     "reconstruction": Label((), "nats/datum", "E log p(x | z)"),
     "kl": Label(("latent",), "nats/datum", "mean KL per latent"),
     "sigma2": Label((), "data unit²", "observation noise σ²"),
-    "collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
+    "num_collapsed": Label((), "1", "(0.01, 0.01)-collapsed latents"),
     "active_units": Label((), "1", "latents whose posterior mean has variance > 0.01"),
 }
 
@@ -182,7 +182,7 @@ _COMMON = {
 _LINEAR = {
     "linear_elbo": Label((), "nats/datum", "ELBO of the linear VAE at the same σ²"),
     "linear_kl": Label(("latent",), "nats/datum", "KL of the linear VAE at the same σ²"),
-    "linear_collapsed": Label((), "1", "collapsed latents of the linear VAE at the same σ²"),
+    "linear_num_collapsed": Label((), "1", "collapsed latents of the linear VAE at the same σ²"),
     "linear_sigma2": Label((), "data unit²", "σ² of the linear VAE: held, or its own optimum"),
     "linear_optimum": Label((), "nats/datum", "ELBO of the linear VAE at that σ²"),
 }
@@ -320,7 +320,7 @@ def _linear(
     return {
         "linear_elbo": same.elbo,
         "linear_kl": same.kl,
-        "linear_collapsed": same.collapsed,
+        "linear_num_collapsed": same.num_collapsed,
         "linear_sigma2": own,
         "linear_optimum": best.elbo,
     }

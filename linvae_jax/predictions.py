@@ -6,7 +6,7 @@ component j, and reverse water-filling at the level βσ² says how much of it t
 >>> import jax.numpy as jnp
 >>> from linvae_jax import predictions
 >>> expected = predictions.predict(jnp.array([4.0, 1.0, 0.5]), k=2, sigma2=1.0)
->>> int(expected.collapsed), [f"{kl:.3f}" for kl in expected.kl]  # ½ log 4, and λ₂ = σ²
+>>> int(expected.num_collapsed), [f"{kl:.3f}" for kl in expected.kl]  # ½ log 4, and λ₂ = σ²
 (1, ['0.693', '0.000'])
 """
 
@@ -29,12 +29,12 @@ class Prediction:
     """A prediction has the numbers of `evaluation.Evaluation`, at the global maximum of the β-ELBO.
 
     Units and meanings are those of the same fields there; `elbo` is the bound itself, whatever β
-    is. `sigma2` is as given or learned, and `kl` goes from large to small. `below` and `collapsed`
-    are for Gaussian data.
+    is. `sigma2` is as given or learned, and `kl` goes from large to small. `below` and
+    `num_collapsed` are for Gaussian data.
 
     Attributes:
         zero_columns: (), number of latents with a zero column in W, λ_j ≤ βσ²; at most
-            `collapsed`. Both are whole numbers in floating point, NaN where σ² is.
+            `num_collapsed`. Both are whole numbers in floating point, NaN where σ² is.
     """
 
     sigma2: Float[Array, "*runs"]
@@ -45,7 +45,7 @@ class Prediction:
     sigma2_tuned: Float[Array, "*runs"]
     elbo_tuned: Float[Array, "*runs"]
     below: Float[Array, "*runs grid k"]
-    collapsed: Float[Array, "*runs"]
+    num_collapsed: Float[Array, "*runs"]
     zero_columns: Float[Array, "*runs"]
     epsilon: tuple[float, ...] = field(metadata={"static": True})
 
@@ -62,8 +62,8 @@ def predict(
     KL_j = ½ log⁺(λ_j/(βσ²)), E‖x − x̂‖² = Σ_{i≤k} min(λ_i, βσ²) + Σ_{i>k} λ_i. For many σ² or β
     at once, `vmap`.
 
-    The numbers are exact for the linear VAE. `below` and `collapsed` take the data as Gaussian. k
-    and ε are static.
+    The numbers are exact for the linear VAE. `below` and `num_collapsed` take the data as Gaussian.
+    k and ε are static.
 
     Args:
         eigenvalues: (n,), λ of the data covariance, all n of them, from large to small.
@@ -114,7 +114,7 @@ def _predict(
         sigma2_tuned=sigma2_tuned,
         elbo_tuned=gaussian.log_density(error, n, jnp.log(sigma2_tuned)) - kl.sum(),
         below=below,
-        collapsed=collapse.num_collapsed(below, epsilon),
+        num_collapsed=collapse.num_collapsed(below, epsilon),
         zero_columns=collapse.count(coded <= level, coded + level),
         epsilon=epsilon,
     )

@@ -10,7 +10,7 @@ nothing computed is lost: see `sweep_folder`.
 >>> grid = sweeps.Grid(seeds=(0, 1), sigma2=(0.5, 3.0), learned=(False,), learning_rate=(0.05,))
 >>> config = training.TrainConfig(num_steps=1000, record_every=500)
 >>> sweep = sweeps.run(linear_task.LinearTask(k=2), config, problem, grid, quiet=True)
->>> sweep.table.collapsed.isel(step=-1, learned=0).values.tolist()  # σ² = 3 > λ₂ collapses one
+>>> sweep.table.num_collapsed.isel(step=-1, learned=0).values.tolist()  # σ² = 3 > λ₂ collapses one
 [[0.0, 1.0], [0.0, 1.0]]
 >>> sweep.run(seed=1, sigma2_init=3.0).params.W.shape
 (3, 2)

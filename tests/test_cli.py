@@ -112,7 +112,7 @@ def test_surface_landscape_and_sweep_write_what_they_say(data, tmp_path, capsys)
     ) == 0  # fmt: skip
     final = tables.load(out / "sweep.nc").isel(step=-1, learned=0)
     assert final.sizes == {"seed": 2, "sigma2_init": 2, "latent": 2}
-    assert (final.collapsed.sel(sigma2_init=20) == 2).all()  # σ² above every eigenvalue
+    assert (final.num_collapsed.sel(sigma2_init=20) == 2).all()  # σ² above every eigenvalue
     printed = capsys.readouterr().out
     assert "critical σ²" in printed
     assert "saved" in printed
@@ -377,7 +377,7 @@ def test_diverged_runs_are_not_shown_as_numbers():
             "sigma2": ((*dims, "step"), values),
             "kl": ((*dims, "step", "latent"), np.zeros((2, 3, 1, 2, 4))),
             "final_elbo": (dims, -1e29 * np.ones((2, 3, 1))),
-            "final_collapsed": (dims, np.array([[4, 3, 2], [4, 0, 0]])[:, :, None]),
+            "final_num_collapsed": (dims, np.array([[4, 3, 2], [4, 0, 0]])[:, :, None]),
             "diverged": (dims, np.array([[False, False, True], [False, True, True]])[:, :, None]),
         },
         {"sigma2_init": [1e-9, 1.0, 1e9], "learned": [True]},
@@ -386,7 +386,7 @@ def test_diverged_runs_are_not_shown_as_numbers():
     lines = sweep.summary(table)
     shown = [line.split() for line in lines[:4]]
     assert shown[0][-2:] == ["of", "4"]  # the unit of collapse
-    both = table.assign(final_linear_collapsed=table.final_collapsed)
+    both = table.assign(final_linear_num_collapsed=table.final_num_collapsed)
     headings = re.split(r"  +", sweep.summary(both)[0].strip())
     assert headings[-2:] == ["collapsed of 4", "linear VAE: collapsed of 4"]
     assert shown[1] == ["1e-09", "True", "-1e+29", "4", "4"]

@@ -153,7 +153,11 @@ def test_of_a_network_that_diverged_nothing_is_left_but_the_word(tmp_path, noise
         assert not any(missing(fine).values())
         assert all(missing(gone).values()), missing(gone)
         assert np.isfinite(gone.start_elbo)
-    assert set(missing(gone)) >= {"collapsed", "final_active_units", "final_linear_collapsed"}
+    assert set(missing(gone)) >= {
+        "num_collapsed",
+        "final_active_units",
+        "final_linear_num_collapsed",
+    }
     # and so they are on disk, and when read again
     assert tables.load(tmp_path / "sweep.nc").drop_attrs().identical(table.drop_attrs())
     again = sweeps.run(*args, folder=tmp_path, quiet=True, batching="map").table
@@ -171,10 +175,10 @@ def test_a_linear_run_keeps_its_records_from_before_it_diverged():
         gone = table.isel(learning_rate=1, seed=seed)
         first = int(np.isnan(gone.elbo).argmax("step"))
         assert 0 < first < 7
-        for name in ("elbo", "collapsed", "kl", "sigma2", "gap"):
+        for name in ("elbo", "num_collapsed", "kl", "sigma2", "gap"):
             assert not np.isnan(gone[name].isel(step=slice(0, first))).any(), name
             assert np.isnan(gone[name].isel(step=slice(first, None))).all(), name
-    assert not np.isnan(table.isel(learning_rate=0).collapsed).any()
+    assert not np.isnan(table.isel(learning_rate=0).num_collapsed).any()
 
 
 @pytest.mark.slow
@@ -186,7 +190,7 @@ def test_counts_of_latents_of_which_nothing_is_known_are_missing():
     args = jnp.array([0.5, NAN, 0.5]), jnp.array([-0.1, -0.1, NAN]), jnp.array(0.01)
     assert jnp.isnan(collapse.gaussian_probability_below(*args)).tolist() == [False, True, True]
     found = jax.vmap(lambda s: predictions.predict(jnp.asarray(LAM), 3, s))(jnp.array([1.0, NAN]))
-    assert jnp.isnan(found.collapsed).tolist() == [False, True]
+    assert jnp.isnan(found.num_collapsed).tolist() == [False, True]
     assert found.zero_columns[0] == 0
     assert jnp.isnan(found.zero_columns[1])
     model = linear.Model(6, 2)
@@ -194,12 +198,12 @@ def test_counts_of_latents_of_which_nothing_is_known_are_missing():
     broken = replace(params, V=params.V.at[0, 0].set(NAN))
     x, mean = np.random.default_rng(0).normal(size=(40, 6)), jnp.zeros(6)
     results = [evaluation.evaluate(model, p, x, mean, jax.random.key(1)) for p in (params, broken)]
-    for name in ("collapsed", "active_units"):
+    for name in ("num_collapsed", "active_units"):
         assert [bool(jnp.isnan(getattr(r, name))) for r in results] == [False, True], name
     hyper = training.Hyperparameters()
     params = replace(linear.init(jax.random.key(0), 6, 3), log_d=jnp.array([0.0, NAN, 0.0]))
     observed = jax.jit(lambda p: TASK.observe(PROBLEM, p, hyper, jax.random.key(0)))(params)
-    assert jnp.isnan(observed.collapsed)
+    assert jnp.isnan(observed.num_collapsed)
 
 
 def test_the_progress_bar_counts_what_is_lost():

@@ -106,7 +106,7 @@ def test_sweep_of_networks_runs_at_a_small_size(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with jax.enable_x64(False):  # as where nothing is set
         exec(example, {})
-    assert "final_linear_collapsed" in capsys.readouterr().out
+    assert "final_linear_num_collapsed" in capsys.readouterr().out
     assert len(list((tmp_path / "results" / "python" / "runs").glob("*.npz"))) == 6
 
 
@@ -116,8 +116,8 @@ def test_latents_that_should_be_in_use_are_counted_as_shown(capsys):
     names = {}
     exec(example, names)
     assert f"# {capsys.readouterr().out.split()[-1]}\n" in example
-    assert int((names["best"].kl == 0).sum()) == names["best"].collapsed
-    assert int((names["lam"][:10] <= names["tau"]).sum()) == names["best"].collapsed
+    assert int((names["best"].kl == 0).sum()) == names["best"].num_collapsed
+    assert int((names["lam"][:10] <= names["tau"]).sum()) == names["best"].num_collapsed
 
 
 @pytest.mark.slow
@@ -288,13 +288,13 @@ def test_what_is_told_of_seeds(found):
     two = found["table"]
     assert two.sizes["seed"] == 2
     elbo = float(abs(two.final_elbo.diff("seed").sel(learned=True)).max())
-    points = float(abs(two.final_collapsed.diff("seed")).max()) / 2  # of 200
+    points = float(abs(two.final_num_collapsed.diff("seed")).max()) / 2  # of 200
     tells(text, f"{elbo:.1f} nats", f"{points:.0f} points")
     # four seeds, shorter: their spread, and the run that blew up
     four = tables.load(MNIST / "third_table.nc")
     spread = four.std("seed", ddof=1).sel(learned=True)
     elbo = float(spread.final_elbo.sel(sigma2_init=[10, 1, 0.1]).max())
-    points = float(spread.final_collapsed.max()) / 2
+    points = float(spread.final_num_collapsed.max()) / 2
     tells(text, f"{elbo:.0f} nats", f"{points:.0f} points")
     at = four.sel(sigma2_init=0.001, learned=True)
     largest = at.kl.max("step")
@@ -344,7 +344,7 @@ def test_what_is_told_of_the_learning_rate(found):
     text = under("benchmarks/results/mnist/README.md", "What differs, and why")
     table = found["variations"].isel(seed=0)
     own, short, third, three, constant, start, _ = table.variation.values
-    percent = (table.final_collapsed / 2).round()  # of 200
+    percent = (table.final_num_collapsed / 2).round()  # of 200
     kl = table.final_kl.sum("latent")
 
     def at(values, name, sigma2, learned=False):
@@ -374,7 +374,7 @@ def test_what_the_papers_numbers_say_of_its_tuned_sigma2():
 def test_what_is_told_of_the_claims(found):
     text = under("benchmarks/results/mnist/README.md", "The claims")
     share = 100 * network_claims.collapse_by_sigma2(found).sel(sigma2=[3.0, 1.0, 0.3])
-    pairs = zip(share.collapsed.values, share.predicted.values, strict=True)
+    pairs = zip(share.share_collapsed.values, share.predicted.values, strict=True)
     tells(text, *(f"{ours:.0f} against {linear:.0f} %" for ours, linear in pairs))
     shorter = {name: tables.load(MNIST / f"third_{name}.nc") for name in ("table", "curves")}
     first, second, third = network_claims.judge(found)
@@ -390,16 +390,18 @@ def test_what_is_told_of_the_claims(found):
         assert told == [f"{checks[0].bound:g}", *(f"{check.value:.2f}" for check in checks)]
     kl = found["table"].final_kl.sum("latent").sel(sigma2_init=10).mean("seed")
     tells(text, *(f"{float(kl.sel(learned=value)):.1f}" for value in (False, True)))
-    percent = (shorter["table"].final_collapsed / 2).sel(sigma2_init=10)
+    percent = (shorter["table"].final_num_collapsed / 2).sel(sigma2_init=10)
     saved = (percent.sel(learned=False) - percent.sel(learned=True)).values
     assert saved.shape == (4,)
     tells(text, f"{minus(saved.min())} to {saved.max():.0f} points")
-    apart = found["annealing"].final_collapsed - found["table"].final_collapsed.sel(learned=False)
+    apart = found["annealing"].final_num_collapsed - found["table"].final_num_collapsed.sel(
+        learned=False
+    )
     tells(text, f"{float(abs(apart).max()) / 2:.0f} points")
     # until the rate falls, in the last fifth, few are collapsed; in the end most are
     plain = found["table"].sel(learned=False, sigma2_init=[10.0, 1.0])
     for runs in (plain, found["annealing"]):
-        share = runs.collapsed / 200
+        share = runs.share_collapsed / 200
         assert share.sel(step=share.step <= 0.8 * share.step[-1]).max() < 0.25
         assert share.isel(step=-1).min() > 0.65
 

@@ -76,7 +76,7 @@ def numpy_evaluation(params: linear.LinearVAEParams, x: np.ndarray) -> dict[str,
         "sigma2_tuned": tuned,
         "elbo_tuned": tuned_reconstruction - kl.mean(axis=0).sum(),
         "below": below,
-        "collapsed": (below[collapse.EPSILON.index(0.01)] >= 0.99).sum(),
+        "num_collapsed": (below[collapse.EPSILON.index(0.01)] >= 0.99).sum(),
         "active_units": (z.var(axis=0) > 0.01).sum(),
         "mean_variance": z.var(axis=0),
     }
@@ -140,7 +140,7 @@ def test_linear_vae_at_its_optimum_is_what_its_closed_forms_say(sigma2):
     error = STANDARD_ERRORS * np.sqrt(share * (1 - share) / MANY)
     # μ is that of the sample, which moves a share by about a count
     np.testing.assert_array_less(np.abs(runs[0].below - share), error + 1 / MANY)
-    assert runs[0].collapsed == collapse.num_collapsed(jnp.asarray(share))
+    assert runs[0].num_collapsed == collapse.num_collapsed(jnp.asarray(share))
     assert runs[0].active_units == (LAM[:k] > sigma2).sum()
 
 

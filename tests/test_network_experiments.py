@@ -38,7 +38,7 @@ def asked(monkeypatch) -> dict[str, Asked]:
         (folder / "runs" / "0000.npz").touch()
         dims = ("seed", "sigma2_init", "learned")
         zeros = np.zeros((len(grid.seeds), len(grid.sigma2), len(grid.learned)))
-        names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
+        names = ("elbo", "kl", "sigma2", "num_collapsed", "elbo_tuned", "sigma2_tuned")
         table = tables.dataset(
             {"diverged": (dims, zeros > 0, "1", "")}
             | {f"final_{name}": (dims, zeros, "1", "") for name in names},

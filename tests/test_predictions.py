@@ -61,7 +61,7 @@ def test_prediction_is_the_elbo_of_the_constructed_optimum(problem):
     close(got.elbo_tuned, expected["elbo_tuned"])
     np.testing.assert_allclose(got.kl, expected["kl"], atol=FACTORED)
     assert got.zero_columns == expected["zero_columns"]
-    assert got.zero_columns <= got.collapsed <= k
+    assert got.zero_columns <= got.num_collapsed <= k
     # the square root of a χ² near zero takes rounding of 1e-16 to 1e-8; and at ε = 0 rounding
     # decides for a collapsed latent
     np.testing.assert_allclose(got.below[1:], expected["below"][1:], atol=1e-7)
@@ -81,7 +81,7 @@ def test_eigenvalue_exactly_at_the_threshold_is_a_zero_column():
     assert at.below[:, 2].tolist() == [epsilon > 0 for epsilon in collapse.EPSILON]
     below = predict(lam, 3, sigma2=float(np.nextafter(0.75, 0)), beta=2.0)
     assert below.zero_columns == 0
-    assert below.collapsed == at.collapsed == 1  # a column of 1e-8 carries nothing either
+    assert below.num_collapsed == at.num_collapsed == 1  # a column of 1e-8 carries nothing either
     np.testing.assert_allclose(below.elbo, at.elbo, rtol=EXACT)  # a kink, not a jump
 
 
@@ -107,7 +107,7 @@ def test_more_noise_means_less_information_and_more_collapse(problem, factor):
     assert (high.kl <= low.kl).all()
     assert high.square_error >= low.square_error
     assert high.zero_columns >= low.zero_columns
-    assert high.collapsed >= low.collapsed
+    assert high.num_collapsed >= low.num_collapsed
     # the mixture of rounding in D and a χ² near zero, as above
     assert (high.below >= low.below - 1e-7).all()
 

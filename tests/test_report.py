@@ -98,7 +98,7 @@ def paper_as_ours(data: str = "mnist") -> xr.Dataset:
         "final_elbo": of_grid(found["elbo"] - CONSTANT),
         "final_elbo_tuned": of_grid(found["elbo_tuned"] - CONSTANT),
         "final_sigma2_tuned": of_grid(found["sigma2_tuned"]),
-        "final_collapsed": of_grid(found["collapsed"] * K / 100),
+        "final_num_collapsed": of_grid(found["percent_collapsed"] * K / 100),
         "final_kl": of_grid(kl, "latent"),
     }
     coords = {"seed": [0, 1], "sigma2_init": starts, "learned": [False, True]}
@@ -115,7 +115,7 @@ def test_the_papers_own_numbers_agree_and_others_do_not():
     assert [c.judged for c in compared] == [4, 4, 4, 3, 4, *[5] * 5]  # tuned σ² never is
     assert "**agrees**" in paper_table.markdown(compared)
     for name, factor, row in (
-        ("final_elbo", 1.03, 7), ("final_sigma2", 1.06, 9), ("final_collapsed", 0.7, 1),
+        ("final_elbo", 1.03, 7), ("final_sigma2", 1.06, 9), ("final_num_collapsed", 0.7, 1),
         ("final_kl", 1.4, 6), ("final_elbo_tuned", 1.1, 2),
     ):  # fmt: skip
         changed = paper_table.compare(table.assign({name: table[name] * factor}), "mnist")
@@ -159,14 +159,14 @@ def linear_sweep(
 
     variables = {
         "elbo": of_grid(over_steps(one.elbo), "step"),
-        "collapsed": of_grid(over_steps(one.collapsed), "step"),
+        "num_collapsed": of_grid(over_steps(one.num_collapsed), "step"),
         "kl": of_grid(over_steps(one.kl.sum(axis=-1)), "step"),
         "final_elbo": of_grid(both(one.elbo)),
         "final_elbo_tuned": of_grid(both(one.elbo_tuned)),
         "final_sigma2": of_grid(both(one.sigma2)),
         "final_sigma2_tuned": of_grid(both(one.sigma2_tuned)),
-        "final_collapsed": of_grid(both(one.collapsed)),
-        "final_linear_collapsed": of_grid(both(one.collapsed)),
+        "final_num_collapsed": of_grid(both(one.num_collapsed)),
+        "final_linear_num_collapsed": of_grid(both(one.num_collapsed)),
         "final_linear_optimum": of_grid(both(one.elbo)),
         "final_kl": of_grid(both(one.kl), "latent"),
         "final_collapse": of_grid(both(share), "epsilon"),
@@ -247,7 +247,7 @@ def varied(starts: list[float]) -> xr.Dataset:
     """What `network_experiments.train` would keep of two settings, the second with twice the KL."""
     base = linear_sweep(starts)
     names = [name for name in base.data_vars if str(name).startswith("final_")]
-    one = base[names].isel(seed=[0]).drop_vars(["final_collapse", "final_linear_collapsed"])
+    one = base[names].isel(seed=[0]).drop_vars(["final_collapse", "final_linear_num_collapsed"])
     both = [one, one.assign(final_kl=2 * one.final_kl)]
     table = xr.concat(both, xr.Variable("variation", ["as in the table", "otherwise"]))
     table["diverged"] = (0 * table.final_elbo).rename("diverged")
@@ -313,7 +313,7 @@ def test_claims_fail_when_they_should(found):
 
     table = found["table"]
     upside_down = claims(
-        final_collapsed=8 - table.final_collapsed, final_collapse=1 - table.final_collapse
+        final_num_collapsed=8 - table.final_num_collapsed, final_collapse=1 - table.final_collapse
     )
     assert not upside_down["C8"].holds
     assert not upside_down["C9"].holds

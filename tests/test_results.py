@@ -220,7 +220,7 @@ def test_the_summary_of_a_sweep_says_which_seeds_diverged():
     dims = ("seed", "sigma2_init", "step")
     values = np.array([[[1.0], [2.0], [math.nan]], [[3.0], [math.nan], [math.nan]]])
     lost = np.isnan(values[..., 0])
-    named = dict.fromkeys(("elbo", "sigma2", "collapsed"), (dims, values, "1", ""))
+    named = dict.fromkeys(("elbo", "sigma2", "num_collapsed"), (dims, values, "1", ""))
     named["diverged"] = (dims[:2], lost, "1", "")
     lines = sweep.summary(tables.dataset(named, {"sigma2_init": [0.5, 4.0, 9.0]}))
     assert [line.split() for line in lines[1:4]] == [

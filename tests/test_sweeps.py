@@ -401,7 +401,7 @@ def test_linear_network_reaches_the_linear_prediction():
     table = sweeps.run(task, config, network_task.prepare(x), grid, quiet=True).table.squeeze()
     # 3 standard errors of 2,000 reconstructions of one z; training noise is far smaller
     assert (abs(table.final_elbo - table.final_linear_elbo) < 0.1).all()
-    np.testing.assert_array_equal(table.final_collapsed, table.final_linear_collapsed)
+    np.testing.assert_array_equal(table.final_num_collapsed, table.final_linear_num_collapsed)
     np.testing.assert_allclose(
         np.sort(table.final_kl)[:, ::-1], table.final_linear_kl, atol=0.05
     )  # data drawn: λ differ by a few per cent, KL by half of that

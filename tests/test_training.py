@@ -74,7 +74,7 @@ def test_held_noise_stays_and_collapses_what_it_should():
     hyper = training.Hyperparameters(learning_rate=0.03, sigma2=3.0, learned=False)
     _, history = training.train(task, config, problem, hyper, jax.random.key(0))
     np.testing.assert_allclose(history.sigma2, 3.0, rtol=1e-12)
-    assert history.collapsed[-1] == 2
+    assert history.num_collapsed[-1] == 2
     np.testing.assert_allclose(
         np.sort(history.kl[-1])[::-1], [0.5 * np.log(8 / 3), 0.5 * np.log(4 / 3), 0, 0], atol=1e-3
     )

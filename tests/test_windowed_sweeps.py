@@ -80,7 +80,11 @@ def test_the_end_is_measured_on_all_data_with_the_noise_of_a_resident_evaluation
     )
     assert expected.count == 500
     found = whole.table.isel(seed=1, sigma2_init=0, learned=0)
-    for name in ("below", "collapsed", "active_units"):  # counts: KL are not at an ε to rounding
+    for name in (
+        "below",
+        "num_collapsed",
+        "active_units",
+    ):  # counts: KL are not at an ε to rounding
         np.testing.assert_array_equal(found[f"final_{name}"], getattr(expected, name))
     for name in ("elbo", "elbo_error", "kl", "square_error", "sigma2_tuned", "mean_variance"):
         # float32 sums of 500 terms in another order

@@ -119,7 +119,7 @@ class Sweep:
     """Initial σ², or its values when held."""
     learned: tuple[bool, ...] = (False,)
     """Learn σ² (True), hold it (False), or both."""
-    noise: Literal["gradient", "closed_form"] = "gradient"
+    sigma2_update: Literal["gradient", "closed_form"] = "gradient"
     """How σ² is learned: log σ² with the weights, or set to the mean square error of each batch."""
     seeds: int = 2
     """Number of seeds, from `seed` on."""

@@ -27,7 +27,7 @@ def sweep(options: Sweep) -> int:
     seed("seed", options.seed, options.seeds)
     config = training.TrainConfig(
         options.num_steps, training.interval(options.num_steps, 100), schedule=options.schedule,
-        warmup=options.warmup, sigma2_update=options.noise,
+        warmup=options.warmup, sigma2_update=options.sigma2_update,
     )  # fmt: skip
     grid = sweeps.Grid(
         seeds=tuple(range(options.seed, options.seed + options.seeds)), sigma2=options.sigma2,
@@ -129,9 +129,9 @@ def summary(table: xr.Dataset) -> list[str]:
     """Write a line for each σ² and other value: means over the seeds that did not diverge."""
     final = table.isel(step=-1)
     collapsed = f"collapsed of {table.sizes['latent']}" if "latent" in table.sizes else "collapsed"
-    names = {"elbo": "ELBO", "gap": "below optimum", "sigma2": "final σ²", "collapsed": collapsed,
-             "linear_elbo": "linear VAE: ELBO",
-             "linear_collapsed": f"linear VAE: {collapsed}"}  # fmt: skip
+    names = {"elbo": "ELBO", "gap": "below optimum", "sigma2": "final σ²",
+             "num_collapsed": collapsed, "linear_elbo": "linear VAE: ELBO",
+             "linear_num_collapsed": f"linear VAE: {collapsed}"}  # fmt: skip
     # what was measured at the end on all data is better than the last record
     shown = {n: final.get(f"final_{n}", final.get(n)) for n in names}
     shown = {n: v.where(~table.diverged).mean("seed") for n, v in shown.items() if v is not None}

@@ -39,8 +39,8 @@ def encoders(tables: Mapping[str, xr.Dataset]) -> Figure:
 def collapse_curves(runs: xr.Dataset) -> Figure:
     """Draw figure 5: share of collapsed latents against ε for each σ² held, and the prediction.
 
-    Takes shares over σ² and (σ², ε): `collapsed` and `curve`, of the linear VAE `predicted` and
-    `predicted_curve`.
+    Takes shares over σ² and (σ², ε): `share_collapsed` and `curve`, and of the linear VAE
+    `predicted` and `predicted_curve`.
     """
     figure, (left, middle, right) = style.panels(7.2, 3.4, 1, 3, sharey=True)
     for color, s in zip(shades(runs.sizes["sigma2"]), runs.sigma2.values, strict=True):
@@ -50,7 +50,7 @@ def collapse_curves(runs: xr.Dataset) -> Figure:
     for axis, title in ((left, "nonlinear VAE"), (middle, "linear VAE, predicted")):
         axis.set(title=title, xlabel="ε (nats)", xlim=(0, 2))
     left.set_ylabel("share of (ε, 0.01)-collapsed latents")
-    right.plot(runs.sigma2, runs.collapsed, "o", color=BLACK, ls="none", label="measured")
+    right.plot(runs.sigma2, runs.share_collapsed, "o", color=BLACK, ls="none", label="measured")
     right.plot(runs.sigma2, runs.predicted, color=RED, label="linear VAE")
     right.set(title="ε = 0.01", xscale="log", xlabel="σ² held (data unit²)", ylim=(-0.02, 1.04))
     right.legend(loc="upper left")
@@ -91,7 +91,7 @@ def annealing(annealed: xr.Dataset, plain: xr.Dataset) -> Figure:
             runs[f"{kind} annealing"] = color, annealed.sel(sigma2_init=s, annealing=name)
         for label, (color, one) in runs.items():
             curve(column[0], one.kl, color, label)
-            curve(column[1], one.collapsed / k, color, label)
+            curve(column[1], one.num_collapsed / k, color, label)
         for axis in column:
             axis.axvline(float(annealed.step[-1]) / 2, color=BLACK, ls=":", label="annealing ends")
         style.over_steps(*column)

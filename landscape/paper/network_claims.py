@@ -34,7 +34,7 @@ def collapse_by_sigma2(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Tabulate collapse where σ² was held, and what the linear VAE predicts, over σ².
 
     In the tables "table", the paper's rows, and "curves", further σ², where there are some. Over
-    sigma2, from small to large: `collapsed` and `predicted`, shares of latents that are
+    sigma2, from small to large: `share_collapsed` and `predicted`, shares of latents that are
     (0.01, 0.01)-collapsed, and `kl`, nats per datum; over (sigma2, epsilon): `curve` and
     `predicted_curve`, shares that are (ε, 0.01)-collapsed. Means over seeds.
     """
@@ -54,8 +54,13 @@ def collapse_by_sigma2(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     both, share = ("sigma2", "epsilon"), "share of (0.01, 0.01)-collapsed latents"
     return tables.dataset(
         {
-            "collapsed": ("sigma2", joined("final_collapsed").values / k, "1", share),
-            "predicted": ("sigma2", np.asarray(linear.collapsed) / k, "1", f"{share}, linear VAE"),
+            "share_collapsed": ("sigma2", joined("final_num_collapsed").values / k, "1", share),
+            "predicted": (
+                "sigma2",
+                np.asarray(linear.num_collapsed) / k,
+                "1",
+                f"{share}, linear VAE",
+            ),
             "kl": ("sigma2", total.values, "nats/datum", "KL, all latents"),
             "curve": (both, curve.values, "1", "share of (ε, 0.01)-collapsed latents"),
             "predicted_curve": (both, below, "1", "the same of the linear VAE"),
@@ -83,7 +88,7 @@ def noise_controls_collapse(found: Mapping[str, xr.Dataset]) -> Claim:
     # where learning σ² takes it down the furthest
     largest = table.sel(sigma2_init=table.sigma2_init.max())
     at, kl = _collapse(largest), _kl(largest)
-    sigma2, kl_held, share = runs.sigma2.values, runs.kl.values, 100 * runs.collapsed.values
+    sigma2, kl_held, share = runs.sigma2.values, runs.kl.values, 100 * runs.share_collapsed.values
     return Claim(
         "C8",
         "In nonlinear VAEs the observation noise controls collapse; learning it gives a better "
@@ -123,7 +128,7 @@ def linear_predicts(found: Mapping[str, xr.Dataset]) -> Claim:
                   _rank_correlation(predicted.mean(axis=1), curve.mean(axis=1)), ">=", 0.9,
                   "1 if in the same order; each is the mean share over ε"),
             Check("share collapsed, |measured − predicted|, mean over σ²",
-                  float(np.abs(runs.collapsed - runs.predicted).values.mean()), "<=", 0.25,
+                  float(np.abs(runs.share_collapsed - runs.predicted).values.mean()), "<=", 0.25,
                   "ours: 'largely'; a prediction that knows nothing is 0.5 off"),
             Check("curves of collapse over ε, |measured − predicted|, mean over ε and σ²",
                   float(apart.mean()), "<=", 0.25, "likewise"),
@@ -140,11 +145,11 @@ def annealing_does_not_prevent(found: Mapping[str, xr.Dataset]) -> Claim:
     plain = found["table"].sel(learned=False, sigma2_init=annealed.sigma2_init, seed=annealed.seed)
 
     def share(table: xr.Dataset) -> xr.DataArray:
-        return _mean(table.final_collapsed / k)
+        return _mean(table.final_num_collapsed / k)
 
     during = annealed.where(annealed.step <= last / 2)
     peak = _mean(during.kl.max("step"))
-    least = _mean((during.collapsed / k).min("step"))
+    least = _mean((during.num_collapsed / k).min("step"))
     # where plain training collapses nothing there is nothing to prevent
     again = (_collapse(annealed) / _collapse(plain)).where(_collapse(plain) >= 0.05)
     lost = ((peak - _kl(annealed)) / (peak - _kl(plain))).where(peak > _kl(plain))

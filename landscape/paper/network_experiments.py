@@ -136,7 +136,7 @@ def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
 
     `diverged` is 0 or 1, so that NaN can say, when variations are joined: not trained.
     """
-    names = ("elbo", "kl", "sigma2", "collapsed", "elbo_tuned", "sigma2_tuned")
+    names = ("elbo", "kl", "sigma2", "num_collapsed", "elbo_tuned", "sigma2_tuned")
     small = table.isel(seed=[0])[["diverged", *(f"final_{name}" for name in names)]]
     trained = facts.training(table)
     small["diverged"] = small.diverged.astype(float)

@@ -38,7 +38,7 @@ class Row:
         elbo: final ELBO, pixel scale, nats per datum.
         elbo_tuned: after σ² alone was tuned, by gradient; ours is the closed form.
         sigma2_tuned: that σ².
-        collapsed: (0.01, 0.01)-collapsed latents, per cent.
+        percent_collapsed: (0.01, 0.01)-collapsed latents, per cent.
         kl: nats per datum.
         sigma2: final σ², where learned.
     """
@@ -50,7 +50,7 @@ class Row:
     elbo: Cell
     elbo_tuned: Cell
     sigma2_tuned: Cell
-    collapsed: Cell
+    percent_collapsed: Cell
     kl: Cell
     sigma2: Cell | None = None
 
@@ -174,7 +174,7 @@ COLUMNS = {
     "elbo": ("ELBO", "final_elbo"),
     "elbo_tuned": ("σ²-tuned ELBO", "final_elbo_tuned"),
     "sigma2_tuned": ("tuned σ²", "final_sigma2_tuned"),
-    "collapsed": ("collapsed %", "final_collapsed"),
+    "percent_collapsed": ("collapsed %", "final_num_collapsed"),
     "kl": ("KL", "final_kl"),
 }
 
@@ -208,7 +208,7 @@ def _ours(at: xr.Dataset, name: str) -> Cell:
     values = at[COLUMNS[name][1]]
     if "latent" in values.dims:
         values = values.sum("latent", skipna=False)
-    if name == "collapsed":
+    if name == "percent_collapsed":
         values = 100 * values / at.sizes["latent"]
     return _cell(values)
 
@@ -228,7 +228,7 @@ def _agrees(name: str, ours: float, paper: Cell, learned: bool) -> bool:
         return ours >= paper.value - 0.02 * size
     if name == "kl":
         return off <= max(0.15 * size, two)
-    return off <= {"sigma2": 0.05 * size, "collapsed": 15.0}[name]
+    return off <= {"sigma2": 0.05 * size, "percent_collapsed": 15.0}[name]
 
 
 def markdown(compared: Sequence[Compared]) -> str:
@@ -283,7 +283,7 @@ def alone(table: xr.Dataset) -> str:
     for learned in table.learned.values.tolist():
         for start in table.sigma2_init.values:
             at = table.sel(learned=learned, sigma2_init=start)
-            linear = _cell(100 * at.final_linear_collapsed / at.sizes["latent"])
+            linear = _cell(100 * at.final_linear_num_collapsed / at.sizes["latent"])
             cells = (*(_ours(at, name) for name in COLUMNS), linear)
             lines.append((mode(learned), f"{start:g}", *map(str, cells)))
     headings = ("σ²", "start:", *_headings(COLUMNS), "collapsed %, linear VAE:")
@@ -295,7 +295,7 @@ def varied(table: xr.Dataset, data: str) -> str:
 
     The paper has rows of "mnist" and "celeba".
     """
-    names = ("elbo", "sigma2", "elbo_tuned", "kl", "collapsed")
+    names = ("elbo", "sigma2", "elbo_tuned", "kl", "percent_collapsed")
     table, lines = facts.on_pixel_scale(table), []
     for start in table.sigma2_init.values:
         for learned in table.learned.values.tolist():
