@@ -97,8 +97,8 @@ def principal_weights(
     values = arrays.as_float("eigenvalues", eigenvalues)
     checks.shape("eigenvalues", values, ("k",))
     checks.shape("eigenvectors", eigenvectors, ("n", len(values)))
-    noise = arrays.as_float("sigma2", sigma2).astype(values.dtype)
-    return _principal_weights(arrays.as_float("eigenvectors", eigenvectors), values, noise)
+    sigma2 = arrays.as_float("sigma2", sigma2).astype(values.dtype)
+    return _principal_weights(arrays.as_float("eigenvectors", eigenvectors), values, sigma2)
 
 
 @jax.jit
@@ -229,8 +229,8 @@ def _optimal_elbo(
     eigenvalues: Array, k: Array | int, sigma2: Scalar, beta: Scalar
 ) -> Float[Array, ""]:
     dtype = eigenvalues.dtype
-    noise = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
-    used = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > noise)
+    tau = jnp.asarray(beta, dtype) * jnp.asarray(sigma2, dtype)
+    used = (jnp.arange(len(eigenvalues)) < k) & (eigenvalues > tau)
     return elbo_with_components(eigenvalues, used, sigma2, beta)
 
 

@@ -166,19 +166,19 @@ class Sampled(NamedTuple):
 
 
 def with_noise(
-    model: Model, params: Any, x: Float[Array, "N n"], noise: Float[Array, "N k"]
+    model: Model, params: Any, x: Float[Array, "N n"], eps: Float[Array, "N k"]
 ) -> Sampled:
-    """Encode x, decode z = m + D^½ ε: x has μ taken off, ε is the standard normal `noise`."""
+    """Encode x, decode z = m + D^½ ε: x has μ taken off, ε is standard normal."""
     posterior = model.encode(params, x)
-    z = posterior.mean + jnp.exp(0.5 * posterior.log_d) * noise
+    z = posterior.mean + jnp.exp(0.5 * posterior.log_d) * eps
     square_error = jnp.sum((x - model.decode(params, z)) ** 2, axis=1)
     return Sampled(square_error, gaussian.kl(posterior.mean**2, posterior.log_d), posterior, z)
 
 
 def forward(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> Sampled:
     """Do as `with_noise`, with noise that is drawn anew for each datum."""
-    noise = jax.random.normal(key, (x.shape[0], model.k), params.log_sigma2.dtype)
-    return with_noise(model, params, x, noise)
+    eps = jax.random.normal(key, (x.shape[0], model.k), params.log_sigma2.dtype)
+    return with_noise(model, params, x, eps)
 
 
 def elbo_terms(model: Model, params: Any, x: Float[Array, "N n"], key: PRNGKeyArray) -> ElboTerms:
