@@ -50,7 +50,9 @@ TESTS = {
     "landscape/points": ("test_census", "test_units", "test_landscape"),
     "landscape/curvature/collapsed_latent.py": ("test_collapsed_latent", "test_network_study"),
     "landscape/curvature/conditioning.py": ("test_landscape", "test_stationary", *_CURVATURE),
-    "landscape/curvature/escape.py": ("test_stationary", *_CURVATURE, "test_network_study"),
+    "landscape/curvature/escape.py": (
+        "test_stationary", *_CURVATURE, "test_network_study", "test_linear"
+    ),
     "landscape/curvature/mixed": ("test_census", "test_units"),
     "landscape/curvature": _CURVATURE,
 }  # fmt: skip
@@ -291,9 +293,10 @@ class _Done:
 
 
 class _Kills:
-    """Which tests caught mutants so far, of each function."""
+    """Which tests caught mutants so far, of each function; and those to try before all others."""
 
-    def __init__(self, known: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, known: Iterable[dict[str, Any]], first: Sequence[str]) -> None:
+        self.first = first
         self.times: Counter[tuple[str, str, str]] = Counter()
         for answer in known:
             self.add(answer)
@@ -303,15 +306,19 @@ class _Kills:
             self.times[answer["file"], answer["function"], answer["caught"]] += 1
 
     def most(self, mutant: Mutant) -> list[str]:
-        """Four tests that are the most likely to catch this one too."""
+        """Tests that are the most likely to catch this one too."""
         found: Counter[str] = Counter()
         for (file, function, test), times in self.times.items():
             if file == mutant.file:
                 found[test] += times * (100 if function == mutant.function else 1)
-        return [test for test, _ in found.most_common(4)]
+        files = tests_of(mutant.file)
+        asked = [test for test in self.first if test.split("::")[0] in files]
+        return [*asked, *(test for test, _ in found.most_common(4))]
 
 
-def _measure(chosen: list[Mutant], done: _Done, jobs: int, folder: Path) -> None:
+def _measure(
+    chosen: list[Mutant], done: _Done, jobs: int, folder: Path, first: Sequence[str]
+) -> None:
     """Run what is not known yet, `jobs` at a time."""
     slots = _copies(jobs, folder, done.path.parent.absolute() / "mutation-programs")
     undecided = {"undecided": True}
@@ -319,17 +326,17 @@ def _measure(chosen: list[Mutant], done: _Done, jobs: int, folder: Path) -> None
     # unmutated first: every test passes, and how long each file takes
     seconds = done.known.setdefault("seconds", {})
     files = sorted({t for m in mutants for t in tests_of(m.file)} - set(seconds))
-    _run([_Job(None, [[f]]) for f in files], slots, done)
+    _run([_Job(None, [[f]]) for f in files], slots, done, ())
     waiting = []
     for m in mutants:
         tests = tests_of(m.file)
         limit = 120 + 4 * sum(seconds[t] for t in tests)
         waiting.append(_Job(m, [[], tests[:1], tests[1:]], limit))
-    _run(waiting, slots, done)
+    _run(waiting, slots, done, first)
 
 
-def _run(waiting: list[_Job], slots: list[_Slot], done: _Done) -> None:
-    kills = _Kills(done.known.values())
+def _run(waiting: list[_Job], slots: list[_Slot], done: _Done, tests: Sequence[str]) -> None:
+    kills = _Kills(done.known.values(), tests)
     number, of = 0, len(waiting)
 
     def begin(slot: _Slot, job: _Job) -> None:
@@ -446,6 +453,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=ROOT / ".pytest_cache/mutation.json")
     parser.add_argument("--write", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
     parser.add_argument("--again", action="store_true", help="survivors once more: tests are new")
+    parser.add_argument("--first", nargs="*", default=[], help="tests to try first: new ones")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     args = parser.parse_args()
     possible = shuffled(args.seed, args.only)
@@ -464,7 +472,7 @@ def main() -> None:
     )  # fmt: skip
     _import_others()
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        _measure(chosen, done, args.jobs, Path(folder))
+        _measure(chosen, done, args.jobs, Path(folder), args.first)
     record = summary(possible, done, args.seed)
     print("\n".join(_lines(record)))
     if args.write:

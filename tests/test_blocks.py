@@ -133,10 +133,14 @@ def test_solving_undoes_applying(learn, point, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
-@pytest.mark.parametrize("assignment", [[0, 1, 2], [2, -1, 0], [-1, -1, -1]])
-def test_solution_and_determinant_are_those_of_the_dense_pseudo_inverse(learn, assignment):
+@pytest.mark.parametrize(
+    ("assignment", "unused"),
+    # at last all that varies is explained: log σ² is free to move, the others with it
+    [([0, 1, 2], 0.4), ([2, -1, 0], 0.4), ([-1, -1, -1], 0.4), ([2, 1, 0], 0.0)],
+)
+def test_solution_and_determinant_are_those_of_the_dense_pseudo_inverse(learn, assignment, unused):
     """Block by block, with a tie and a zero of S, far from σ² = 1."""
-    lam = jnp.array([2.0, 1.0, 1.0, 0.4, 0.0])
+    lam = jnp.array([2.0, 1.0, 1.0, unused, 0.0])
     point = stationary.point(lam, np.array(assignment), 0.1, 2.3)
     params, moments, U = at(point, 0)
     values, vectors = np.linalg.eigh(dense(params, moments, 2.3, learn))
@@ -150,6 +154,8 @@ def test_solution_and_determinant_are_those_of_the_dense_pseudo_inverse(learn, a
     sign, log = operators.slogdet(H, pseudo=True)
     assert sign == np.sign(values[~flat_ones]).prod()
     np.testing.assert_allclose(log, np.log(np.abs(values[~flat_ones])).sum(), rtol=1e-11)
+    exact = np.asarray(blocks.hessian_eigenvalues(point, learn=learn))
+    assert (exact == 0).sum() == flat_ones.sum()
 
 
 @pytest.mark.slow
@@ -231,9 +237,11 @@ def test_rates_near_the_threshold_keep_their_digits(lam):
 def test_histogram_counts_the_whole_spectrum(learn, point):
     values = np.asarray(blocks.hessian_eigenvalues(point, learn=learn))
     count = partial(summaries.histogram, point, learn=learn)
-    counts, edges = count(7)
+    counts, edges = map(np.asarray, count(7))
     assert counts.sum() == len(values)
-    np.testing.assert_allclose(edges[jnp.array([0, -1])], [values.min(), values.max()])
+    np.testing.assert_allclose(edges, np.linspace(values.min(), values.max(), 8), atol=1e-12)
+    if np.abs(values[:, None] - edges[1:-1]).min() > 1e-9 * np.abs(values).max():
+        np.testing.assert_array_equal(counts, np.histogram(values, edges)[0])
     edges = np.array([-3.0, -1.0, -0.3, 0.7])  # not all of them
     hypothesis.assume(np.abs(values[:, None] - edges).min() > 1e-9)
     np.testing.assert_array_equal(count(jnp.asarray(edges)).counts, np.histogram(values, edges)[0])
@@ -320,6 +328,8 @@ def test_thin_spectrum_is_the_padded_one():
     np.testing.assert_allclose(
         operators.slogdet(thin, pseudo=True), operators.slogdet(full, pseudo=True)
     )
+    solutions = (flat(operators.solve(H, x, pseudo=True)) for H in (thin, full))
+    close(*solutions, 1)
 
 
 @pytest.mark.slow
@@ -354,6 +364,20 @@ def test_arrowhead_eigenvalues(m, seed):
     np.testing.assert_allclose(
         np.append(np.asarray(values)[real], last), exact, atol=1e-13 * np.abs(exact).max()
     )
+
+
+@pytest.mark.parametrize("pole", [1e12, 1.0, 1e-12])
+def test_eigenvalues_of_an_arrowhead_with_schur_keep_their_own_digits(pole):
+    """[[−a, e], [e, −s − e²/a]] has the determinant a s, so the small eigenvalue has its digits."""
+    edge, schur = 0.3 * pole, 1e-9
+    h = arrowhead.build(
+        *(jnp.full((1, 1), x) for x in (-pole, edge)), jnp.asarray(-schur - edge**2 / pole),
+        jnp.ones((1, 1), bool), jnp.asarray(-schur),
+    )  # fmt: skip
+    values, last = arrowhead.eigenvalues(h)
+    a, c = pole, schur + edge**2 / pole
+    large = (a + c) / 2 + np.hypot((a - c) / 2, edge)
+    np.testing.assert_allclose([values[0, 0], last], [-large, -a * schur / large], rtol=1e-14)
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
     found = jnp.linalg.eigvalsh(blocks.hessian(sigma2, beta))
     np.testing.assert_allclose(found, dense, atol=1e-12 * float(abs(dense).max()))
     # the threshold is where the largest eigenvalue crosses zero
+    assert blocks.index(sigma2, beta) == (found > 1e-10 * abs(found).max()).sum()
     critical = float(blocks.critical_sigma2(beta))
     scale = float(abs(dense).max())
     assert jnp.linalg.eigvalsh(blocks.hessian(0.99 * critical, beta))[-1] > 1e-9 * scale
@@ -144,7 +145,8 @@ def test_curvature_by_finite_steps_sees_the_kink_of_a_relu():
     np.testing.assert_allclose(bent, 0.005 - 0.3 / np.sqrt(2 * np.pi), atol=0.006)
 
 
-def test_curvature_by_finite_steps_is_the_block_of_a_smooth_decoder():
+def test_curvature_by_finite_steps_is_the_block_of_a_smooth_decoder(monkeypatch):
+    monkeypatch.setattr(collapsed_latent, "_PIECE", 25)  # of 60 data: two pieces and a rest
     model = networks.Mlp(4, 2, (5,), (5,), "tanh", dtype="float64")
     params = model.init(KEY, 1.0)
     x = jax.random.normal(jax.random.key(1), (60, 4))

@@ -70,6 +70,10 @@ def test_dense_refuses_what_does_not_fit():
 
 
 def test_summary_of_a_known_spectrum():
+    flat = conditioning.of_eigenvalues(jnp.zeros(3))
+    assert (flat.index, flat.nullity, flat.stiffness, flat.escape_rate) == (0, 3, 0, 0)
+    slow = conditioning.of_eigenvalues(jnp.array([-2.0, 0.25]))
+    assert (slow.index, slow.escape_rate, slow.condition_number) == (1, 0.25, 1)
     found = conditioning.of_eigenvalues(jnp.array([[-8.0, 3.0, 0.0, -2.0, 1.0], [1, 1, 1, 1, 1]]))
     assert found.index.tolist() == [2, 5]
     assert found.nullity.tolist() == [1, 0]

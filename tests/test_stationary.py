@@ -13,7 +13,7 @@ from tolerances import EXACT, FACTORED
 
 from landscape.autodiff import hessian, objectives
 from landscape.curvature import conditioning, escape
-from landscape.points import stationary
+from landscape.points import mixed, stationary
 from landscape.testing import laws
 from landscape.testing.strategies import (
     moments_with,
@@ -213,3 +213,33 @@ def test_rotation_stiffness_is_the_second_derivative(draw, seed, sigma2):
     # D is held while rotating, as in the joint space of all parameters
     expected = -escape.rotation_stiffness(jnp.asarray(lam[:2]))[0]
     np.testing.assert_allclose(bend, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_zeros_of_s_are_within_ten_eps_of_the_largest_and_below_the_noise():
+    """10 ε = 2.2e-15; a λ above τ is never taken for rounding."""
+    lam = np.array([1.0, 1e-9, 3e-15, 2e-15])
+    assert stationary.zeros_of_s(jnp.asarray(lam), 0.1).tolist() == [False, False, False, True]
+    assert not stationary.zeros_of_s(jnp.asarray(lam), 1.5e-15).any()
+    nothing = mixed.PointType((), 1)
+    for read in (mixed.point, jax.jit(mixed.point, static_argnums=1)):
+        assert read(lam, nothing, 4e-15, 0.4).eigenvalues[-1] == lam[-1]  # τ = 1.6e-15
+        assert read(lam, nothing, 4e-15, 0.8).eigenvalues[-1] == 0
+
+
+def test_the_largest_component_must_be_above_the_noise_too():
+    with pytest.raises(ValueError, match="assignment: got"):
+        stationary.point(jnp.array([1.0, 0.5]), np.array([0]), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lam", "expected"),
+    [
+        ([0.5, 0.2], 0.5),  # none in use: along its own
+        ([4.0, 0.1, 0.1], 0.25),  # one in use: what noise its component leaves, τ²/λ
+        ([4.0, 0.5, 0.1], 0.5),  # or along the next one
+        ([4.0, 3.0, 0.1], 3.0),  # as many as there are latents: along its own
+    ],
+)
+def test_critical_sigma2_of_the_linear_vae_by_hand(lam, expected):
+    found = escape.critical_sigma2(jnp.array(lam), 2, 0.5, 2.0)
+    np.testing.assert_allclose(found, expected / 2, rtol=1e-15)
