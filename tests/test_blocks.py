@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from objective import elbo, likelihood, variables_of
 
 from landscape.autodiff import hessian, objectives
-from landscape.curvature import arrowhead, blocks, directions, escape, operators, summaries
+from landscape.curvature import (
+    arrowhead,
+    blocks,
+    directions,
+    escape,
+    operators,
+    own_blocks,
+    summaries,
+)
 from landscape.points import stationary
 from landscape.testing import laws
 from landscape.testing.strategies import moments_with, normal, orthogonal, points, seeds
@@ -156,6 +164,18 @@ def test_solution_and_determinant_are_those_of_the_dense_pseudo_inverse(learn, a
     np.testing.assert_allclose(log, np.log(np.abs(values[~flat_ones])).sum(), rtol=1e-11)
     exact = np.asarray(blocks.hessian_eigenvalues(point, learn=learn))
     assert (exact == 0).sum() == flat_ones.sum()
+    few = operators.inertia(H, 0.3)  # of the largest, which is 10 and more
+    large = np.abs(values) > 0.3 * np.abs(values).max()
+    assert (few.positive, few.negative) == ((values[large] > 0).sum(), (values[large] < 0).sum())
+
+
+@pytest.mark.parametrize("excess", [1e-10, 1e-3, 1.0])
+def test_own_eigenvalues_have_the_exact_determinant_near_the_threshold_too(excess):
+    """A latent at λ = τ(1 + excess): the product is −β²w²/σ², though one is of the size of w²."""
+    lam = 1.3 * 0.7 * (1 + excess)
+    p = stationary.point(jnp.array([lam, 0.1]), np.array([0]), 0.7, 1.3)
+    expected = -(1.3**2) * (lam - float(p.tau)) / 0.7
+    np.testing.assert_allclose(own_blocks.spectra(p)[0].prod(), expected, rtol=1e-14)
 
 
 @pytest.mark.slow

@@ -278,3 +278,10 @@ def test_mixed_points_are_values_for_jit_and_vmap():
     assert inertia[2].tolist() == [0, 0]
     with pytest.raises(ValueError, match=r"^point_type: .* can share"):
         mixed.point(lam, shared, 5.0, 1.5)
+
+
+def test_no_eigenvalue_above_the_noise_is_taken_for_rounding():
+    lam, nothing = np.array([1.0, 2e-15]), PointType((), 1)
+    for read in (mixed.point, jax.jit(mixed.point, static_argnums=1)):
+        assert read(lam, nothing, 4e-15, 0.4).eigenvalues[-1] == lam[-1]  # τ = 1.6e-15
+        assert read(lam, nothing, 4e-15, 0.8).eigenvalues[-1] == 0  # τ = 3.2e-15

@@ -49,8 +49,10 @@ def test_blocks_of_a_collapsed_latent_are_the_dense_hessian(model, other):
     found = jnp.linalg.eigvalsh(blocks.hessian(sigma2, beta))
     np.testing.assert_allclose(found, dense, atol=1e-12 * float(abs(dense).max()))
     # the threshold is where the largest eigenvalue crosses zero
-    assert blocks.index(sigma2, beta) == (found > 1e-10 * abs(found).max()).sum()
     critical = float(blocks.critical_sigma2(beta))
+    for at in (1e-3 * critical, 0.5 * critical, 2 * critical):
+        values = np.asarray(jnp.linalg.eigvalsh(blocks.hessian(at, beta)))
+        assert blocks.index(at, beta) == (values > 1e-12 * abs(values).max()).sum()
     scale = float(abs(dense).max())
     assert jnp.linalg.eigvalsh(blocks.hessian(0.99 * critical, beta))[-1] > 1e-9 * scale
     assert jnp.linalg.eigvalsh(blocks.hessian(1.01 * critical, beta))[-1] < 1e-12 * scale
