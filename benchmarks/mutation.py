@@ -182,7 +182,8 @@ def _run_tests(tree: Path, tests: list[str], first: list[str], log: Path) -> str
         ],
         [plugin],
     )
-    if code not in (0, 1) and not plugin.failed:
+    # 4: of the likeliest tests one has another name by now; all of them are still to come
+    if code not in (0, 1, 4) and not plugin.failed:
         plugin.failed = f"pytest ended with {int(code)}"
     return plugin.failed
 

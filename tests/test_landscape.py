@@ -156,3 +156,10 @@ def test_thin_and_diagonal_moments_give_the_same_value():
         ppca.log_likelihood(W, 0.3, moments),
         rtol=FACTORED,
     )
+
+
+def test_an_array_of_tiny_curvature_is_not_flat():
+    """Each array is measured in a unit of its own, however small its curvature is."""
+    point = {"x": jnp.zeros(()), "y": jnp.zeros(())}
+    found, _ = conditioning.of_function(lambda p: -(1e-20 * p["x"] ** 2 + p["y"] ** 2), point)
+    assert (found.index, found.nullity) == (0, 0)

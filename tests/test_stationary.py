@@ -1,6 +1,7 @@
 """Every pPCA stationary point: the gradient vanishes, value and index match their formulas."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -239,3 +240,12 @@ def test_the_largest_component_must_be_above_the_noise_too():
 def test_critical_sigma2_of_the_linear_vae_by_hand(lam, expected):
     found = escape.critical_sigma2(jnp.array(lam), 2, 0.5, 2.0)
     np.testing.assert_allclose(found, expected / 2, rtol=1e-15)
+
+
+def test_a_simulation_is_given_up_after_the_steps_it_may_take():
+    simulate = partial(escape.simulate, jnp.array([4.0, 2.0]), 0, 1.0, start=1e-3, growth=1e3)
+    found = simulate()
+    last = int(np.ceil(found.simulated_steps))
+    assert found.predicted_steps < last - 1  # beyond the linear regime it takes longer
+    assert simulate(max_steps=last).simulated_steps == found.simulated_steps
+    assert np.isnan(simulate(max_steps=last - 1).simulated_steps)

@@ -1,8 +1,10 @@
 """The laws fail on wrong objectives and hold on right ones; strategies draw what they promise."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -304,3 +306,18 @@ def test_a_larger_sample_has_the_smaller_ones_mutants():
     # each mutant is text of the file that it is said to be of
     for m in large:
         assert m.before.encode() in (mutation.ROOT / m.file).read_bytes()
+
+
+def test_each_mutant_that_survived_is_explained():
+    """And the shares that are told are those of the record."""
+    record = json.loads(mutation.RECORD.read_text(encoding="utf-8"))
+    text = mutation.RECORD.parent.parent.joinpath("mutation_survivors.md").read_text("utf-8")
+    rows = [line.split(" | ")[:2] for line in text.splitlines() if line.startswith("| `")]
+    expected = [[f"| `{Path(s['file']).stem}.{s['function']}`", f"`{s['before']}` → `{s['after']}`"]
+                for s in record["survivors"]]  # fmt: skip
+    assert sorted(rows) == sorted(expected)
+    equivalent = sum("| equivalent: " in line for line in text.splitlines())
+    assert f"catches {record['caught']} of {record['run']}, {record['share']:.1%}" in text
+    share = record["caught"] / (record["run"] - equivalent)
+    assert f"{equivalent} of the others are equivalent" in text
+    assert f"Of those that are not, {share:.1%} are caught" in text
