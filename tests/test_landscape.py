@@ -163,3 +163,7 @@ def test_an_array_of_tiny_curvature_is_not_flat():
     point = {"x": jnp.zeros(()), "y": jnp.zeros(())}
     found, _ = conditioning.of_function(lambda p: -(1e-20 * p["x"] ** 2 + p["y"] ** 2), point)
     assert (found.index, found.nullity) == (0, 0)
+    # y has no curvature of its own, and is coupled to one 1e20 times as stiff
+    saddle = lambda p: -1e20 * p["x"] ** 2 + p["x"] * p["y"]  # noqa: E731
+    found, _ = conditioning.of_function(saddle, point)
+    assert (found.index, found.nullity) == (1, 0)
