@@ -401,7 +401,7 @@ def test_what_is_told_of_the_claims(found):
     # until the rate falls, in the last fifth, few are collapsed; in the end most are
     plain = found["table"].sel(learned=False, sigma2_init=[10.0, 1.0])
     for runs in (plain, found["annealing"]):
-        share = runs.share_collapsed / 200
+        share = runs.num_collapsed / 200
         assert share.sel(step=share.step <= 0.8 * share.step[-1]).max() < 0.25
         assert share.isel(step=-1).min() > 0.65
 
