@@ -94,6 +94,44 @@ def test_likelihood_spectrum_is_the_dense_hessians(learn, point, seed):
 
 
 @pytest.mark.slow
+# where log σ² bends far more than W does, and where W bends but little
+@pytest.mark.parametrize(("lam", "sigma2"), [(0.5005, 0.5), (20.0, 10.0)])
+def test_likelihood_spectrum_where_sigma2_has_the_lowest_eigenvalue(lam, sigma2):
+    point = stationary.point(jnp.array([lam, 0.01 * sigma2]), np.array([0]), sigma2)
+    learn = ("W", "log_sigma2")
+    params, moments, _ = at(point, 0)
+    variables = variables_of(params, moments, learn)
+    ours = blocks.log_likelihood_eigenvalues(point, learn=learn)
+    laws.assert_spectrum(likelihood, variables, point.sigma2, moments, eigenvalues=ours)
+
+
+def test_likelihood_eigenvalues_are_latent_by_latent_and_log_sigma2_comes_last():
+    point = stationary.point(jnp.array([6.0, 3.0, 0.4]), np.array([1, -1]), 0.9)
+    held = blocks.log_likelihood_eigenvalues(point).reshape(2, 3)
+    both = blocks.log_likelihood_eigenvalues(point, learn=("W", "log_sigma2"))
+    free, last = both[:-1].reshape(2, 3), both[-1]
+    others = np.ones((2, 3), bool)
+    others[0, 1] = False  # latent 0 on its component is tied to log σ²
+    np.testing.assert_allclose(free[others], held[others], rtol=1e-15)
+    # [[a, b], [b, c]] of that weight and log σ²; its trace and determinant by hand
+    a, b, c = -2 * 2.1 / 9, -0.9 / 3 * np.sqrt(2.1) / 3, -((0.3) ** 2 + 6.4 / 0.9) / 2
+    np.testing.assert_allclose(free[0, 1] + last, a + c, rtol=1e-14)
+    np.testing.assert_allclose(free[0, 1] * last, a * c - b**2, rtol=1e-13)
+    assert last > free[0, 1]
+
+
+def test_own_component_in_the_pairs_is_the_corner_of_the_own_block():
+    point = stationary.point(jnp.array([6.0, 3.0, 0.4]), np.array([1, 0, -1]), 0.9, 1.3)
+    a, b, c, det = blocks.pair_blocks(point, jnp.arange(3))
+    corner = own_blocks.matrices(point)[:2, :2, :2]
+    own = (np.arange(2), np.array([1, 0]))
+    np.testing.assert_allclose(-a, corner[:, 0, 0], rtol=1e-14)
+    np.testing.assert_allclose(-b[own], corner[:, 1, 1], rtol=1e-14)
+    np.testing.assert_allclose(c[own], corner[:, 0, 1], rtol=1e-14)
+    np.testing.assert_allclose(det[own], np.linalg.det(corner), rtol=1e-13)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 @hypothesis.settings(max_examples=15)
 @given(points(few, weights), seeds)
@@ -345,11 +383,23 @@ def test_thin_spectrum_is_the_padded_one():
         close(flat(operators.function(thin, f, x)), flat(operators.function(full, f, x)), 1)
     close(operators.quadratic(thin, x), operators.quadratic(full, x), 1)
     assert operators.inertia(thin) == operators.inertia(full)
+    for rtol in (1e-3, 0.1):  # the eigenvalues that U leaves out count, and do not
+        assert operators.inertia(thin, rtol) == operators.inertia(full, rtol)
+        determinants = (operators.slogdet(H, pseudo=True, rtol=rtol) for H in (thin, full))
+        np.testing.assert_allclose(*determinants)
+        solutions = (flat(operators.solve(H, x, pseudo=True, rtol=rtol)) for H in (thin, full))
+        close(*solutions, 1)
     np.testing.assert_allclose(
         operators.slogdet(thin, pseudo=True), operators.slogdet(full, pseudo=True)
     )
     solutions = (flat(operators.solve(H, x, pseudo=True)) for H in (thin, full))
     close(*solutions, 1)
+    # in this unit of the data the eigenvalues that U leaves out are nearly the largest
+    small, options = 0.01 * lam, {"pseudo": True, "rtol": 0.9}
+    thin = operators.block_hessian(stationary.point(small, a, 0.008), U[:, :3])
+    full = operators.block_hessian(stationary.point(jnp.pad(small, (0, 3)), a, 0.008), U)
+    assert operators.inertia(thin, 0.9) == operators.inertia(full, 0.9)
+    np.testing.assert_allclose(*(operators.slogdet(H, **options) for H in (thin, full)))
 
 
 @pytest.mark.slow

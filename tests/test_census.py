@@ -64,6 +64,17 @@ def test_ties_resonances_and_zero_eigenvalues_count_as_the_theorem_says(lam):
         assert_type_is_right(lam, jnp.eye(4), m, point_type, 0.5)
 
 
+def test_components_of_one_eigenvalue_do_not_share_as_many_latents_but_with_another_they_do():
+    def shared(lam, *components):
+        listed = census.types(jnp.asarray(lam), 3, 0.5)
+        return PointType((Group(components, len(components)),), 3 - len(components)) in set(listed)
+
+    assert not shared([9.0, 9.0, 9.0, 2.0], 0, 1, 2)
+    assert shared([9.0, 9.0, 8.0, 2.0], 0, 1, 2)
+    assert shared([9.0, 8.0, 8.0, 2.0], 0, 1, 2)
+    assert not shared([9.0, 8.0, 8.0, 2.0], 1, 2)
+
+
 def test_three_groups_and_collapsed_latents_together():
     lam, U, m = problem(6, seed=5)
     lam = lam + 1.0

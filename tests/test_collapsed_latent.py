@@ -111,10 +111,12 @@ def test_noise_and_data_of_each_datum_stay_together():
         (np.eye(2), np.array([[0.0, 1e-8, 0], [0.5, 0, 0]]), np.diag([1.0, 1e-16, 0.0]), 1.0),
     ],
 )
-@pytest.mark.parametrize("beta", [1.0, 3.0])
-def test_critical_sigma2_by_hand(decoder, coupling, encoder, gamma, beta):
-    blocks = collapsed_latent.Blocks(*map(jnp.asarray, (decoder, coupling, encoder)))
-    np.testing.assert_allclose(float(blocks.critical_sigma2(beta)), gamma / beta, rtol=1e-13)
+@pytest.mark.parametrize(("beta", "unit"), [(1.0, 1.0), (3.0, 1.0), (1.0, 2.0**-40)])
+def test_critical_sigma2_by_hand(decoder, coupling, encoder, gamma, beta, unit):
+    """γ is a variance: it has the data's unit squared, as the coupling has once."""
+    blocks = collapsed_latent.Blocks(*map(jnp.asarray, (decoder, unit * coupling, encoder)))
+    critical = float(blocks.critical_sigma2(beta))
+    np.testing.assert_allclose(critical, unit**2 * gamma / beta, rtol=1e-13)
     way = blocks.direction()
     np.testing.assert_allclose(jnp.linalg.norm(way), 1, rtol=1e-14)
     assert abs(way[0]) == np.isfinite(gamma)  # along the first unit, or the second
@@ -126,6 +128,7 @@ def test_a_latent_that_nothing_comes_through_goes_nowhere():
     blocks = collapsed_latent.Blocks(jnp.zeros((2, 2)), jnp.zeros((2, 3)), jnp.eye(3))
     assert blocks.critical_sigma2() == 0
     np.testing.assert_array_equal(blocks.direction(), [0, 0])
+    assert blocks.index(1.0) == 0
 
 
 @pytest.mark.slow

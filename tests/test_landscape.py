@@ -81,6 +81,9 @@ def test_summary_of_a_known_spectrum():
     assert found.condition_number[0] == 4.0
     assert jnp.isnan(found.condition_number[1])
     assert found.escape_rate.tolist() == [3.0, 1.0]
+    coarse = conditioning.of_eigenvalues(jnp.array([-8.0, 3.0, 0.5, -0.5, -2.0]), rtol=0.125)
+    assert (coarse.tolerance, coarse.index, coarse.nullity) == (1, 1, 2)
+    assert coarse.condition_number == 4
 
 
 def test_numbers_of_a_function_are_those_of_its_spectrum():
@@ -166,4 +169,9 @@ def test_an_array_of_tiny_curvature_is_not_flat():
     # y has no curvature of its own, and is coupled to one 1e20 times as stiff
     saddle = lambda p: -1e20 * p["x"] ** 2 + p["x"] * p["y"]  # noqa: E731
     found, _ = conditioning.of_function(saddle, point)
+    assert (found.index, found.nullity) == (1, 0)
+    # x is coupled to y alone, in a unit of its own that must not hide z
+    point["z"] = jnp.zeros(())
+    three = lambda p: -1e-40 * p["x"] ** 2 + 1e-20 * p["x"] * p["y"] - p["z"] ** 2  # noqa: E731
+    found, _ = conditioning.of_function(three, point)
     assert (found.index, found.nullity) == (1, 0)

@@ -269,3 +269,12 @@ def test_score_of_new_data_has_the_models_mean(problem):
     # one latent: the posterior is of the encoder's form, and the bound is tight
     tight = ppca.score_per_datum(ppca.PPCA(best.W, model.sigma2, moments.mean), new)
     np.testing.assert_allclose(linear.score_per_datum(best, moments.mean, new), tight, rtol=1e-9)
+
+
+def test_random_weights_have_the_variances_that_init_promises():
+    n, k = 300, 40
+    params = linear.init(jax.random.key(0), n, k, 0.7)
+    luck = STANDARD_ERRORS * np.sqrt(2 / (n * k))  # of the variance of n k normal numbers
+    assert abs(k * jnp.var(params.W) - 1) < luck
+    assert abs(n * jnp.var(params.V) - 1) < luck
+    assert abs(jnp.corrcoef(params.W.ravel(), params.V.T.ravel())[0, 1]) < luck

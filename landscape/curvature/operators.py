@@ -261,9 +261,8 @@ def quadratic(hessian: BlockHessian, direction: LinearVAEParams) -> Float[Array,
 
 def _nonzero(hessian: BlockHessian, rtol: float) -> Callable[[Array], Array]:
     """Give the function that says which eigenvalues exceed rtol times the largest."""
+    # that is not outside U's span: −1/σ² is on the diagonal of each block
     largest = jnp.abs(hessian.values).max()
-    if hessian.missing:
-        largest = jnp.maximum(largest, 1 / hessian.point.sigma2)
     return lambda mu: jnp.abs(mu) > rtol * largest
 
 
@@ -342,12 +341,14 @@ def slogdet(
     """
     count = inertia(hessian, rtol)
     _refuse_singular(count.zero, pseudo)
+    outside = -jnp.log(hessian.point.sigma2)
     if rtol is None:
         log = blocks.log_determinant(hessian.point, hessian.learn)
     else:
-        values = hessian.values
-        log = jnp.log(jnp.abs(jnp.where(_nonzero(hessian, rtol)(values), values, 1))).sum()
-    log -= hessian.missing * jnp.log(hessian.point.sigma2)
+        values, nonzero = hessian.values, _nonzero(hessian, rtol)
+        log = jnp.log(jnp.abs(jnp.where(nonzero(values), values, 1))).sum()
+        outside = jnp.where(nonzero(1 / hessian.point.sigma2), outside, 0)
+    log += hessian.missing * outside
     return 1 - 2 * (count.negative % 2).astype(log.dtype), log
 
 
@@ -355,8 +356,12 @@ def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
     """Count the eigenvalues of each sign, exactly; for `rtol` see the module."""
     if rtol is None:
         positive, negative, zero = blocks.inertia(hessian.point, hessian.learn)
+        outside = 1
     else:
-        counted = _nonzero(hessian, rtol)(hessian.values)
+        nonzero = _nonzero(hessian, rtol)
+        counted = nonzero(hessian.values)
         positive, negative = ((counted & (sign * hessian.values > 0)).sum() for sign in (1, -1))
         zero = (~counted).sum()
-    return Inertia(positive, negative + hessian.missing, zero + hessian.missing)
+        outside = nonzero(1 / hessian.point.sigma2).astype(int)
+    outside *= hessian.missing
+    return Inertia(positive, negative + outside, zero + 2 * hessian.missing - outside)

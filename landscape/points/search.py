@@ -4,8 +4,8 @@ Many random starts descend ½‖∇ELBO‖² over (W, V, log D) by a damped Newt
 (Levenberg–Marquardt), to which saddles are as good as maxima. Each point found is compared with
 the `census`; one that is on no line of it would refute the list. For small problems, in float64.
 
-The gradient also vanishes at infinity, as 1/‖W‖, and draws half the starts there; so it is the
-residual (1 + ‖W‖²) ∇ELBO that is brought to zero, which has the same zeros and no such attraction.
+The gradient also vanishes at infinity, as 1/‖W‖, and draws starts there; so it is the residual
+(1 + ‖W‖²) ∇ELBO that is brought to zero, which has the same zeros and no such attraction.
 
 >>> import jax, jax.numpy as jnp
 >>> from landscape.points import search
