@@ -98,7 +98,8 @@ class _Formulas(ast.NodeVisitor):
 
     def note(self, kind: str, node: ast.expr, after: ast.expr | str) -> None:
         text = after if isinstance(after, str) else f"({ast.unparse(after)})"
-        self.found.append((".".join(self.scope), kind, node, text))
+        if text != f"({ast.unparse(node)})":  # as what swapping equals leaves would be
+            self.found.append((".".join(self.scope), kind, node, text))
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._body(node.name, node.body)
@@ -197,8 +198,7 @@ class _Formulas(ast.NodeVisitor):
         if len(args) >= 2 and name not in _UNSWAPPED and not starred:
             i = 1 if name == "where" and len(args) == 3 else 0
             args[i], args[i + 1] = args[i + 1], args[i]
-            if ast.dump(args[i]) != ast.dump(args[i + 1]):
-                self.note("swapped", node, ast.Call(node.func, args, node.keywords))
+            self.note("swapped", node, ast.Call(node.func, args, node.keywords))
         self.generic_visit(node)
 
 

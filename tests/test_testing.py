@@ -1,5 +1,6 @@
 """The laws fail on wrong objectives and hold on right ones; strategies draw what they promise."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -268,7 +269,7 @@ def area(a: Float[Array, "n 2"], *, axis=0) -> float:
     if a > 5 * LIMIT:
         raise ValueError("a - 1")
     λ = jnp.sum(a, axis=1)
-    return -λ[:n] * (1 + 0.5 * matmul(a, b)) if n < 4 else λ
+    return -λ[:n] * (1 + 0.5 * matmul(a, b)) if n < 4 else λ @ λ
 """
 
 
@@ -292,7 +293,7 @@ def test_mutants_are_one_mistake_each_and_none_outside_formulas():
     for m in found:
         mutated = m.applied(SOURCE.encode()).decode()
         compile(mutated, "area.py", "exec")
-        assert mutated != SOURCE
+        assert ast.dump(ast.parse(mutated)) != ast.dump(ast.parse(SOURCE))
         assert len(set(mutated.splitlines()) - set(lines)) == 1
 
 
