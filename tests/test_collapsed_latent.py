@@ -112,9 +112,11 @@ def test_noise_and_data_of_each_datum_stay_together():
     ],
 )
 @pytest.mark.parametrize(("beta", "unit"), [(1.0, 1.0), (3.0, 1.0), (1.0, 2.0**-40)])
-def test_critical_sigma2_by_hand(decoder, coupling, encoder, gamma, beta, unit):
-    """γ is a variance: it has the data's unit squared, as the coupling has once."""
-    blocks = collapsed_latent.Blocks(*map(jnp.asarray, (decoder, unit * coupling, encoder)))
+@pytest.mark.parametrize("feature", [2.0**-20, 1.0, 2.0**20])
+def test_critical_sigma2_by_hand(decoder, coupling, encoder, gamma, beta, unit, feature):
+    """γ is a variance: it has the data's unit squared, and none of what the latent feeds."""
+    decoder, coupling = feature**2 * decoder, feature * unit * coupling
+    blocks = collapsed_latent.Blocks(*map(jnp.asarray, (decoder, coupling, encoder)))
     critical = float(blocks.critical_sigma2(beta))
     np.testing.assert_allclose(critical, unit**2 * gamma / beta, rtol=1e-13)
     way = blocks.direction()

@@ -84,6 +84,10 @@ def test_summary_of_a_known_spectrum():
     coarse = conditioning.of_eigenvalues(jnp.array([-8.0, 3.0, 0.5, -0.5, -2.0]), rtol=0.125)
     assert (coarse.tolerance, coarse.index, coarse.nullity) == (1, 1, 2)
     assert coarse.condition_number == 4
+    # without a tolerance zeros are zeros alone: they hold nothing
+    exact = conditioning.of_eigenvalues(jnp.array([-8.0, 3.0, 0.0, -1e-9]), rtol=0.0)
+    assert (exact.index, exact.nullity) == (1, 1)
+    np.testing.assert_allclose(exact.condition_number, 8e9, rtol=1e-15)
 
 
 def test_numbers_of_a_function_are_those_of_its_spectrum():

@@ -105,6 +105,12 @@ def test_points_are_lazy():
     assert stationary.count(lam, 200, 1.0) > 10**140
 
 
+def test_directions_along_ties_are_flat_and_not_counted():
+    """A tie between a used and an unused component, and one with the noise level."""
+    point = stationary.point(jnp.array([4.0, 2.0, 2.0, 1.0]), np.array([1, -1]), 1.0)
+    assert stationary.index(point) == 1 + 2  # to 4; from collapse to 4 and 2
+
+
 def test_index_runs_over_assignments_and_noise_at_once():
     lam = jnp.array([4.0, 2.0, 1.0, 0.5])
     assignments = jnp.array([[0, 1], [0, -1], [1, -1]])

@@ -543,14 +543,16 @@ def test_density_of_a_rotated_multiple_of_the_identity_integrates_to_one(scale, 
 
 def test_points_that_are_none_count_as_nothing_where_values_are_traced():
     lam = jnp.array([4.0, 2.0, 0.5])
-    assignments = jnp.array([[0, -1], [2, -1], [0, 1]])
+    assignments = jnp.array([[0, -1], [2, -1], [0, 1], [0, 0], [2, 2]])
     found = jax.jit(
         jax.vmap(lambda a: summaries.summarise(stationary.point(lam, a, 1.0), learn=NOISE))
     )(assignments)
-    assert found.index.tolist() == [1, 0, 0]
-    assert found.nullity.tolist() == [0, 0, 0]
+    assert found.index.tolist() == [1, 0, 0, 0, 0]
+    assert found.nullity.tolist() == [0, 0, 0, 0, 0]
     for leaf in (found.stiffness, found.condition_number, found.escape_rate, *found.unit_free):
-        assert jnp.isnan(leaf).tolist() == [False, True, False]
+        assert jnp.isnan(leaf).tolist() == [False, True, False, True, True]
+    counted = jax.vmap(lambda a: blocks.inertia(stationary.point(lam, a, 1.0)))(assignments)
+    assert (sum(counted) == 0).tolist() == [False, True, False, True, True]
 
 
 def test_all_units_at_once_under_vmap():

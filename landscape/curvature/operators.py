@@ -294,7 +294,7 @@ def _solve(hessian: BlockHessian, right: LinearVAEParams) -> LinearVAEParams:
         free = schur == 0
         length = 1 + (path**2).sum()
         along = jnp.where(free, (path * own).sum() + log_sigma2, 0) / length
-        own, log_sigma2 = own - path * along, log_sigma2 - along
+        own = own - path * along
         step = (log_sigma2 + (path * own).sum()) / jnp.where(free, 1, schur)
         step = jnp.where(free, 0, step)
         own = own_blocks.times(inverses, own) + path * step
