@@ -216,6 +216,14 @@ def test_own_eigenvalues_have_the_exact_determinant_near_the_threshold_too(exces
     np.testing.assert_allclose(own_blocks.spectra(p)[0].prod(), expected, rtol=1e-14)
 
 
+@pytest.mark.parametrize("beta", [1e-3, 1.0, 1e3])
+def test_a_collapsed_latent_has_the_eigenvalue_of_log_d_at_every_weight(beta):
+    p = stationary.point(jnp.array([1.0, 0.1]), np.array([0, -1]), 0.5 / beta, beta)
+    values, vectors = own_blocks.spectra(p)
+    assert values[1, 2] == -beta / 2
+    np.testing.assert_array_equal(np.abs(vectors[1, :, 2]), [0, 0, 1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", [WEIGHTS, NOISE])
 def test_determinant_is_numpys(learn):
