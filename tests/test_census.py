@@ -218,6 +218,12 @@ def test_search_finds_mixed_saddles_and_most_types(searches):
     assert all(f.hits[[t.mixed for t in f.census.types]].sum() > 0 for f in small)
 
 
+def test_search_ends_after_the_steps_it_may_take():
+    lam = jnp.array([4.0, 2.0])
+    found = search.search(lam, 2, 1.0, jax.random.key(0), num_starts=20, max_steps=1)
+    assert found.not_converged == 20  # nobody comes to 1e-9 in one step
+
+
 def test_search_reports_a_point_that_is_missing_from_the_list(monkeypatch):
     lam = jnp.array([4.0, 2.0])
     full = census.table(lam, 2, 1.0)
