@@ -119,7 +119,8 @@ def _newton(
 
 def _signature(WWt: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Flatten what tells types apart: W Wᵀ, and the squared norms of W's columns in order."""
-    return np.concatenate([WWt.reshape(*WWt.shape[:-2], -1), np.sort(columns)], axis=-1)
+    flat = WWt.reshape(*WWt.shape[:-2], WWt.shape[-1] ** 2)  # there may be none at all
+    return np.concatenate([flat, np.sort(columns)], axis=-1)
 
 
 def _listed_signature(lam: np.ndarray, point_type: mixed.PointType) -> np.ndarray:
