@@ -390,8 +390,8 @@ def _line(answer: dict[str, Any]) -> str:
     return f"{answer['file']}:{answer['line']} {answer['function']} [{answer['kind']}] {change}"
 
 
-def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[str, Any]:
-    """The record: shares by file and by kind of all that was run, and all survivors.
+def summary(possible: dict[str, list[Mutant]], done: _Done) -> dict[str, Any]:
+    """The record: shares by file and by kind of all that was run, whatever the seed, and survivors.
 
     What passed the first tests and has not met the others yet counts as not caught.
     """
@@ -411,7 +411,6 @@ def summary(possible: dict[str, list[Mutant]], done: _Done, seed: int) -> dict[s
     return {
         "format": "linvae_jax mutation 1",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "seed": seed,
         "examples": EXAMPLES,
         "possible": total,
         **share(answers),
@@ -474,7 +473,7 @@ def main() -> None:
     _import_others()
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         _measure(chosen, done, args.jobs, Path(folder), args.first)
-    record = summary(possible, done, args.seed)
+    record = summary(possible, done)
     print("\n".join(_lines(record)))
     if args.write:
         RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
