@@ -380,12 +380,18 @@ def test_float32_stays_float32():
 
 
 @pytest.mark.slow
-def test_thin_spectrum_is_the_padded_one():
+@pytest.mark.parametrize("unit", [lambda point: point, stationary.unit_free])
+def test_thin_spectrum_is_the_padded_one(unit):
     """Leading eigenvectors only, the rest of S zero: the operator needs no other columns."""
     n, lam, a = 6, jnp.array([5.0, 3.0, 0.2]), np.array([1, -1])
     _, U = moments_with(np.append(lam, np.zeros(3)), 0)
-    thin = operators.block_hessian(stationary.point(lam, a, 0.8), U[:, :3], learn=NOISE)
-    full = operators.block_hessian(stationary.point(jnp.pad(lam, (0, 3)), a, 0.8), U, learn=NOISE)
+
+    def both(lam, sigma2, learn):
+        points = (stationary.point(x, a, sigma2) for x in (lam, jnp.pad(lam, (0, 3))))
+        pairs = zip(map(unit, points), (U[:, :3], U), strict=True)
+        return [operators.block_hessian(*pair, learn=learn) for pair in pairs]
+
+    thin, full = both(lam, 0.8, NOISE)
     x = some_direction(1, n, 2)
     for f in (jnp.sin, lambda mu: mu + 1):
         close(flat(operators.function(thin, f, x)), flat(operators.function(full, f, x)), 1)
@@ -403,11 +409,10 @@ def test_thin_spectrum_is_the_padded_one():
     solutions = (flat(operators.solve(H, x, pseudo=True)) for H in (thin, full))
     close(*solutions, 1)
     # in this unit of the data the eigenvalues that U leaves out are nearly the largest
-    small, options = 0.01 * lam, {"pseudo": True, "rtol": 0.9}
-    thin = operators.block_hessian(stationary.point(small, a, 0.008), U[:, :3])
-    full = operators.block_hessian(stationary.point(jnp.pad(small, (0, 3)), a, 0.008), U)
+    thin, full = both(0.01 * lam, 0.008, WEIGHTS)
     assert operators.inertia(thin, 0.9) == operators.inertia(full, 0.9)
-    np.testing.assert_allclose(*(operators.slogdet(H, **options) for H in (thin, full)))
+    determinants = (operators.slogdet(H, pseudo=True, rtol=0.9) for H in (thin, full))
+    np.testing.assert_allclose(*determinants)
 
 
 @pytest.mark.slow

@@ -87,6 +87,11 @@ class BlockHessian:
         n, m = self.eigenvectors.shape
         return (n - m) * self.point.k
 
+    @property
+    def outside(self) -> Float[Array, ""]:
+        """−1/σ², in the point's unit: the eigenvalue for W outside U's span."""
+        return -self.point.unit / self.point.sigma2
+
 
 @partial(jax.jit, static_argnames="learn_sigma2")
 def _block_hessian(p: Point, eigenvectors: Array, learn_sigma2: bool) -> BlockHessian:
@@ -225,7 +230,7 @@ def function(
     if not hessian.missing:
         return result
     W, V, U = direction.W, direction.V, hessian.eigenvectors
-    W = result.W + f(-1 / hessian.point.sigma2) * (W - matmul(U, matmul(U.T, W)))
+    W = result.W + f(hessian.outside) * (W - matmul(U, matmul(U.T, W)))
     V = result.V + f(jnp.zeros_like(result.log_sigma2)) * (V - matmul(matmul(V, U), U.T))
     return replace(result, W=W, V=V)
 
@@ -261,7 +266,7 @@ def quadratic(hessian: BlockHessian, direction: LinearVAEParams) -> Float[Array,
 
 def _nonzero(hessian: BlockHessian, rtol: float) -> Callable[[Array], Array]:
     """Give the function that says which eigenvalues exceed rtol times the largest."""
-    # that is not outside U's span: −1/σ² is on the diagonal of each block
+    # that is not `outside`, which is on the diagonal of a block too
     largest = jnp.abs(hessian.values).max()
     return lambda mu: jnp.abs(mu) > rtol * largest
 
@@ -341,13 +346,13 @@ def slogdet(
     """
     count = inertia(hessian, rtol)
     _refuse_singular(count.zero, pseudo)
-    outside = -jnp.log(hessian.point.sigma2)
+    outside = jnp.log(-hessian.outside)
     if rtol is None:
         log = blocks.log_determinant(hessian.point, hessian.learn)
     else:
         values, nonzero = hessian.values, _nonzero(hessian, rtol)
         log = jnp.log(jnp.abs(jnp.where(nonzero(values), values, 1))).sum()
-        outside = jnp.where(nonzero(1 / hessian.point.sigma2), outside, 0)
+        outside = jnp.where(nonzero(hessian.outside), outside, 0)
     log += hessian.missing * outside
     return 1 - 2 * (count.negative % 2).astype(log.dtype), log
 
@@ -362,6 +367,6 @@ def inertia(hessian: BlockHessian, rtol: float | None = None) -> Inertia:
         counted = nonzero(hessian.values)
         positive, negative = ((counted & (sign * hessian.values > 0)).sum() for sign in (1, -1))
         zero = (~counted).sum()
-        outside = nonzero(1 / hessian.point.sigma2).astype(int)
+        outside = nonzero(hessian.outside).astype(int)
     outside *= hessian.missing
     return Inertia(positive, negative + outside, zero + 2 * hessian.missing - outside)
