@@ -120,6 +120,15 @@ def test_likelihood_eigenvalues_are_latent_by_latent_and_log_sigma2_comes_last()
     assert last > free[0, 1]
 
 
+@pytest.mark.parametrize("learn", [("W",), ("W", "log_sigma2")])
+def test_likelihood_eigenvalues_of_a_unit_free_point_are_those_of_normalised_data(learn):
+    lam, a = jnp.array([6.0, 3.0, 0.4]), np.array([1, -1])
+    free = stationary.unit_free(stationary.point(lam, a, 0.9))
+    normalised = stationary.point(lam / 6, a, 0.9 / 6)
+    ours, exact = (blocks.log_likelihood_eigenvalues(p, learn=learn) for p in (free, normalised))
+    np.testing.assert_allclose(ours, exact, rtol=1e-14, atol=1e-15)
+
+
 def test_own_component_in_the_pairs_is_the_corner_of_the_own_block():
     point = stationary.point(jnp.array([6.0, 3.0, 0.4]), np.array([1, 0, -1]), 0.9, 1.3)
     a, b, c, det = blocks.pair_blocks(point, jnp.arange(3))

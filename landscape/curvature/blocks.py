@@ -254,12 +254,12 @@ def _log_likelihood_eigenvalues(p: Point, learn_sigma2: bool) -> Float[Array, "p
     pair = jnp.where(stays, 0, -(w**2 + w_i**2) / level / lam)
     values = jnp.where(used, pair, (lam - level) / level / p.sigma2)
     # the likelihood knows no β
-    values = jnp.where(p.beta == 1, values, jnp.nan)
+    values = jnp.where(p.beta == 1, values, jnp.nan) * p.unit
     if not learn_sigma2:
         return values.ravel()
-    edge = -p.tau / level * (w / level)
+    edge = -p.tau / level * (w / level) * jnp.sqrt(p.unit)
     corner = -jnp.where(used, (p.tau / lam) ** 2, lam / p.tau).sum() / 2
-    diagonal = -2 * (w / level) ** 2
+    diagonal = -2 * (w / level) ** 2 * p.unit
     h = arrowhead.build(diagonal, edge, corner, active[:, None], own_blocks.noise_schur(p))
     own, log_sigma2 = arrowhead.eigenvalues(h)
     mine = p.assignment[:, None] == jnp.arange(p.n)
