@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from landscape.figures import formats
 from landscape.figures import networks as network_figures
-from landscape.paper import facts, formats, ledger, network_claims, network_experiments, report
+from landscape.paper import facts, ledger, network_claims, network_experiments, report
 from landscape.paper import table as paper_table
 from landscape.paper.ledger import Check, Claim
 from linvae_jax import collapse, predictions, tables

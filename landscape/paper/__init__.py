@@ -12,5 +12,4 @@
 | `table` | has the paper's table of 20 rows, and puts ours beside it |
 | `report` | makes one page of a folder of results |
 | `facts` | writes and reads what a table says of itself |
-| `formats` | writes numbers, tables and the page |
 """

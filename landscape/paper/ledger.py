@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from landscape.paper import formats
+from landscape.figures import formats
 from linvae_jax._internal import checks
 
 _RELATIONS = {"<=": ("≤", operator.le), ">=": ("≥", operator.ge), "==": ("=", operator.eq)}

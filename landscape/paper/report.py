@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from landscape.figures import formats, style
 from landscape.figures import networks as network_figures
-from landscape.figures import style
-from landscape.paper import facts, formats, ledger, network_claims, network_experiments
+from landscape.paper import facts, ledger, network_claims, network_experiments
 from landscape.paper import table as paper_table
 from linvae_jax import tables
 from linvae_jax._internal import checks

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from landscape.paper import facts, formats
+from landscape.figures import formats
+from landscape.paper import facts
 
 
 class Cell(NamedTuple):
