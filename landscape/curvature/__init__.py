@@ -14,4 +14,5 @@ All is exact for the linear VAE. `collapsed_latent` samples the other latents of
 | `conditioning` | what does any Hessian spectrum say about a point? |
 | `escape` | how fast is a collapsed point left, and below which σ²? how stiff are rotations? |
 | `collapsed_latent` | could a collapsed latent of any VAE come back? |
+| `onset` | at which KL weight does everything collapse, with Bernoulli and Poisson too? |
 """
