@@ -100,6 +100,7 @@ SLOW = {
     "test_contracts.py": 15,
     "test_checkpoints.py": 15,
     "test_testing.py": 15,
+    "test_onset.py": 10,
     "test_stationary.py": 10,
     "test_linear.py": 10,
     "test_imports.py": 10,

@@ -216,13 +216,14 @@ def test_constant_columns_add_zeros_and_change_nothing_else(family, constants):
     np.testing.assert_array_equal(slope[:, ~kept], 0)
 
 
-def test_constant_columns_add_exact_zeros_to_singular_data():
-    """As many as there are, also where S has no rank left and rounding decides the order."""
-    x = np.random.default_rng(0).integers(0, 2, (6, 20)).astype(float)
+@pytest.mark.parametrize("rows", [6, 200])
+def test_constant_columns_add_exact_zeros(rows):
+    """A dense solver leaves rounding there, of either sign."""
+    x = np.random.default_rng(0).integers(0, 2, (rows, 30)).astype(float)
     x[:, ::3] = 1
     nu = np.asarray(onset.eigenvalues(mom.from_data(x), "bernoulli"))
     constant = int((np.ptp(x, axis=0) == 0).sum())
-    assert constant >= 7
+    assert constant >= 10
     np.testing.assert_array_equal(nu[-constant:], 0)
     assert int((nu > EXACT).sum()) == np.linalg.matrix_rank(x - x.mean(0))
 
