@@ -53,7 +53,7 @@ TESTS = {
     "landscape/curvature/escape.py": (
         "test_stationary", *_CURVATURE, "test_network_study", "test_linear"
     ),
-    "landscape/curvature/onset.py": ("test_onset",),
+    "landscape/curvature/onset.py": ("test_onset", "test_contracts"),
     "landscape/curvature/mixed": ("test_census", "test_units"),
     "landscape/curvature": _CURVATURE,
 }  # fmt: skip

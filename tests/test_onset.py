@@ -21,8 +21,8 @@ from tests.tolerances import EXACT, FACTORED
 
 SIGMA2 = 0.7
 ROWS, n = 24, 3
-# So near β_c the eigenvalue that changes its sign is 6e-5 of the largest or more, both in units of A
-# and S (300 draws). Those that are zero are 4e-16 of it or less, and `laws` draws the line at 1e-10
+# So near β_c the eigenvalue that changes its sign is 6e-5 of the largest or more, in units of A and
+# S (300 draws). Those that are zero are 4e-16 of it or less, and `laws` draws the line at 1e-10
 NEAR = 1e-3
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
