@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+from tolerances import EXACT
 
 from landscape.autodiff import hessian
 from landscape.curvature import collapsed_latent
@@ -172,3 +174,49 @@ def test_single_precision_and_unknown_latents_are_refused():
         collapsed_latent.blocks(model, params, jnp.ones((5, 4)), KEY, 0, hessian_data=0)
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         collapsed_latent.in_float64(params)
+
+
+GENERIC = (
+    np.array([[2.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 0.0]]),
+    np.array([[0.5, -1.0], [2.0, 0.7], [0.0, 0.4]]),  # the last unit is silent in A's data
+    np.array([[1.5, 0.2], [0.2, 0.8]]),
+)
+
+
+def test_critical_sigma2_of_plain_arrays_is_that_of_their_blocks():
+    """By a generalised eigenproblem of SciPy, without the silent unit; float64 without x64 too."""
+    A, B, C = GENERIC
+    told = B[:2] @ np.linalg.solve(C, B[:2].T)
+    gamma = scipy.linalg.eigh(told, A[:2, :2])[0][-1]
+    of_blocks = collapsed_latent.Blocks(*map(jnp.asarray, (A[:2, :2], B[:2], C)))
+    for arrays in (GENERIC, [of.tolist() for of in GENERIC], map(jnp.asarray, GENERIC)):
+        found = collapsed_latent.critical_sigma2(*arrays, beta=0.5)
+        assert isinstance(found, float)
+        np.testing.assert_allclose(found, gamma / 0.5, rtol=EXACT)
+    np.testing.assert_allclose(float(of_blocks.critical_sigma2()), gamma, rtol=EXACT)
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(collapsed_latent.critical_sigma2(A, B, C), gamma, rtol=EXACT)
+    assert collapsed_latent.critical_sigma2(-A, B, C) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"A": GENERIC[0][:2]}, r"A: got shape \(2, 3\)"),
+        ({"A": GENERIC[0] + np.eye(3, k=1)}, "A: got a matrix with max"),
+        ({"A": np.full((3, 3), np.nan)}, "A: got 9 NaN"),
+        ({"B": GENERIC[1].T}, r"B: got shape \(2, 3\), expected shape \(3, 2\)"),
+        ({"B": np.full((3, 2), np.inf)}, "B: got 6 NaN or Inf"),
+        ({"C": GENERIC[2] + np.eye(2, k=1)}, "C: got a matrix with max"),
+        ({"C": np.diag([1.0, -0.1])}, "C: got smallest eigenvalue -0.1, expected second moments"),
+        ({"C": np.eye(3)}, r"B: got shape \(3, 2\), expected shape \(3, 3\)"),
+        ({"B": np.ones((3, 2), np.float32)}, r"B: got .*float32, .*float64.*model.double\(\)"),
+        ({"A": "A"}, "A: got an array of dtype"),
+        ({"beta": 0.0}, "beta: got 0"),
+        ({"beta": np.ones(2)}, r"beta: got shape \(2,\)"),
+    ],
+)
+def test_critical_sigma2_refuses(changed, said):
+    given = dict(zip("ABC", GENERIC, strict=True)) | {"beta": 1.0}
+    with pytest.raises(ValueError, match=said):
+        collapsed_latent.critical_sigma2(**given | changed)

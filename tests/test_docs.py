@@ -9,19 +9,24 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tyro
 import xarray as xr
+from tolerances import EXACT, FACTORED
 
 import landscape
 import linvae_jax
 from benchmarks import device, run
 from landscape.cli import options
+from landscape.curvature import collapsed_latent
 from landscape.paper import network_claims, network_experiments, settings
 from landscape.paper import table as paper_table
-from linvae_jax import tables
+from linvae_jax import networks, tables, vae
 
 ROOT = Path(__file__).parent.parent
 MNIST = ROOT / "benchmarks" / "results" / "mnist"
@@ -128,10 +133,56 @@ def test_windows_are_prepared_as_shown():
     assert names["data"].values.size < len(names["images"])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch of itself
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_recipe_for_pytorch_makes_the_blocks_of_these_weights(library, monkeypatch, capsys):
+    """Also where PyTorch is absent, by JAX under its names."""
+    (example,) = blocks("landscape/README.md", "python")
+    key, j = jax.random.key(0), 1
+    model = networks.Mlp(4, 3, (5,), (2,), "tanh", mean_scale=1.0, dtype="float64")
+    params = jax.tree.map(lambda of: of + 0.03, model.init(key, 1.0))
+    x = jax.random.normal(jax.random.key(1), (60, 4)) * jnp.array([0.9, 0.7, 0.5, 0.3])
+    expected = collapsed_latent.blocks(model, params, x, key, j)
+    z = vae.with_noise(model, params, x, jax.random.normal(key, (60, 3))).z.at[:, j].set(0)
+    if library == "jax":
+        functions = SimpleNamespace(grad=jax.grad, hessian=jax.hessian, vmap=jax.vmap)
+        module = SimpleNamespace(cat=jnp.concatenate, ones_like=jnp.ones_like, func=functions)
+        monkeypatch.setitem(sys.modules, "torch", module)
+        monkeypatch.setitem(sys.modules, "torch.func", functions)
+        array, tanh = jnp.asarray, jnp.tanh
+    else:
+        torch = pytest.importorskip("torch")
+        array, tanh = (lambda of: torch.tensor(np.array(of))), torch.tanh
+    x, z = array(x), array(z)
+    kernel, bias = (
+        {n: array(of[p]) for n, of in params.weights.items()} for p in ("kernel", "bias")
+    )
+    names = {
+        "x": x,
+        "z": z,
+        "hidden": tanh(x @ kernel["encoder0"] + bias["encoder0"]),
+        "first": lambda z: z @ kernel["decoder0"] + bias["decoder0"],
+        "rest": lambda a: tanh(a) @ kernel["output"] + bias["output"],
+    }
+    exec(example, names)
+    # the encoder's weights by name: two biases, then of each hidden unit those of mean, log D
+    ours = np.array([2, 4, 6, 8, 10, 0])
+    for name, block in (
+        ("A", expected.decoder),
+        ("B", expected.coupling[:, ours]),
+        ("C", expected.encoder[np.ix_(ours, ours)]),
+    ):
+        np.testing.assert_allclose(np.asarray(names[name]), block, atol=EXACT)
+    critical = float(expected.critical_sigma2())
+    assert np.isfinite(critical)
+    np.testing.assert_allclose(float(capsys.readouterr().out), critical, rtol=FACTORED)
+
+
 def test_no_other_python_is_shown():
     shown = {name: len(blocks(name, "python")) for name in DOCUMENTS}
     assert {name: count for name, count in shown.items() if count} == {
-        "README.md": 1, "linvae_jax/README.md": 3,
+        "README.md": 1, "landscape/README.md": 1, "linvae_jax/README.md": 3,
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from landscape.autodiff import hessian
@@ -37,10 +38,16 @@ _PIECE = 2000  # data whose gradients are kept at once
 
 
 def in_float64(params: Any) -> Any:
-    """Take parameters to double precision; raise `ValueError` if jax_enable_x64 is off."""
+    """Take floats to double precision; raise `ValueError` if jax_enable_x64 is off."""
     if jnp.result_type(float) != jnp.float64:
         checks.fail("jax_enable_x64", False, "True", "Curvature needs double precision.")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+    def double(leaf: Any) -> Array:
+        if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf  # counts and keys, in a module of someone else
+        return jnp.asarray(leaf, jnp.float64)
+
+    return jax.tree.map(double, params)
 
 
 def collapse_latents(model: vae.LatentModel, params: Any, latents: Sequence[int]) -> Any:
@@ -173,6 +180,53 @@ def _blocks(decoder: Array, coupling: Array, encoder: Array) -> "Blocks":
     # units silent in all data of A are as good as dead
     silent = jnp.diag(decoder) == 0
     return Blocks(decoder, jnp.where(silent[:, None], 0, coupling), encoder)
+
+
+def critical_sigma2(A: Any, B: Any, C: Any, beta: Any = 1.0) -> float:
+    """Compute the σ² below which a collapsed latent can come back, from arrays of any framework.
+
+    README.md here, section 5, says what they are, and shows how PyTorch makes them. They must be
+    float64: in single precision a direction that bends little looks flat, and lets the latent out
+    at any σ². The result is float64 too, whether or not `jax_enable_x64` is set. It takes arrays as
+    they are, not traced ones, for which `Blocks` is.
+
+    Args:
+        A: (d, d), mean Hessian of half the square error in what the latent feeds.
+        B: (d, e), minus the mean of that error's gradient times the encoder's features.
+        C: (e, e), second moments of those features.
+        beta: weight of the KL.
+
+    Returns:
+        `Blocks(A, B, C).critical_sigma2(beta)`, in the unit of the square error, inf as there. A
+        row of B where A is zero is taken for zero: that unit is silent in all data.
+
+    Raises:
+        ValueError: shapes that disagree, NaN or Inf, A or C not symmetric, a negative eigenvalue of
+            C, narrower floats, β ≤ 0.
+    """
+    decoder, coupling, encoder = (
+        _double(name, of) for name, of in zip("ABC", (A, B, C), strict=True)
+    )
+    checks.symmetric("A", decoder)
+    checks.symmetric("C", encoder)
+    checks.shape("B", coupling, (len(decoder), len(encoder)))
+    checks.finite("B", coupling)
+    beta = checks.positive_scalar("beta", beta)
+    values = np.linalg.eigvalsh(encoder)
+    if values[0] < -hessian.default_rtol(len(values), values.dtype) * abs(values).max():
+        checks.fail("C", f"smallest eigenvalue {values[0]:.3g}", "second moments, all >= 0")
+    with jax.enable_x64(True):
+        found = _blocks(*map(jnp.asarray, (decoder, coupling, encoder)))
+        return float(found.critical_sigma2(beta))
+
+
+def _double(name: str, x: Any) -> np.ndarray:
+    """Read float64, or integers, which are exact."""
+    values = np.asarray(checks.numbers(name, x))
+    if values.dtype.kind == "f" and values.dtype.itemsize < 8:
+        hint = "Compute in double precision: model.double() in PyTorch."
+        checks.fail(name, f"an array of dtype {values.dtype}", "float64", hint)
+    return values.astype(np.float64)
 
 
 def _square_error(
