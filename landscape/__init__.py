@@ -8,7 +8,7 @@
 | `testing` | what to draw, and which laws to hold it to, in tests of VAEs of one's own |
 | `diagnosis` | why do the latents of *my* VAE collapse? from data, saved codes or a model |
 | `studies` | the above as labelled tables, over σ² and over trained networks |
-| `figures` | tables in, figures out |
+| `figures` | tables in, figures and pages out |
 | `paper` | do the paper's claims hold? measures, judges, and writes the report |
 | `cli` | the command `linvae` |
 

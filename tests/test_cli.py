@@ -397,7 +397,7 @@ def test_diverged_runs_are_not_shown_as_numbers():
 
 def test_columns_are_aligned_whatever_is_in_them():
     rows = [("a", "name"), ("1 2 3 4 5 6 7 8 9", "1.23457e-07"), ("x", "7")]
-    lines = text.columns(rows, left=1)
+    lines = text.columns(rows, left=[0])
     assert lines == [
         "a                          name",
         "1 2 3 4 5 6 7 8 9   1.23457e-07",

@@ -8,6 +8,7 @@
 | `data` | data for a linear VAE, and checks of options |
 | `pixels` | data for networks |
 | `fit`, `points`, `surfaces`, `sweep`, `paper` | what the subcommands do, imported when they run |
+| `diagnose` | why do the latents of a user's VAE collapse? likewise |
 
 Every run prints its configuration first, seed included; the same configuration gives the same
 numbers on the same machine.

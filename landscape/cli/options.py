@@ -212,4 +212,55 @@ class Report:
     """Where `linvae reproduce` wrote."""
 
 
-Command = Fit | Points | Surface | Sweep | Landscape | Reproduce | Report
+@dataclass(frozen=True)
+class Diagnose:
+    """Why do the latents of my VAE collapse? From data and loss, from saved codes, or both.
+
+    The loss is said as your code has it. In seconds it answers what is optimal for it.
+    """
+
+    data: str | None = None
+    """Your training data, as your network is given them: a .npy or .npz file holding an array
+    (N, ...), or "digits", "mnist"."""
+    preprocess: Literal["auto", "unit", "none"] = "auto"
+    """"unit": divided by 255; "none": as they are. "auto" divides 8-bit numbers, unless they are
+    counts of a Poisson likelihood."""
+    k: int | None = None
+    """Number of latents; needed without codes."""
+    reconstruction: (
+        Literal[
+            "summed-squared-error",
+            "half-squared-error",
+            "mean-squared-error",
+            "gaussian",
+            "binary-cross-entropy",
+            "mean-binary-cross-entropy",
+            "poisson",
+            "mean-poisson",
+        ]
+        | None
+    ) = None
+    """The error of one datum in your loss. It is summed over the dimensions, or averaged where its
+    name begins with "mean" (`mse_loss` as it comes). "gaussian" is -log p(x | z) with σ²."""
+    kl: Literal["sum", "mean"] = "sum"
+    """The KL of one datum: summed over the latents, or averaged."""
+    kl_weight: float = 1.0
+    """What your code multiplies the KL with; β."""
+    sigma2: float | None = None
+    """σ² of "gaussian"; learned when not given."""
+    error_over_batch: Literal["mean", "sum"] = "mean"
+    """How your code takes the error of a batch together."""
+    kl_over_batch: Literal["mean", "sum"] = "mean"
+    """How it takes the KL of a batch together."""
+    batch_size: int | None = None
+    """Data in a batch; needed where one of these is a sum and the other a mean."""
+    codes: Path | None = None
+    """A .npz file with `mean` (N, k) and `log_var` (N, k) or (k,) of the training data, and perhaps
+    `reconstruction` (N, ...) and `log_sigma2`."""
+    seed: int = 0
+    """Of the draws for mutual information."""
+    out: Path | None = None
+    """A folder for the page (diagnosis.html), its figures, and the numbers (diagnosis.nc)."""
+
+
+Command = Fit | Points | Surface | Sweep | Landscape | Reproduce | Report | Diagnose

@@ -41,7 +41,7 @@ def points(options: Points) -> int:
     for a, value, i, rate in zip(assignments, per_point, index, rates, strict=True):
         name = " ".join("-" if c < 0 else str(c + 1) for c in a)
         rows.append((name, f"{best - value:.6g}", f"{i:,}", f"{rate:.6g}"))
-    print("\n".join(text.columns(rows, left=1)))
+    print("\n".join(text.columns(rows, left=[0])))
     if options.out:
         from landscape.studies import identity
         from linvae_jax import tables

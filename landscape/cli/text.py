@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from itertools import zip_longest
 from typing import Any
@@ -19,12 +19,12 @@ def attrs(command: Any, source: str) -> dict[str, str]:
     return {"source": source, "command": shown(command)}
 
 
-def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """Align columns, the first `left` to the left; rows may end early."""
+def columns(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
+    """Align columns, those that `left` numbers to the left; rows may end early."""
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     return [
         "   ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=False))
         ).rstrip()
         for row in rows

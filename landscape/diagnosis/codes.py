@@ -111,31 +111,3 @@ def _statistics(
         shift_residual=mean.mean(axis=0),
         epsilon=epsilon,
     )
-
-
-def check_log_variances(log_var: Any, name: str = "log_var") -> str:
-    """Refuse variances and standard deviations in place of log variances; warn of very large ones.
-
-    Of log variances most are below zero: the posterior is narrower than the prior, or as wide.
-
-    Returns:
-        A sentence if a variance exceeds 100, which training that blew up has, and numbers that are
-        no log variances. "" if there is nothing to say.
-
-    Raises:
-        ValueError: all numbers are positive.
-    """
-    values = np.asarray(checks.numbers(name, log_var))
-    least, most = float(values.min()), float(values.max())
-    if least > 0:
-        checks.fail(
-            name, f"numbers that are all positive, from {least:.3g} to {most:.3g}",
-            "log variances, most of which are below 0",
-            "Of variances v give np.log(v), of standard deviations s give 2 * np.log(s).",
-        )  # fmt: skip
-    if most > np.log(100):
-        return (
-            f"The largest posterior variance is exp({most:.3g}) = {np.exp(min(most, 700)):.2g}. "
-            "Training blew up, or these are not log variances."
-        )
-    return ""

@@ -1,8 +1,10 @@
-"""Labelled tables in, matplotlib figures out: nothing is computed here that a table should hold.
+"""Labelled tables in, figures and pages out: nothing is computed here that a table should hold.
 
 | module | what it draws |
 | --- | --- |
+| `formats` | how numbers, tables and a page are written |
 | `style` | the look that all figures share, and how they are saved |
 | `linear` | the linear VAE: surface, conditioning, escape, census, training |
 | `networks` | nonlinear VAEs: collapse curves, encoders, annealing, curvature |
+| `waterline` | a diagnosis: eigenvalues above the level of the loss, KL, collapse over ε |
 """

@@ -1,0 +1,227 @@
+"""A diagnosis in words: what the terminal and the page say, from the labelled data alone."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from landscape.diagnosis import verdicts
+from landscape.figures.formats import number
+
+WEIGHTS = "Which KL weight keeps how many latents"  # where the waterline is shown
+
+
+class Section(NamedTuple):
+    """One part of a diagnosis: sentences, and a table below them; rows may be none."""
+
+    heading: str
+    sentences: list[str]
+    headings: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+def sections(table: xr.Dataset) -> list[Section]:
+    """Write a table of `of_data`, `of_codes` or `of_model` as sections, the answer first."""
+    return list(_sections(table))
+
+
+def _sections(table: xr.Dataset) -> Iterator[Section]:
+    if "waterline" in table:
+        yield _loss(table)
+        yield _weights(table)
+    if "kl" in table:
+        yield _codes(table)
+        yield _latents(table)
+    if "critical_tau" in table:
+        yield _ways_back(table)
+    if notes := table.attrs["notes"]:
+        yield Section("Notes", notes.split("\n"))
+
+
+def _value(table: xr.Dataset, name: str) -> float:
+    return float(table[name])
+
+
+def _number(table: xr.Dataset, name: str) -> str:
+    return number(_value(table, name), whole=True)
+
+
+def _loss(table: xr.Dataset) -> Section:
+    k, n = int(table.attrs["k"]), table.sizes["component"]
+    gaussian = table.attrs["likelihood"] == "gaussian"
+    lam, tau = ("λ", "τ") if gaussian else ("ν", "β")
+    level, largest = _number(table, "waterline"), number(float(table.eigenvalue[0]))
+    above = int(table.num_above)
+    lines = [
+        f"The loss is {table.attrs['loss']}: {tau} = {level}.",
+        f"{above:,} of {n:,} components have {lam} > {tau}; the largest {lam} is {largest}.",
+    ]
+    if not np.isfinite(_value(table, "waterline")):
+        lines = [f"The loss is {table.attrs['loss']}. No σ² is best: it runs to zero."]
+    elif gaussian and above == 0:
+        lines.append(
+            f"Total collapse is the optimum of this loss for the linear VAE: all {k} latents "
+            "should collapse. For any network it is a stable point. Neither another seed nor "
+            "annealing helps; a smaller KL weight does."
+        )
+    if not gaussian:
+        lines += _onset(table)
+    elif above:
+        used, rate = int(table.linear_num_in_use), _number(table, "linear_rate")
+        lines.append(
+            f"The best linear VAE uses {used} of {k} latents, with a KL of {rate} nats in all and "
+            f"a distortion E‖x − x̂‖² of {_number(table, 'linear_distortion')}."
+        )
+        if used < k:
+            lines.append(f"The other {k - used} should collapse.")
+    return Section("What your loss asks for", lines)
+
+
+def _onset(table: xr.Dataset) -> Iterator[str]:
+    ways, critical = int(table.ways_out), number(float(table.eigenvalue[0]))
+    if ways:
+        used = int(table.linear_num_in_use)
+        yield (
+            f"Total collapse is unstable below β = {critical} (exact): there are {ways:,} ways "
+            "out, one for each latent and component above."
+        )
+        yield f"A guide, no theorem: {used} of {table.attrs['k']} latents are used in the end."
+    else:
+        yield (
+            f"Total collapse is stable from β = {critical} on (exact): a smaller KL weight is "
+            "needed, not another seed or annealing."
+        )
+
+
+def _weights(table: xr.Dataset) -> Section:
+    collapse = _number(table, "weight_collapse")
+    lines = [f"All latents collapse from a KL weight of {collapse} on."]
+    best, weight = _value(table, "weight_best"), None
+    if np.isfinite(best):
+        weight = number(best)
+    if table.attrs["likelihood"] != "gaussian":
+        lines.append(f"With a weight of {weight} the loss is the negative ELBO (β = 1).")
+    elif weight is not None:
+        lost, tuned = _number(table, "nats_lost"), _number(table, "nats_lost_tuned")
+        lines.append(
+            f"The best weight for the likelihood is {weight}. Yours costs {lost} nats per datum; "
+            f"{tuned} where σ² is tuned after training."
+        )
+    rows = []
+    for i, wanted in enumerate(table.wanted.values):
+        kept = int(table.kept[i])
+        if not kept:
+            rows.append((f"{wanted}", "none: the data have no such component", ""))
+            continue
+        low, high, advised = (
+            number(float(table[name][i])) for name in ("weight_low", "weight_high", "weight")
+        )
+        between = f"below {high}" if low == "0" else f"{low} to {high}"
+        rows.append((f"{kept}", advised, between))
+    return Section(
+        WEIGHTS, lines,
+        ("latents kept:", "KL weight:", "any weight"), tuple(rows),
+    )  # fmt: skip
+
+
+def _codes(table: xr.Dataset) -> Section:
+    k = table.sizes["latent"]
+    used, active, rate = int(table.num_in_use), int(table.num_active), _number(table, "rate")
+    lines = [
+        f"{used} of {k} latents are in use, {k - used} are (0.01, 0.01)-collapsed; {active} are "
+        f"active units. Their KL is {rate} nats per datum in all."
+    ]
+    if "linear_rate" in table and np.isfinite(_value(table, "waterline")):
+        expected, of_linear = int(table.linear_num_in_use), _number(table, "linear_rate")
+        lines.append(f"The best linear VAE uses {expected}, with {of_linear} nats.")
+    low, high, limit = (
+        _value(table, f"{name}")
+        for name in ("code_information_lower", "code_information_upper", "information_limit")
+    )
+    told = f"{number(low)} to {number(high)}"
+    if low > limit - 0.5:
+        told = f"at least {number(low)}, the most that can be shown"
+    lines.append(f"The code tells {told} nats of the data.")
+    lines.append(_convergence(table))
+    if missed := int((table.verdict == verdicts.WORDS[verdicts.ALTHOUGH]).sum()):
+        lines.append(
+            f"{missed} are collapsed although the data have components above the waterline for "
+            "them: not by the loss. Longer training, another start or another network may use them."
+        )
+    if "distortion" in table:
+        gain = number(_value(table, "elbo_tuned") - _value(table, "elbo"))
+        lines.append(
+            f"The distortion is {_number(table, 'distortion')}, which implies σ² = "
+            f"{_number(table, 'sigma2_tuned')}. With it the ELBO is "
+            f"{_number(table, 'elbo_tuned')} nats per datum, {gain} more than with σ² = "
+            f"{_number(table, 'sigma2')}."
+        )
+    elif "elbo" in table:
+        lines.append(f"The ELBO is {_number(table, 'elbo')} nats per datum.")
+    given = table.verdict.values
+    which = {verdict: np.flatnonzero(given == verdict) for verdict in verdicts.WORDS}
+    rows = tuple((v, f"{len(of)}", _ranges(of)) for v, of in which.items() if len(of))
+    return Section("What your latents do", lines, ("verdict", "latents:", "which, from 0"), rows)
+
+
+def _convergence(table: xr.Dataset) -> str:
+    median = _value(table, "median_scale_residual")
+    far = int((table.verdict == verdicts.WORDS[verdicts.UNFINISHED]).sum())
+    text = f"the median scale residual of latents in use is {number(median)}"
+    if bool(table.has_converged):
+        return f"Training has converged: {text}."
+    if median > verdicts.MEDIAN_SCALE_RESIDUAL:
+        text += f", not below {verdicts.MEDIAN_SCALE_RESIDUAL}"
+    if far:
+        text += f", and {far} latents have a residual above {verdicts.SCALE_RESIDUAL}"
+    return (
+        f"Training has not converged, or more than this loss holds the latents (weight decay, free "
+        f"bits, batch normalisation): {text}."
+    )
+
+
+def _ranges(which: np.ndarray) -> str:
+    """Write whole numbers that go up, with runs of three or more as ranges."""
+    parts = np.split(which, np.flatnonzero(np.diff(which) > 1) + 1)
+    return ", ".join(
+        f"{part[0]}–{part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts
+    )
+
+
+def _latents(table: xr.Dataset) -> Section:
+    there = "expected_kl" in table
+    headings = ("latent:", "KL:", *(["linear VAE's:"] if there else []), "verdict",
+                "scale residual:", "shift residual:", "I(x; z) from:", "to:")  # fmt: skip
+    rows = []
+    for j in np.argsort(table["rank"].values):
+        one = table.isel(latent=j)
+        low, high = (max(float(one[f"information_{end}"]), 0) for end in ("lower", "upper"))
+        expected = [f"{float(one.expected_kl):.3f}"] if there else []
+        rows.append((
+            f"{j}", f"{float(one.kl):.3f}", *expected, str(one.verdict.values),
+            f"{float(one.scale_residual):+.3f}", f"{float(one.shift_residual):+.3f}",
+            f"{low:.2f}", f"{high:.2f}",
+        ))  # fmt: skip
+    return Section("Each latent, largest KL first, in nats", [], headings, tuple(rows))
+
+
+def _ways_back(table: xr.Dataset) -> Section:
+    critical, ways = _value(table, "critical_tau"), int(table.ways_out)
+    now = number(_value(table, "waterline"))
+    if np.isinf(critical):
+        line = (
+            "A collapsed latent can come back at every τ, to second order: the reconstruction "
+            "gains already by letting its noise in."
+        )
+    elif ways:
+        line = (
+            f"A collapsed latent comes back below τ = {number(critical)}, which the loss is with "
+            f"{now}: there are {ways} ways out. Train on, or perturb it."
+        )
+    else:
+        line = (
+            f"A collapsed latent comes back below τ = {number(critical)}. At {now} it is stable: "
+            "as the other latents are, only a smaller KL weight or σ² brings it back."
+        )
+    return Section("Can a collapsed latent come back?", [line])
