@@ -77,11 +77,12 @@ def of_spectrum(
         eigenvalues: (n,), from large to small: λ, or ν where the likelihood is not Gaussian.
         loss: as the user wrote it; static under jit.
         k: number of latents, which may exceed n; static.
-        has_best: whether a maximum over σ² exists (`ppca.check_learned_sigma2`); where σ² is
-            learned, it must. Static.
+        has_best: whether variance is left where k latents are used (`ppca.check_learned_sigma2`),
+            so that a maximum over σ² exists; never where k ≥ n. Static.
     """
     lam = jnp.asarray(eigenvalues)
     n, used, dtype = len(lam), min(k, len(lam)), lam.dtype
+    has_best &= used < n
     level = jnp.asarray(loss.level(n, k), dtype)
     nan = jnp.full((), jnp.nan, dtype)
     thresholds = levels.learned(lam) if loss.learns_sigma2 else lam

@@ -183,19 +183,23 @@ def _eigenvalues(
         lam = jnp.pad(thin, (0, n - len(thin)))
     else:
         lam = mom.spectrum(mom.from_data(values)).eigenvalues
-    try:
-        if k >= n:
-            checks.fail("k", k, "fewer latents than dimensions")
-        beta = loss.level(n, k) if loss.learns_sigma2 else 1.0
-        ppca.check_learned_sigma2(lam, k, beta, N, "data")
-        ppca.check_learned_sigma2(lam, k, 1.0, N, "data")
-    except ValueError:
+    if _explains_all(lam, loss, k, N):
         notes.append(
             f"{min(k, n):,} latents can explain these data completely. So the likelihood has no "
             "maximum over σ², and there is no best KL weight: the smaller, the better."
         )
         return lam, False
     return lam, True
+
+
+def _explains_all(lam: Array, loss: Loss, k: int, count: int) -> bool:
+    """Say whether k latents leave no variance for σ² to explain, at the loss's β or at 1."""
+    try:
+        for beta in {1.0, loss.kl_weight if loss.learns_sigma2 else 1.0}:
+            ppca.check_learned_sigma2(lam, min(k, len(lam) - 1), beta, float(count), "data")
+    except ValueError:
+        return True
+    return k >= len(lam)
 
 
 def describe_codes(

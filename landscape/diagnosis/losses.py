@@ -111,8 +111,8 @@ class Loss:
         """Return τ, in the data's unit²; β where σ² is learned, and of other likelihoods."""
         return self.kl_weight * self._level_at_weight_one(n, k)
 
-    def weight(self, level: float, n: int, k: int) -> float:
-        """Return the `kl_weight` with which this loss has that level: the inverse of `level`."""
+    def weight(self, level: Any, n: int, k: int) -> Any:
+        """Return the `kl_weight` for a level, or for each of many: the inverse of `level`."""
         return level / self._level_at_weight_one(n, k)
 
     def sigma2_and_beta(self, n: int, k: int) -> tuple[float | None, float]:

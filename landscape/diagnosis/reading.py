@@ -75,6 +75,8 @@ def codes(mean: Any, log_var: Any, rows: int | None) -> tuple[np.ndarray, np.nda
     mean = np.asarray(checks.data_matrix("mean", mean))
     log_var = np.asarray(checks.numbers("log_var", log_var))
     N, k = mean.shape
+    if N < 2:
+        checks.fail("mean", "one datum (N = 1)", "codes of at least two data")
     if rows is not None and rows != N:
         checks.fail("mean", f"codes of {N:,} data", f"codes of the {rows:,} data")
     if log_var.shape not in ((N, k), (k,)):
