@@ -66,7 +66,7 @@ def of_codes(
         loss: as the code has it.
         reconstruction: (N, ...), means of p(x | z), z drawn from the posterior as in training
             (decoded from posterior means they have too little error); needs `x`.
-        log_sigma2: log σ² that the model ended with, if it has one.
+        log_sigma2: log σ² that the model ended with, if it has one; one number.
         key: for the information bounds, which draw z; `jax.random.key(0)` by default.
 
     Returns:
@@ -87,6 +87,8 @@ def of_codes(
         values, notes = reading.data(x, loss.family)
     mean, log_var, more = reading.codes(mean, log_var, None if values is None else len(values))
     notes += more
+    if log_sigma2 is not None:
+        checks.finite("log_sigma2", checks.scalar("log_sigma2", log_sigma2))
     error = None
     if reconstruction is not None and values is not None and loss is not None:
         given, more = reading.reconstruction(reconstruction, values, loss.family)
@@ -226,6 +228,12 @@ def describe_codes(
         padding = (0, max(0, k - len(best.kl)))
         in_use, kl = jnp.pad(best.in_use, padding)[rank], jnp.pad(best.kl, padding)[rank]
         variables["expected_kl"] = ("latent", kl, "nats", "of the linear VAE's latent of its rank")
+        if error is not None:
+            if log_sigma2 is None:
+                # where it is learned and nobody says what was found, that of the best linear VAE
+                log_sigma2 = jnp.log(best.waterline / loss.sigma2_and_beta(facts["n"], k)[1])
+            rate = float(found.kl.sum())
+            variables |= _reconstructed(error, rate, facts["n"], loss.family, float(log_sigma2))
     residuals = found.scale_residual, found.shift_residual
     given = np.asarray(verdicts.judge(found.collapsed, in_use, *residuals))
     used = np.abs(np.asarray(found.scale_residual))[~np.asarray(found.collapsed)]
@@ -257,13 +265,6 @@ def describe_codes(
             (), verdicts.has_converged(found.collapsed, *residuals), "1", "whether training ended"
         ),
     }  # fmt: skip
-    if error is not None and values is not None and loss is not None:
-        if log_sigma2 is None:
-            # where it is learned and nobody says what was found, that of the best linear VAE
-            beta = loss.sigma2_and_beta(values.shape[1], k)[1]
-            log_sigma2 = jnp.log(best.waterline / beta)
-        rate = float(found.kl.sum())
-        variables |= _reconstructed(error, rate, values.shape[1], loss.family, float(log_sigma2))
     return variables, facts
 
 

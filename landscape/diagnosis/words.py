@@ -59,7 +59,8 @@ def _loss(table: xr.Dataset) -> Section:
     ]
     if not np.isfinite(_value(table, "waterline")):
         lines = [f"The loss is {table.attrs['loss']}. No σ² is best: it runs to zero."]
-    elif gaussian and above == 0:
+        return Section("What your loss asks for", lines)
+    if gaussian and above == 0:
         lines.append(
             f"Total collapse is the optimum of this loss for the linear VAE: all {k} latents "
             "should collapse. For any network it is a stable point. Neither another seed nor "
