@@ -96,6 +96,7 @@ SLOW = {
     "test_training.py": 20,
     "test_any_data.py": 15,
     "test_linear_study.py": 15,
+    "test_adapters.py": 20,
     "test_collapsed_latent.py": 15,
     "test_contracts.py": 15,
     "test_checkpoints.py": 15,

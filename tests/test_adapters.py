@@ -201,6 +201,7 @@ def linear_decode(w: Any, z: Any) -> Any:
     return z @ w["W"].T + w["mean"]
 
 
+@pytest.mark.slow
 def test_a_linear_vae_as_two_functions_is_the_native_one():
     """Here log variances are (k,), and weights lie in a list."""
     x = images((n,), "float64")
@@ -281,6 +282,7 @@ class Normalised(nnx.Module):
         return self.first(z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "norm"), [(0.5, False), (0.0, True)])
 def test_a_module_in_training_mode_is_refused(rate, norm):
     x, module = images((n,), "float32"), Normalised(nnx.Rngs(0), rate, norm)
@@ -296,6 +298,7 @@ def test_a_module_in_training_mode_is_refused(rate, norm):
     )  # of a linear decoder, section 5
 
 
+@pytest.mark.slow
 def test_weights_without_which_no_latent_collapses_are_refused():
     x = images((n,), "float64")
     _, params = native("float64")
@@ -421,5 +424,9 @@ def test_other_bad_input_is_refused():
         adapters.from_nnx(Nnx((n,), {"head": 2 * k}, nnx.Rngs(0)), images((n,), "float32"), "heads")
     module = Linen((n,), (("head", 2 * k),))
     own = {"params": layout(native("float32")[1].weights, jnp.zeros(n), joint=True)}
+    with pytest.raises(TypeError) as error:  # Flax's own, where weights and data do not fit
+        adapters.from_functions(encode, decode, own["params"], X)
+    note = "`encode` was given the weights and data of shape (4, 3), float64."
+    assert note in error.value.__notes__
     with pytest.raises(ValueError, match="got 'decode', expected a method of Linen"):
         adapters.from_linen(module, own, images((n,), "float32"))

@@ -183,19 +183,25 @@ def from_functions(
     mean = np.asarray(values).reshape(len(values), -1).mean(axis=0, dtype=np.float64)
     params = AdaptedParams(flat, log_sigma2, jnp.asarray(mean, dtype))
 
-    few = jnp.asarray(values[sources.spread(len(values), 4)], dtype)
+    few = np.asarray(values[sources.spread(len(values), 4)]).astype(dtype)
     own = jax.tree.unflatten(tree, flat.values())
-    k = jax.eval_shape(lambda w, x: _adapting.pair(encode(w, x), len(x)), own, few)[0].shape[1]
+    try:
+        given = jax.eval_shape(lambda w, x: _adapting.pair(encode(w, x), len(x)), own, few)
+    except Exception as error:
+        error.add_note(f"`encode` was given the weights and data of shape {few.shape}, {dtype}.")
+        raise
+    k = given[0].shape[1]
     parts = encode, decode, values.shape[1:], k, tuple(flat), tree
     try:
         hash(parts)
     except TypeError as error:
         checks.fail("encode, decode", f"what has no hash ({error})", "functions, or static modules")
-    rows = few.reshape(len(few), -1) - params.mean
-    _adapting.check_alone(model := Adapted(*parts), params, rows)
+    rows = few.reshape(len(few), -1) - np.asarray(params.mean)
     if latents is None:
+        _adapting.check_alone(model := Adapted(*parts), params, rows)
         return model, params
     model = AdaptedWithLatents(*parts, _places(latents, flat, k))
+    _adapting.check_alone(model, params, rows)
     for j in sorted({0, k - 1}):
         _adapting.check_collapse(model, params, rows, j)
     return model, params
