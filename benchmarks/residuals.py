@@ -105,13 +105,17 @@ VARIANTS: dict[str, Variant] = {
     "adamw-0.1": Variant("AdamW, weight decay 0.1", adamw=0.1, seeds=(0, 2)),
     "l2": Variant("L2 penalty, 0.01", l2=0.01, seeds=(0, 2)),
     "free-bits-mean": Variant("free bits 0.5, mean of the batch", free_bits=0.5, seeds=(0, 2)),
-    "free-bits-datum": Variant("free bits 0.5, each datum", free_bits=0.5, each_datum=True, seeds=(0, 2)),
+    "free-bits-datum": Variant(
+        "free bits 0.5, each datum", free_bits=0.5, each_datum=True, seeds=(0, 2)
+    ),
     "batch-norm": Variant("batch normalisation of m", Normalised(**vars(_MLP)), seeds=(0, 2)),
     "mnist": Variant(
         "decayed rate, 60,000 images", _LARGE, 0.25, 30_000, learning_rate=5e-4, data="mnist",
         seeds=(2,),
     ),
 }  # fmt: skip
+
+AT_REST = ("decayed", "held-out", "relu")
 
 
 def loss(
@@ -195,12 +199,11 @@ _LABELS = {
 
 def table(variant: Variant, runs: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
     """Label the runs of all seeds."""
-    dims = ("seed", "record", "latent")
+    dims = ("seed", "step", "latent")
     found = {name: np.stack([r[name] for r in runs]) for name in runs[0]}
     return tables.dataset(
-        {name: (dims[: v.ndim], v, *_LABELS[name]) for name, v in found.items()}
-        | {"step": (("record",), variant.recorded(), "1", "optimiser steps done")},
-        {"seed": list(variant.seeds)},
+        {name: (dims[: v.ndim], v, *_LABELS[name]) for name, v in found.items()},
+        {"seed": list(variant.seeds), "step": (variant.recorded(), "1", "optimiser steps done")},
         tables.provenance(variant),
     )
 
@@ -211,7 +214,7 @@ def load(folder: Path = FOLDER) -> dict[str, xr.Dataset]:
 
 
 def summary(found: xr.Dataset) -> xr.Dataset:
-    """Median, 90 % and largest absolute residual over latents in use, (seed, record) each.
+    """Median, 90 % and largest absolute residual over latents in use, each (seed, step).
 
     `in_use` counts those latents; where there are none the others are NaN.
     """
@@ -222,7 +225,31 @@ def summary(found: xr.Dataset) -> xr.Dataset:
         out[f"{name}_median"] = size.median("latent")
         out[f"{name}_90"] = size.quantile(0.9, "latent").drop_vars("quantile")
         out[f"{name}_largest"] = size.max("latent")
-    return xr.Dataset(out).assign(step=found.step)
+    return xr.Dataset(out)
+
+
+def thresholds(found: Mapping[str, xr.Dataset]) -> dict[str, float]:
+    """Choose: twice the largest that runs at rest show, rounded up to one digit.
+
+    At rest are the ends of `AT_REST` with seeds 0 and 1. "median" is for the median over latents in
+    use, "largest" for one latent.
+    """
+    chosen = {}
+    for name in (f"{kind}_{of}" for kind in ("scale", "shift") for of in ("median", "largest")):
+        ends = [summary(found[n])[name].isel(step=-1).sel(seed=[0, 1]) for n in AT_REST]
+        twice = 2 * max(float(end.max()) for end in ends)
+        digit = 10.0 ** np.floor(np.log10(twice))
+        chosen[name] = float(f"{np.ceil(twice / digit) * digit:.0e}")
+    return chosen
+
+
+def remaining(found: Mapping[str, xr.Dataset], name: str) -> xr.DataArray:
+    """Return nats by which the ELBO still rises until the decayed rate has brought it to rest.
+
+    Of the variant's own end; at a constant rate, of that of the decayed run of the same seed.
+    """
+    end = found["decayed" if name == "constant" else name].elbo.isel(step=-1, drop=True)
+    return end - found[name].elbo
 
 
 def _data(name: str, manual_dir: Path | None) -> Array:
@@ -259,7 +286,7 @@ def main() -> None:
         }
         for name, parts in jobs.items():
             found = table(VARIANTS[name], [part.result() for part in parts])
-            end = summary(found).isel(record=-1)
+            end = summary(found).isel(step=-1)
             print(f"{name}\n{end.to_dataframe().round(4).to_string()}", flush=True)
             if args.write:
                 FOLDER.mkdir(parents=True, exist_ok=True)
