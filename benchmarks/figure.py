@@ -1,6 +1,6 @@
-"""The one file that draws: time of a whole spectrum against the number of parameters."""
+"""What draws: time of a spectrum against the number of parameters; residuals along training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from benchmarks.records import Record
+from landscape.figures import style
 from linvae_jax import tables
 
 # Okabe and Ito's colours; told apart by marker and line too
@@ -90,3 +91,59 @@ def save(record: Record, folder: Path) -> Path:
     with mpl.rc_context({"font.size": 9}):
         draw(table, exponents(record)).savefig(path)
     return path
+
+
+# colour and line of each variant of residuals.py; those that come to rest have whole lines
+_VARIANTS: Mapping[str, tuple[str, str]] = {
+    "constant": (style.ORANGE, "-"),
+    "decayed": (style.BLUE, "-"),
+    "longer": (style.BLACK, "-"),
+    "relu": (style.GREEN, "-"),
+    "mnist": (style.SKY, "-"),
+    "adamw-0.01": (style.PURPLE, "--"),
+    "adamw-0.1": (style.RED, "--"),
+    "l2": (style.BLACK, "--"),
+    "free-bits-mean": (style.GREEN, ":"),
+    "free-bits-datum": (style.RED, ":"),
+    "batch-norm": (style.SKY, ":"),
+}
+
+
+@style.styled
+def draw_residuals(
+    measured: Mapping[str, xr.Dataset],
+    rise: Mapping[str, xr.DataArray],
+    texts: Mapping[str, str],
+    threshold: float,
+) -> Figure:
+    """Median scale residual, against the rise of the ELBO to come (left) and steps (right).
+
+    `measured` are summaries by variant. Left are those of `rise`, one line a seed, from the largest
+    residual on. Right are means over seeds with their range.
+    """
+    figure, (left, right) = style.panels(7.2, 3.9, 1, 2, sharey=True)
+    for name in rise:
+        colour, line = _VARIANTS[name]
+        for seed in rise[name].seed.values:
+            size = measured[name].scale_median.sel(seed=seed)
+            late = slice(int(size.argmax()), None)
+            x = rise[name].sel(seed=seed)[late]
+            x = x.where(x > 0)
+            left.plot(x, size[late], color=colour, ls=line, marker="o", ms=2.5, lw=0.9)
+    left.set(xscale="log", yscale="log", xlabel="rise of the ELBO still to come (nats/datum)")
+    left.invert_xaxis()
+    left.set_ylabel("|E[m² + D] − 1|, median of latents in use")
+    for name, (colour, line) in _VARIANTS.items():
+        if name in measured:
+            style.curve(right, measured[name].scale_median, colour, texts[name], line)
+    right.set(xscale="log", xlabel="optimiser steps")
+    for axis in (left, right):
+        axis.axhline(threshold, color="0.35", lw=0.8, ls=(0, (6, 3)))
+    left.annotate(
+        f"not converged above {threshold:g}", (0.02, threshold), (0, 3), color="0.35", fontsize=8,
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+    )  # fmt: skip
+    left.set_title("(a) with the ELBO’s own rise", loc="left")
+    right.set_title("(b) along training", loc="left")
+    style.legend_below(figure, right, 3)
+    return figure

@@ -24,7 +24,9 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from benchmarks import figure
 from landscape.diagnosis import codes
+from landscape.figures import style
 from linvae_jax import networks, streams, tables, vae
 from linvae_jax.data import datasets, mnist
 
@@ -252,6 +254,17 @@ def remaining(found: Mapping[str, xr.Dataset], name: str) -> xr.DataArray:
     return end - found[name].elbo
 
 
+def draw(found: Mapping[str, xr.Dataset], folder: Path = FOLDER) -> None:
+    """Write residuals.png."""
+    made = figure.draw_residuals(
+        {name: summary(of) for name, of in found.items()},
+        {name: remaining(found, name) for name in ("constant", *AT_REST) if name != "held-out"},
+        {name: VARIANTS[name].text for name in found},
+        thresholds(found)["scale_median"],
+    )
+    made.savefig(folder / "residuals.png", dpi=style.DPI)
+
+
 def _data(name: str, manual_dir: Path | None) -> Array:
     """Return centred pixels from 0 to 1, (N, 784), in float32."""
     if name == "digits":
@@ -291,6 +304,8 @@ def main() -> None:
             if args.write:
                 FOLDER.mkdir(parents=True, exist_ok=True)
                 tables.save(found, FOLDER / f"{name}.nc")
+    if args.write:
+        draw(load())
 
 
 if __name__ == "__main__":
