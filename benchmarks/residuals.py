@@ -9,6 +9,7 @@ python -m benchmarks.residuals --only mnist --manual-dir DIR --write
 """
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -222,11 +223,13 @@ def summary(found: xr.Dataset) -> xr.Dataset:
     """
     used = found.collapsed == 0
     out: dict[str, Any] = {"in_use": used.sum("latent")}
-    for name in ("scale", "shift"):
-        size = abs(found[f"{name}_residual"]).where(used)
-        out[f"{name}_median"] = size.median("latent")
-        out[f"{name}_90"] = size.quantile(0.9, "latent").drop_vars("quantile")
-        out[f"{name}_largest"] = size.max("latent")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        for name in ("scale", "shift"):
+            size = abs(found[f"{name}_residual"]).where(used)
+            out[f"{name}_median"] = size.median("latent")
+            out[f"{name}_90"] = size.quantile(0.9, "latent").drop_vars("quantile")
+            out[f"{name}_largest"] = size.max("latent")
     return xr.Dataset(out)
 
 
