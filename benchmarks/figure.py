@@ -118,29 +118,30 @@ def draw_residuals(
 ) -> Figure:
     """Median scale residual, against the rise of the ELBO to come (left) and steps (right).
 
-    `measured` are summaries by variant. Left are those of `rise`, one line a seed, from the largest
-    residual on. Right are means over seeds with their range.
+    `measured` are summaries by variant. Left are those of `rise`, seeds and mean, from the largest
+    residual on. Right are means over seeds.
     """
     figure, (left, right) = style.panels(7.2, 3.9, 1, 2, sharey=True)
-    for name in rise:
+    for name, all_to_come in rise.items():
         colour, line = _VARIANTS[name]
-        for seed in rise[name].seed.values:
-            size = measured[name].scale_median.sel(seed=seed)
-            late = slice(int(size.argmax()), None)
-            x = rise[name].sel(seed=seed)[late]
-            x = x.where(x > 0)
-            left.plot(x, size[late], color=colour, ls=line, marker="o", ms=2.5, lw=0.9)
+        size = measured[name].scale_median
+        late = slice(int(size.mean("seed").argmax("step")), None)
+        to_come, size = all_to_come[:, late], size[:, late]
+        to_come = to_come.where(to_come > 0)
+        left.plot(to_come.T, size.T, color=colour, ls="", marker="o", ms=2, mew=0, alpha=0.5)
+        left.plot(to_come.mean("seed"), size.mean("seed"), color=colour, ls=line)
     left.set(xscale="log", yscale="log", xlabel="rise of the ELBO still to come (nats/datum)")
     left.invert_xaxis()
     left.set_ylabel("|E[m² + D] − 1|, median of latents in use")
     for name, (colour, line) in _VARIANTS.items():
         if name in measured:
-            style.curve(right, measured[name].scale_median, colour, texts[name], line)
+            mean = measured[name].scale_median.mean("seed")
+            right.plot(mean.step, mean, color=colour, ls=line, lw=1.2, label=texts[name])
     right.set(xscale="log", xlabel="optimiser steps")
     for axis in (left, right):
         axis.axhline(threshold, color="0.35", lw=0.8, ls=(0, (6, 3)))
     left.annotate(
-        f"not converged above {threshold:g}", (0.02, threshold), (0, 3), color="0.35", fontsize=8,
+        f"not converged above {threshold:g}", (0.02, threshold), (0, -10), color="0.35", fontsize=8,
         xycoords=("axes fraction", "data"), textcoords="offset points",
     )  # fmt: skip
     left.set_title("(a) with the ELBO’s own rise", loc="left")
