@@ -19,7 +19,7 @@ def tiny() -> tuple[residuals.Variant, jnp.ndarray]:
     x = images.reshape(-1, 196)[:, ::2] / 255
     model = networks.Mlp(n=98, k=4, encoder=(16,), decoder=(16,), activation="tanh", data_scale=0.3)
     variant = residuals.Variant(
-        "tiny", model, sigma2=0.2, steps=1000, batch_size=100, learning_rate=5e-3, seeds=(0,)
+        "tiny", model, sigma2=0.2, steps=1500, batch_size=100, learning_rate=5e-3, seeds=(0,)
     )
     return variant, jnp.asarray(x - x.mean(axis=0), "f4")
 
@@ -37,7 +37,7 @@ def test_residuals_fall_while_a_vae_is_trained_and_do_not_where_free_bits_hold(t
     assert found.elbo[-1] > found.elbo[0] + 5
     peak, end = float(measured.scale_median.max()), float(measured.scale_median[-1])
     assert peak > 0.1
-    assert end < peak / 5
+    assert end < min(peak / 5, 0.03)
     assert measured.shift_largest[-1] < 0.1
     # max(KL_j(x), λ) is flat for data below λ: only the others pull at the scale
     kept = trained(replace(variant, free_bits=0.5, each_datum=True), x)
