@@ -99,6 +99,7 @@ _VARIANTS: Mapping[str, tuple[str, str]] = {
     "decayed": (style.BLUE, "-"),
     "longer": (style.BLACK, "-"),
     "relu": (style.GREEN, "-"),
+    "relu-longer": (style.PURPLE, "-"),
     "mnist": (style.SKY, "-"),
     "adamw-0.01": (style.PURPLE, "--"),
     "adamw-0.1": (style.RED, "--"),
