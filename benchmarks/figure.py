@@ -122,7 +122,7 @@ def draw_residuals(
     `measured` are summaries by variant. Left are those of `rise`, seeds and mean, from the largest
     residual on. Right are means over seeds.
     """
-    figure, (left, right) = style.panels(7.2, 3.9, 1, 2, sharey=True)
+    figure, (left, right) = style.panels(7.2, 4.1, 1, 2, sharey=True)
     for name, all_to_come in rise.items():
         colour, line = _VARIANTS[name]
         size = measured[name].scale_median
@@ -133,7 +133,7 @@ def draw_residuals(
         left.plot(to_come.mean("seed"), size.mean("seed"), color=colour, ls=line)
     left.set(xscale="log", yscale="log", xlabel="rise of the ELBO still to come (nats/datum)")
     left.invert_xaxis()
-    left.set_ylabel("|E[m² + D] − 1|, median of latents in use")
+    left.set_ylabel("|E[m² + D] − 1|, median in use")
     for name, (colour, line) in _VARIANTS.items():
         if name in measured:
             mean = measured[name].scale_median.mean("seed")
@@ -142,7 +142,7 @@ def draw_residuals(
     for axis in (left, right):
         axis.axhline(threshold, color="0.35", lw=0.8, ls=(0, (6, 3)))
     left.annotate(
-        f"not converged above {threshold:g}", (0.02, threshold), (0, -10), color="0.35", fontsize=8,
+        f"threshold {threshold:g}", (0.02, threshold), (0, -10), color="0.35", fontsize=8,
         xycoords=("axes fraction", "data"), textcoords="offset points",
     )  # fmt: skip
     left.set_title("(a) with the ELBO’s own rise", loc="left")

@@ -119,7 +119,7 @@ VARIANTS: dict[str, Variant] = {
     ),
 }  # fmt: skip
 
-# whose ends choose the thresholds; "relu" was meant to be one, but three times as long it goes on
+# whose ends choose the thresholds; "relu" was meant to be one, but was not at rest (README.md)
 AT_REST = ("decayed", "held-out")
 
 
@@ -235,15 +235,17 @@ def summary(found: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(out)
 
 
-def thresholds(found: Mapping[str, xr.Dataset]) -> dict[str, float]:
+def thresholds(
+    found: Mapping[str, xr.Dataset], at_rest: tuple[str, ...] = AT_REST
+) -> dict[str, float]:
     """Choose: twice the largest that runs at rest show, rounded up to one digit.
 
-    At rest are the ends of `AT_REST` with seeds 0 and 1. "median" is for the median over latents in
+    At rest are the ends of `at_rest` with seeds 0 and 1. "median" is for the median over latents in
     use, "largest" for one latent.
     """
     chosen = {}
     for name in (f"{kind}_{of}" for kind in ("scale", "shift") for of in ("median", "largest")):
-        ends = [summary(found[n])[name].isel(step=-1).sel(seed=[0, 1]) for n in AT_REST]
+        ends = [summary(found[n])[name].isel(step=-1).sel(seed=[0, 1]) for n in at_rest]
         twice = 2 * max(float(end.max()) for end in ends)
         digit = 10.0 ** np.floor(np.log10(twice))
         chosen[name] = float(f"{np.ceil(twice / digit) * digit:.0e}")
@@ -257,6 +259,22 @@ def remaining(found: Mapping[str, xr.Dataset], name: str) -> xr.DataArray:
     """
     end = found["decayed" if name == "constant" else name].elbo.isel(step=-1, drop=True)
     return end - found[name].elbo
+
+
+def markdown(found: Mapping[str, xr.Dataset]) -> str:
+    """Return the ends of all variants as a table, from the least to the largest of the seeds."""
+    names = ("scale_median", "scale_largest", "shift_median", "shift_largest")
+    lines = [
+        "| variant | in use | scale, median | scale, largest | shift, median | shift, largest |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, of in found.items():
+        end = summary(of).isel(step=-1)
+        ends = [f"{end.in_use.min():.0f}", f"{end.in_use.max():.0f}"]
+        cells = [ends, *([f"{of:.3f}" for of in (end[n].min(), end[n].max())] for n in names)]
+        told = [" to ".join(dict.fromkeys(cell)) for cell in cells]
+        lines.append(f"| {VARIANTS[name].text} | {' | '.join(told)} |")
+    return "\n".join(lines)
 
 
 def draw(found: Mapping[str, xr.Dataset], folder: Path = FOLDER) -> None:

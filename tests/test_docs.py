@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import tyro
 import xarray as xr
+from scipy.stats import spearmanr
 from tolerances import EXACT, FACTORED
 
 import landscape
 import linvae_jax
-from benchmarks import device, run
+from benchmarks import device, residuals, run
 from landscape.cli import options
 from landscape.curvature import collapsed_latent
 from landscape.paper import network_claims, network_experiments, settings
@@ -471,3 +472,87 @@ def test_what_is_told_of_curvature(found):
     text = under("benchmarks/results/mnist/README.md", "The claims")
     for name in ("critical_sigma2", "linear_critical_sigma2"):
         tells(text, f"{float(at[name]):.2f}")
+
+
+# what is told of residuals
+
+
+def test_what_is_told_of_residuals():
+    document = "benchmarks/README.md"
+    text = under(document, "When has training ended?")
+    found = residuals.load()
+    assert list(found) == list(residuals.VARIANTS)
+    shown = DOCUMENTS[document].split("tests/test_docs.py -->\n")[1]
+    assert shown.split("<!-- end of residuals -->")[0].strip() == residuals.markdown(found)
+    chosen = residuals.thresholds(found)
+    for of, told in (("median", "median over latents in use"), ("largest", "one latent")):
+        assert f"| {told} | {chosen[f'scale_{of}']:g} | {chosen[f'shift_{of}']:g} |" in text
+    ends = {name: residuals.summary(table).isel(step=-1) for name, table in found.items()}
+
+    def largest(name: str, of: str, seeds: list[int]) -> float:
+        return float(ends[name][of].sel(seed=seeds).max())
+
+    # the check
+    for name, seeds in (("decayed", [2, 3]), ("held-out", [2, 3]), ("relu-longer", [0, 1])):
+        assert all(largest(name, of, seeds) < bound for of, bound in chosen.items()), name
+    for name, of in (("relu", "scale_largest"), ("relu-longer", "scale_largest")):
+        tells(text, f"{ends[name][of].min():.3f} to {ends[name][of].max():.3f}")
+    tells(text, f"{largest('longer', 'scale_median', [0, 1]):.3f} at most")
+    tells(text, f"{largest('longer', 'scale_largest', [0, 1]):.3f} in any latent")
+    images = found["mnist"].isel(step=-1, seed=0)
+    assert all(largest("mnist", f"{kind}_median", [2]) < chosen[f"{kind}_median"]
+               for kind in ("scale", "shift"))  # fmt: skip
+    size = {
+        k: abs(images[f"{k}_residual"]).where(images.collapsed == 0) for k in ("scale", "shift")
+    }
+    above = {k: size[k] > chosen[f"{k}_largest"] for k in size}
+    count = int((above["scale"] | above["shift"]).sum())
+    assert f"of its {ends['mnist'].in_use[0]:.0f} latents in use {count} do not" in text
+    strongest = int(images.kl.argmax("latent"))
+    assert above["scale"].sum() == 1
+    tells(text, *(f"{size[k][strongest]:.3f} in {k}" for k in size))
+    with_relu = {name: found[name] for name in residuals.AT_REST} | {"relu": found["relu"]}
+    other = residuals.thresholds(with_relu, tuple(with_relu))
+    assert (other["scale_median"], other["shift_median"]) == (
+        chosen["scale_median"], chosen["shift_median"]
+    )  # fmt: skip
+    tells(text, *(f"{other[f'{k}_largest']:g} of the {chosen[f'{k}_largest']:g}" for k in size))
+    # where something holds them up
+    held = {name: float(ends[name].scale_median.min()) for name in ends}
+    tells(
+        text, f"{min(held['adamw-0.1'], held['l2']):.3f} or more", f"{held['free-bits-datum']:.2f}"
+    )
+    tells(text, f"{ends['batch-norm'].scale_largest.min():.2f}")
+    mean = ends["free-bits-mean"].scale_median
+    tells(text, f"{mean.min():.3f} to {mean.max():.3f}")
+    size, kl = (abs(found["l2"][n].isel(step=-1)) for n in ("scale_residual", "kl"))
+    assert size.where(kl > 1.2).min() > chosen["scale_largest"]
+    assert size.where(kl < 0.8).max() < 0.02
+
+
+def test_what_is_told_of_residuals_along_training():
+    text = under("benchmarks/README.md", "When has training ended?")
+    found = residuals.load()
+    rise = {n: residuals.remaining(found, n) for n in ("constant", "decayed", "relu")}
+    size = {name: residuals.summary(found[name]).scale_median for name in rise}
+    ranks = []
+    for name in rise:
+        late = slice(int(size[name].mean("seed").argmax("step")), None)
+        for seed in found[name].seed:
+            to_come, median = (of[name].sel(seed=seed)[late] for of in (rise, size))
+            going = to_come.values > 0
+            ranks.append(spearmanr(to_come.values[going], median.values[going]).statistic)
+    tells(text, f"{min(ranks):.2f} to {max(ranks):.2f}")
+    mean, to_come = (of["constant"].mean("seed") for of in (size, rise))
+    peak = int(mean.step[mean.argmax("step")])
+    tells(text, f"step {peak}", "step 2,381", f"{mean.max():.2f}", f"{mean.sel(step=2381):.3f}")
+    tells(text, f"{to_come.sel(step=peak):.0f} to {to_come.sel(step=2381):.1f} nats")
+    assert (abs(mean.sel(step=slice(2381, 18_000)) - 0.02) < 0.01).all()
+    tells(text, f"{mean.sel(step=10):.3f}", f"{to_come.sel(step=10):.0f} nats")
+    assert residuals.summary(found["decayed"]).scale_median.isel(step=-1).max() < 0.01
+    more = (found["longer"].elbo - found["decayed"].elbo.isel(step=-1, drop=True)).isel(step=-1)
+    tells(text, f"{more.min():.1f} to {more.max():.1f} nats")
+    apart = found["held-out"].isel(step=-1)
+    other = abs(apart.held_out_scale).where(apart.collapsed == 0)
+    medians = other.median("latent")
+    tells(text, f"{medians.min():.3f} to {medians.max():.3f}", f"{other.max():.3f}")
