@@ -78,6 +78,7 @@ hypothesis.settings.load_profile(PROFILE)
 # Seconds of the files that take longest. A file stays in one of two processes, for there its
 # tests share fixtures and compiled programs; the longest start first, so that both end together.
 SLOW = {
+    "test_diagnosis_training.py": 60,
     "test_cli.py": 55,
     "test_sweeps.py": 50,
     "test_units.py": 45,
