@@ -223,7 +223,7 @@ def test_verdicts_tell_what_was_done_to_codes():
     assert not found.has_converged
     assert found["rank"].values.tolist()[1] == 4
     text = " ".join(words.sections(found)[2].sentences)
-    assert "1 are collapsed although" in text
+    assert "1 latent is collapsed although" in text
     assert "has not converged" in text
     alone = diagnosis.of_codes(saved["mean"], saved["log_var"])
     assert alone.verdict.values.tolist()[4:] == ["collapsed"] * 2

@@ -104,7 +104,11 @@ def _weights(table: xr.Dataset) -> Section:
     if table.attrs["likelihood"] != "gaussian":
         lines.append(f"With a weight of {weight} the loss is the negative ELBO (β = 1).")
     elif weight is not None:
-        lost, tuned = _number(table, "nats_lost"), _number(table, "nats_lost_tuned")
+        # at the best weight what is left of either is rounding
+        lost, tuned = (
+            number(round(max(_value(table, name), 0), 6))
+            for name in ("nats_lost", "nats_lost_tuned")
+        )
         lines.append(
             f"The best weight for the likelihood is {weight}. Yours costs {lost} nats per datum; "
             f"{tuned} where σ² is tuned after training."
@@ -130,8 +134,8 @@ def _codes(table: xr.Dataset) -> Section:
     k = table.sizes["latent"]
     used, active, rate = int(table.num_in_use), int(table.num_active), _number(table, "rate")
     lines = [
-        f"{used} of {k} latents are in use, {k - used} are (0.01, 0.01)-collapsed; {active} are "
-        f"active units. Their KL is {rate} nats per datum in all."
+        f"{used} of {k} latents are in use. {k - used} are collapsed: less than 0.01 nats for 99 % "
+        f"of the data. {active} are active units. Their KL is {rate} nats per datum in all."
     ]
     if "linear_rate" in table and np.isfinite(_value(table, "waterline")):
         expected, of_linear = int(table.linear_num_in_use), _number(table, "linear_rate")
@@ -147,8 +151,9 @@ def _codes(table: xr.Dataset) -> Section:
     lines.append(_convergence(table))
     if missed := int((table.verdict == verdicts.WORDS[verdicts.ALTHOUGH]).sum()):
         lines.append(
-            f"{missed} are collapsed although the data have components above the waterline for "
-            "them: not by the loss. Longer training, another start or another network may use them."
+            f"{_latents_of(missed)} collapsed although the data have more components above the "
+            "waterline: not by the loss. Longer training, another start or another network may "
+            "change that."
         )
     if "distortion" in table:
         gain = number(_value(table, "elbo_tuned") - _value(table, "elbo"))
@@ -169,17 +174,21 @@ def _codes(table: xr.Dataset) -> Section:
 def _convergence(table: xr.Dataset) -> str:
     median = _value(table, "median_scale_residual")
     far = int((table.verdict == verdicts.WORDS[verdicts.UNFINISHED]).sum())
-    text = f"the median scale residual of latents in use is {number(median)}"
+    text = f"the median scale residual of latents in use is {median:.3f}"
     if bool(table.has_converged):
         return f"Training has converged: {text}."
     if median > verdicts.MEDIAN_SCALE_RESIDUAL:
         text += f", not below {verdicts.MEDIAN_SCALE_RESIDUAL}"
     if far:
-        text += f", and {far} latents have a residual above {verdicts.SCALE_RESIDUAL}"
+        text += f"; {_latents_of(far)} further off than {verdicts.SCALE_RESIDUAL}"
     return (
         f"Training has not converged, or more than this loss holds the latents (weight decay, free "
         f"bits, batch normalisation): {text}."
     )
+
+
+def _latents_of(count: int) -> str:
+    return "1 latent is" if count == 1 else f"{count} latents are"
 
 
 def _ranges(which: np.ndarray) -> str:
