@@ -1,5 +1,6 @@
 """What the documentation shows is run: code, docstrings, commands, links, names, numbers."""
 
+import contextlib
 import doctest
 import importlib
 import json
@@ -23,6 +24,7 @@ from tolerances import EXACT, FACTORED
 import landscape
 import linvae_jax
 from benchmarks import device, residuals, run
+from landscape import cli, diagnosis
 from landscape.cli import options
 from landscape.curvature import collapsed_latent
 from landscape.paper import network_claims, network_experiments, settings
@@ -33,10 +35,18 @@ ROOT = Path(__file__).parent.parent
 MNIST = ROOT / "benchmarks" / "results" / "mnist"
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *MNIST.glob("*.md")])
+    for path in sorted(
+        [
+            *ROOT.glob("*.md"),
+            *ROOT.glob("*/README.md"),
+            *ROOT.glob("landscape/*/README.md"),
+            *MNIST.glob("*.md"),
+        ]
+    )
     if path.name != "CHANGELOG.md"  # it tells of names that were
 }
 README = DOCUMENTS["README.md"]
+QUESTIONS = "landscape/diagnosis/README.md"
 ABOUT_MNIST = DOCUMENTS["benchmarks/results/mnist/README.md"]
 MODULES = sorted(
     info.name
@@ -180,10 +190,110 @@ def test_recipe_for_pytorch_makes_the_blocks_of_these_weights(library, monkeypat
     np.testing.assert_allclose(float(capsys.readouterr().out), critical, rtol=FACTORED)
 
 
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """A folder with the codes that the page of questions makes for its commands."""
+    folder = tmp_path_factory.mktemp("questions")
+    _, example, _ = blocks(QUESTIONS, "python")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(example, {})
+    return folder
+
+
+ANSWERS = re.findall(
+    r"^```sh\nlinvae ([^\n]*)\n```\n\n```text\n(.*?)^```",
+    DOCUMENTS[QUESTIONS],
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def test_ten_questions_are_answered():
+    asked = re.findall(r"^## (\d+)\. .*[?.]$", DOCUMENTS[QUESTIONS], re.MULTILINE)
+    assert [int(number) for number in asked] == list(range(1, 11))
+    assert len(ANSWERS) == len(blocks(QUESTIONS, "sh")) == len(blocks(QUESTIONS, "text"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "shown"), ANSWERS)
+def test_answers_are_what_the_command_says(command, shown, stand_in, monkeypatch, capsys):
+    monkeypatch.chdir(stand_in)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(shlex.split(command))
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out.splitlines()
+    for line in filter(lambda line: line not in ("", "…"), shown.splitlines()):
+        assert line in printed
+        del printed[: printed.index(line) + 1]  # in this order
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_codes_are_saved_as_shown(library, tmp_path, monkeypatch):
+    """Also where PyTorch is absent, by NumPy under its names."""
+    example, *_ = blocks(QUESTIONS, "python")
+    x = np.random.default_rng(0).normal(size=(50, 6))
+    if library == "numpy":
+        module = SimpleNamespace(
+            no_grad=contextlib.nullcontext, exp=np.exp,
+            randn_like=lambda of: np.random.default_rng(1).normal(size=of.shape),
+        )  # fmt: skip
+        monkeypatch.setitem(sys.modules, "torch", module)
+    else:
+        torch = pytest.importorskip("torch")
+        x = torch.tensor(x)
+    model = SimpleNamespace(
+        encode=lambda x: (0.5 * x[:, :2], 0 * x[:, :2] - 1), decode=lambda z: z @ x[:2]
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"model": model, "x": x})
+    with np.load("codes.npz") as saved:
+        found = diagnosis.of_codes(**saved, x=np.load("x.npy"), loss=diagnosis.Loss())
+    kl = ((np.asarray(x)[:, :2] ** 2).mean(0) / 4 + np.exp(-1) - 1 + 1) / 2
+    np.testing.assert_allclose(found.kl, kl, rtol=EXACT)
+    assert found.distortion > 0
+
+
+@pytest.mark.slow
+def test_way_back_is_shown_for_functions_of_ones_own(capsys):
+    *_, example = blocks(QUESTIONS, "python")
+    x = jax.random.normal(jax.random.key(0), (500, 4)) * jnp.array([3.0, 2.0, 1.0, 0.5])
+    lam, U = np.linalg.eigh(np.cov(x.T, bias=True))
+    lam, U = lam[::-1][:2], U[:, ::-1][:, :2]
+    on = np.array([1.0, 0.0])  # of two latents one is in use, at τ = ½
+    w = on * np.sqrt(lam - 0.5)
+    weights = {
+        "mean": {"kernel": U * w / lam, "bias": -x.mean(0) @ U * w / lam},
+        "log_var": {"kernel": np.zeros((4, 2)), "bias": on * np.log(0.5 / lam)},
+        "decoder": {"kernel": (U * w).T, "bias": np.asarray(x.mean(0))},
+    }
+
+    def dense(layer, x):
+        return x @ layer["kernel"] + layer["bias"]
+
+    names = {
+        "encode": lambda w, x: (dense(w["mean"], x), dense(w["log_var"], x)),
+        "decode": lambda w, z: dense(w["decoder"], z), "weights": weights, "x": x,
+    }  # fmt: skip
+    exec(example, names)
+    verdicts, critical = capsys.readouterr().out.splitlines()
+    assert verdicts == "['in use' 'collapsed although λ > τ']"
+    # the largest eigenvalue that no latent uses; one z for each of 500 data
+    np.testing.assert_allclose(float(critical), lam[1], rtol=0.05)
+
+
+def test_what_is_told_of_the_guide_for_networks(found):
+    text = DOCUMENTS[QUESTIONS].split("How good a guide")[1].split("\n\n")[0]
+    shorter = {name: tables.load(MNIST / f"third_{name}.nc") for name in ("table", "curves")}
+    off = (network_claims.linear_predicts(of).checks[1].value for of in (shorter, found))
+    tells(" ".join(text.split()), *(f"{value:.2f} off" if i == 0 else f"{value:.2f} after"
+                                    for i, value in enumerate(off)))  # fmt: skip
+    assert network_claims.collapse_by_sigma2(found).sizes["sigma2"] == 11
+
+
 def test_no_other_python_is_shown():
     shown = {name: len(blocks(name, "python")) for name in DOCUMENTS}
     assert {name: count for name, count in shown.items() if count} == {
-        "README.md": 1, "landscape/README.md": 1, "linvae_jax/README.md": 3,
+        "README.md": 1, QUESTIONS: 3, "landscape/README.md": 1, "linvae_jax/README.md": 3,
     }  # fmt: skip
 
 
@@ -244,7 +354,13 @@ def test_names_that_are_mentioned_exist(document):
     files = {path.name for folder in packages for path in folder.rglob("*.*")}
     for name in re.findall(r"`([A-Za-z_]\w*(?:\.\w+)+)[`(]", text):
         first, last = name.split(".")[0], name.split(".")[-1]
-        if first != "jax" and last not in ("html", "toml", "txt", "zip"):  # not of these packages
+        if first not in ("jax", "torch") and last not in (
+            "html",
+            "npy",
+            "toml",
+            "txt",
+            "zip",
+        ):  # not of these packages
             assert name in files or _exists(name), name
 
 

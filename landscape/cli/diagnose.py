@@ -1,5 +1,6 @@
 """`linvae diagnose`: why do the latents of my VAE collapse?"""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _codes(path: Path) -> tuple[dict[str, Any], str, list[str]]:
 def _print(section: words.Section) -> None:
     print(f"\n{section.heading.upper()}")
     for sentence in section.sentences:
-        print(sentence)
+        print(textwrap.fill(sentence, 100))
     if section.rows:
         names = [name.removesuffix(":") for name in section.headings]
         words_of = [i for i, name in enumerate(section.headings) if not name.endswith(":")]

@@ -78,10 +78,10 @@ def _size(params: Any, x: np.ndarray) -> float:
 
 def check_collapse(model: vae.LatentModel, params: Any, x: np.ndarray, j: int) -> None:
     """Expect that latent j, and no other, is collapsed where its weights are zero."""
-    z = _with(_codes(model, x), j, 0)
+    z = _with(_codes(model, x), j, 0.0)
     point = collapsed_latent.collapse_latents(model, params, (j,))
     before, after = _run(model, params, x, z), _run(model, point, x, z)
-    heard = _run(model, point, x, _with(z, j, 1))[2]
+    heard = _run(model, point, x, _with(z, j, 1.0))[2]
     # what is multiplied by zero is zero; this leaves room for sums in another order
     small = 10 * np.finfo(z.dtype).eps
 
@@ -100,5 +100,5 @@ def check_collapse(model: vae.LatentModel, params: Any, x: np.ndarray, j: int) -
     hint = "One of the parts is not the latent's alone, or its axis or offset is another."
     expect(np.abs(after[2] - before[2]).max() <= near, "the decoder at z_j = 0 changes", hint)
     for old, new in zip(before[:2], after[:2], strict=True):
-        changed = np.abs(_with(new - old, j, 0)).max()
+        changed = np.abs(_with(new - old, j, 0.0)).max()
         expect(changed <= small * (1 + np.abs(old).max()), "other latents change", hint)

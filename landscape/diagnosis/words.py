@@ -106,7 +106,7 @@ def _weights(table: xr.Dataset) -> Section:
     elif weight is not None:
         # at the best weight what is left of either is rounding
         lost, tuned = (
-            number(round(max(_value(table, name), 0), 6))
+            number(round(max(_value(table, name), 0.0), 6))
             for name in ("nats_lost", "nats_lost_tuned")
         )
         lines.append(
