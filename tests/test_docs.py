@@ -126,14 +126,24 @@ def test_sweep_of_networks_runs_at_a_small_size(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "results" / "python" / "runs").glob("*.npz"))) == 6
 
 
-@pytest.mark.slow
 def test_latents_that_should_be_in_use_are_counted_as_shown(capsys):
     example, *_ = blocks("linvae_jax/README.md", "python")
     names = {}
     exec(example, names)
     assert f"# {capsys.readouterr().out.split()[-1]}\n" in example
-    assert int((names["best"].kl == 0).sum()) == names["best"].num_collapsed
-    assert int((names["lam"][:10] <= names["tau"]).sum()) == names["best"].num_collapsed
+    lam = np.linalg.eigvalsh(np.cov(names["x"].T, bias=True))[::-1]
+    assert (lam[:10] > 5).sum() == names["found"].linear_num_in_use
+
+
+def test_numbers_of_the_diagnosis_in_the_readme_are_those_of_the_digits():
+    text = " ".join(README.split("## Your VAE, in one command")[1].split("## ")[0].split())
+    answer = next(shown for _, shown in ANSWERS)
+    for name, told in (
+        ("τ = ", r"τ = ([\d.]+)"), ("the largest λ is ", r"\(([\d.]+) at the most"),
+        (r"\n +16 +", r"([\d.]+) keeps half"), (r"\n +32 +", r"([\d.]+) all\."),
+    ):  # fmt: skip
+        (said,) = re.findall(told, text)
+        assert re.search(rf"{name}{re.escape(said)}", answer), said
 
 
 @pytest.mark.slow
