@@ -56,6 +56,7 @@ TESTS = {
     "landscape/curvature/onset.py": ("test_onset", "test_contracts"),
     "landscape/curvature/mixed": ("test_census", "test_units"),
     "landscape/curvature": _CURVATURE,
+    "landscape/diagnosis": ("test_diagnosis_theory", "test_diagnosis"),
 }  # fmt: skip
 
 
@@ -74,8 +75,10 @@ def files() -> list[str]:
     """The files whose formulas are mutated."""
     folders = ("landscape/points", "landscape/curvature")
     inside = [p for f in folders for p in sorted((ROOT / f).glob("*.py"))]
+    pure = ("codes", "expected", "levels", "losses", "verdicts")
     return [
         "linvae_jax/linear.py", "linvae_jax/ppca.py",
+        *(f"landscape/diagnosis/{name}.py" for name in pure),
         *(str(p.relative_to(ROOT)) for p in inside if p.name != "__init__.py"),
     ]  # fmt: skip
 
