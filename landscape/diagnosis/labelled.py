@@ -158,6 +158,10 @@ def _of_data(
         lost = "nats that the loss costs the likelihood"
         variables |= {
             "linear_distortion": ((), found.distortion, unit, "E‖x − x̂‖² of the best linear VAE"),
+            "linear_objective": (
+                (), found.distortion / (2 * found.waterline) + found.rate, "nats/datum",
+                "its loss, E‖x − x̂‖²/(2τ) + KL",
+            ),
             "linear_elbo": ((), found.elbo, "nats/datum", "its ELBO; σ² = τ if the loss has none"),
             "best_elbo": ((), found.elbo_best, "nats/datum", "the maximum over weights and σ²"),
             "nats_lost": ((), found.elbo_best - found.elbo, "nats/datum", f"{lost}, at its σ²"),
@@ -234,6 +238,11 @@ def describe_codes(
                 log_sigma2 = jnp.log(best.waterline / loss.sigma2_and_beta(facts["n"], k)[1])
             rate = float(found.kl.sum())
             variables |= _reconstructed(error, rate, facts["n"], loss.family, float(log_sigma2))
+            if loss.family == "gaussian" and not loss.learns_sigma2:
+                objective = error / (2 * float(best.level)) + rate
+                variables["objective"] = (
+                    (), objective, "nats/datum", "the loss, E‖x − x̂‖²/(2τ) + KL"
+                )  # fmt: skip
     residuals = found.scale_residual, found.shift_residual
     given = np.asarray(verdicts.judge(found.collapsed, in_use, *residuals))
     used = np.abs(np.asarray(found.scale_residual))[~np.asarray(found.collapsed)]

@@ -152,8 +152,7 @@ def _codes(table: xr.Dataset) -> Section:
     if missed := int((table.verdict == verdicts.WORDS[verdicts.ALTHOUGH]).sum()):
         lines.append(
             f"{_latents_of(missed)} collapsed although the data have more components above the "
-            "waterline: not by the loss. Longer training, another start or another network may "
-            "change that."
+            f"waterline. {_why_although(table)}"
         )
     if "distortion" in table:
         gain = number(_value(table, "elbo_tuned") - _value(table, "elbo"))
@@ -169,6 +168,26 @@ def _codes(table: xr.Dataset) -> Section:
     which = {verdict: np.flatnonzero(given == verdict) for verdict in verdicts.WORDS}
     rows = tuple((v, f"{len(of)}", _ranges(of)) for v, of in which.items() if len(of))
     return Section("What your latents do", lines, ("verdict", "latents:", "which, from 0"), rows)
+
+
+def _why_although(table: xr.Dataset) -> str:
+    """Say whether others make up for latents that are collapsed although λ > τ."""
+    if "objective" not in table:
+        return (
+            "Either the network's other latents explain what these could, or training failed: "
+            "reconstructions would tell."
+        )
+    gap = _value(table, "objective") - _value(table, "linear_objective")
+    against = f"the loss, E‖x − x̂‖²/(2τ) + KL, is {number(abs(gap))} nats per datum"
+    if gap < 0:
+        return (
+            f"Its other latents explain more than linear ones could: {against} below that of the "
+            "best linear VAE."
+        )
+    return (
+        f"Training or the network failed: {against} above that of the best linear VAE. Train "
+        "longer, from another start, or with another network."
+    )
 
 
 def _convergence(table: xr.Dataset) -> str:
@@ -223,6 +242,11 @@ def _ways_back(table: xr.Dataset) -> Section:
         line = (
             "A collapsed latent can come back at every τ, to second order: the reconstruction "
             "gains already by letting its noise in."
+        )
+    elif critical == 0:
+        line = (
+            "No τ brings a collapsed latent back, to second order: what it feeds in the decoder is "
+            "dead, or the others explain all that the encoder could tell."
         )
     elif ways:
         line = (
