@@ -245,7 +245,7 @@ def describe_codes(
                 )  # fmt: skip
     residuals = found.scale_residual, found.shift_residual
     given = np.asarray(verdicts.judge(found.collapsed, in_use, *residuals))
-    used = np.abs(np.asarray(found.scale_residual))[~np.asarray(found.collapsed)]
+    medians = [verdicts.median_in_use(found.collapsed, residual) for residual in residuals]
     whole, each = _information(mean, log_var, key)
     variables |= {
         "kl": ("latent", found.kl, "nats", "mean KL"),
@@ -262,16 +262,16 @@ def describe_codes(
         "share_below": (("epsilon", "latent"), found.below, "1", "share of data with KL_j < ε"),
         "epsilon": ("epsilon", found.epsilon, "nats", "ε"),
         "rate": ((), found.kl.sum(), "nats/datum", "KL of all latents"),
-        "num_in_use": ((), len(used), "1", "latents that are not collapsed"),
+        "num_in_use": ((), (~found.collapsed).sum(), "1", "latents that are not collapsed"),
         "num_active": ((), found.active.sum(), "1", "active units"),
         "code_information_lower": ((), whole.lower, "nats", "lower bound of I(x; z)"),
         "code_information_upper": ((), whole.upper, "nats", "upper bound of I(x; z)"),
         "information_limit": ((), whole.limit, "nats", "the most that a lower bound can show"),
-        "median_scale_residual": (
-            (), np.median(used) if len(used) else 0.0, "1", "of |scale residuals| of those in use"
-        ),
-        "has_converged": (
-            (), verdicts.has_converged(found.collapsed, *residuals), "1", "whether training ended"
+        "median_scale_residual": ((), medians[0], "1", "median |scale residual| of those in use"),
+        "median_shift_residual": ((), medians[1], "1", "median |shift residual| of those in use"),
+        "at_rest": (
+            (), verdicts.at_rest(found.collapsed, *residuals), "1",
+            "whether residuals are as small as at the end of training",
         ),
     }  # fmt: skip
     return variables, facts

@@ -191,18 +191,16 @@ def _why_although(table: xr.Dataset) -> str:
 
 
 def _convergence(table: xr.Dataset) -> str:
-    median = _value(table, "median_scale_residual")
+    scale, shift = (_value(table, f"median_{kind}_residual") for kind in ("scale", "shift"))
+    medians = f"Of latents in use the median scale residual is {scale:.3f}, of shift {shift:.3f}"
+    if bool(table.at_rest):
+        return f"Nothing in the codes says that training goes on. {medians}."
     far = int((table.verdict == verdicts.WORDS[verdicts.UNFINISHED]).sum())
-    text = f"the median scale residual of latents in use is {median:.3f}"
-    if bool(table.has_converged):
-        return f"Training has converged: {text}."
-    if median > verdicts.MEDIAN_SCALE_RESIDUAL:
-        text += f", not below {verdicts.MEDIAN_SCALE_RESIDUAL}"
-    if far:
-        text += f"; {_latents_of(far)} further off than {verdicts.SCALE_RESIDUAL}"
+    bounds = f"{verdicts.MEDIAN_SCALE_RESIDUAL} and {verdicts.MEDIAN_SHIFT_RESIDUAL}"
     return (
-        f"Training has not converged, or more than this loss holds the latents (weight decay, free "
-        f"bits, batch normalisation): {text}."
+        "Training has not ended, or more than this loss holds the latents (weight decay, free bits, "
+        f"batch normalisation). {medians}; at rest they are below {bounds}. {_latents_of(far)} off "
+        "by itself."
     )
 
 
