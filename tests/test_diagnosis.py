@@ -177,7 +177,7 @@ def test_codes_of_the_optimum_are_all_as_they_should_be():
     np.testing.assert_allclose(found.kl, found.expected_kl, atol=1e-12)
     np.testing.assert_allclose(found.scale_residual, 0, atol=1e-10)
     np.testing.assert_allclose(found.shift_residual, 0, atol=1e-10)
-    assert found.has_converged
+    assert found.at_rest
     assert int(found.num_in_use) == int(found.num_active) == 4
     np.testing.assert_allclose(found.rate, found.linear_rate, rtol=FACTORED)
     # of one draw of z for each of 600 data
@@ -220,11 +220,11 @@ def test_verdicts_tell_what_was_done_to_codes():
         "in use", "collapsed although λ > τ", "not converged", "in use",
         "collapsed, as is optimal", "collapsed, as is optimal",
     ]  # fmt: skip
-    assert not found.has_converged
+    assert not found.at_rest
     assert found["rank"].values.tolist()[1] == 4
     text = " ".join(words.sections(found)[2].sentences)
     assert "1 latent is collapsed although" in text
-    assert "has not converged" in text
+    assert "Training has not ended" in text
     alone = diagnosis.of_codes(saved["mean"], saved["log_var"])
     assert alone.verdict.values.tolist()[4:] == ["collapsed"] * 2
     assert "waterline" not in alone
@@ -469,7 +469,7 @@ def test_command_takes_variances_by_their_names(tmp_path, capsys):
         assert linvae("--codes", tmp_path / "codes.npz") == 0
         printed = capsys.readouterr().out
         assert f"log_var was made of '{name}'" in printed
-        assert "Training has converged" in printed
+        assert "Nothing in the codes says that training goes on" in printed
 
 
 @pytest.mark.parametrize(

@@ -351,11 +351,14 @@ def test_each_latent_gets_its_verdict():
     ]  # fmt: skip
     unknown = verdicts.judge(collapsed, None, scale, shift)
     assert unknown.tolist()[3:] == [verdicts.COLLAPSED] * 2
-    assert not verdicts.has_converged(collapsed, scale, shift)
-    assert verdicts.has_converged(collapsed, 0 * scale, 0 * shift)
-    # each small, but all of them: the median tells
-    many = jnp.full(5, 1.5 * verdicts.MEDIAN_SCALE_RESIDUAL)
-    assert 1.5 * verdicts.MEDIAN_SCALE_RESIDUAL < verdicts.SCALE_RESIDUAL
-    assert not verdicts.has_converged(collapsed, many, 0 * shift)
+    assert not verdicts.at_rest(collapsed, scale, shift)
+    assert verdicts.at_rest(collapsed, 0 * scale, 0 * shift)
+    # each small, but all of them: the medians tell
+    for i, median in enumerate((verdicts.MEDIAN_SCALE_RESIDUAL, verdicts.MEDIAN_SHIFT_RESIDUAL)):
+        for factor in (0.9, 1.5):
+            many = [0 * scale, 0 * shift]
+            many[i] = jnp.full(5, factor * median)
+            assert (verdicts.judge(collapsed, None, *many)[:3] == verdicts.IN_USE).all()
+            assert verdicts.at_rest(collapsed, *many) == (factor < 1)
     # nothing in use, nothing that could be on its way
-    assert verdicts.has_converged(jnp.ones(5, bool), 0 * scale, 0 * shift)
+    assert verdicts.at_rest(jnp.ones(5, bool), 0 * scale, 0 * shift)

@@ -171,7 +171,7 @@ def test_training_uses_the_latents_that_were_said(loss, name):
     assert sorted(run.end.verdict.values) == sorted(
         [verdicts.WORDS[verdicts.IN_USE]] * used + [verdicts.WORDS[verdicts.OPTIMAL]] * (k - used)
     )
-    assert run.end.has_converged
+    assert run.end.at_rest
     # one z for each of 600 data: a standard error of at most 2 %
     assert abs(float(run.end.distortion / run.said.linear_distortion) - 1) < 0.1
 
@@ -188,7 +188,7 @@ def test_advised_weights_do_what_they_say(loss):
 def test_training_that_is_stopped_early_has_not_converged(loss):
     for name in ["a user's", *ADVISED]:
         early = trained()[loss, name].early
-        assert not early.has_converged
+        assert not early.at_rest
         unfinished = (early.verdict == verdicts.WORDS[verdicts.UNFINISHED]).any()
         assert unfinished or early.median_scale_residual > verdicts.MEDIAN_SCALE_RESIDUAL
 

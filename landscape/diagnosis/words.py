@@ -198,9 +198,9 @@ def _convergence(table: xr.Dataset) -> str:
     far = int((table.verdict == verdicts.WORDS[verdicts.UNFINISHED]).sum())
     bounds = f"{verdicts.MEDIAN_SCALE_RESIDUAL} and {verdicts.MEDIAN_SHIFT_RESIDUAL}"
     return (
-        "Training has not ended, or more than this loss holds the latents (weight decay, free bits, "
-        f"batch normalisation). {medians}; at rest they are below {bounds}. {_latents_of(far)} off "
-        "by itself."
+        "Training has not ended, or more than this loss holds the latents (weight decay, free "
+        f"bits, batch normalisation). {medians}; at rest they are below {bounds}. "
+        f"{_latents_of(far)} off by itself."
     )
 
 
