@@ -144,10 +144,10 @@ def _codes(table: xr.Dataset) -> Section:
         _value(table, f"{name}")
         for name in ("code_information_lower", "code_information_upper", "information_limit")
     )
-    told = f"{number(low)} to {number(high)}"
+    told = f"{number(low)} to {number(high)} nats of the data"
     if low > limit - 0.5:
-        told = f"at least {number(low)}, the most that can be shown"
-    lines.append(f"The code tells {told} nats of the data.")
+        told = f"at least {number(low)} nats of the data; more than {number(limit)} cannot be shown"
+    lines.append(f"The code tells {told}.")
     lines.append(_convergence(table))
     if missed := int((table.verdict == verdicts.WORDS[verdicts.ALTHOUGH]).sum()):
         lines.append(
@@ -181,8 +181,8 @@ def _why_although(table: xr.Dataset) -> str:
     against = f"the loss, E‖x − x̂‖²/(2τ) + KL, is {number(abs(gap))} nats per datum"
     if gap < 0:
         return (
-            f"Its other latents explain more than linear ones could: {against} below that of the "
-            "best linear VAE."
+            f"The others explain more than linear ones could: {against} below that of the best "
+            "linear VAE."
         )
     return (
         f"Training or the network failed: {against} above that of the best linear VAE. Train "
