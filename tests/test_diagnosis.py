@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ import xarray as xr
 from tolerances import FACTORED
 
 from landscape import cli, diagnosis
+from landscape.cli import options
 from landscape.curvature import onset
-from landscape.diagnosis import Loss, page, reading, words
+from landscape.diagnosis import Loss, losses, page, reading, words
 from linvae_jax import (
     collapse,
     evaluation,
@@ -435,6 +436,13 @@ def saved(tmp_path: Path) -> tuple[Path, Path]:
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "codes.npz", **optimum(x, 6)[1], log_sigma2=0.0)
     return tmp_path / "x.npy", tmp_path / "codes.npz"
+
+
+def test_command_knows_all_losses():
+    """The options import no JAX, and so not the class that has them."""
+    hints = get_type_hints(options.Diagnose)
+    (known,) = (kind for kind in get_args(hints["reconstruction"]) if kind is not type(None))
+    assert get_args(known) == get_args(losses.Reconstruction)
 
 
 def test_command_on_data_and_loss(saved, capsys):

@@ -48,8 +48,10 @@ def write(
     if "kl" in table:
         style.save(waterline.collapse(table), folder / "collapse")
         parts += ["## Collapse over ε", "", formats.figure("collapse", _COLLAPSE)]
-    versions = f"linvae-jax {table.attrs['linvae_jax']}, jax {table.attrs['jax']}"
-    parts += ["## How it was made", "", f"By {versions}. The numbers are in diagnosis.nc."]
+    made = f"By linvae-jax {table.attrs['linvae_jax']}, jax {table.attrs['jax']}"
+    if "command" in table.attrs:
+        made += f", with `{table.attrs['command']}`"
+    parts += ["## How it was made", "", f"{made}. The numbers are in diagnosis.nc."]
     path = folder / "diagnosis.html"
     path.write_text(formats.page("\n".join(parts), folder), encoding="utf-8")
     return path

@@ -227,10 +227,15 @@ def _latents(table: xr.Dataset) -> Section:
         expected = [f"{float(one.expected_kl):.3f}"] if there else []
         rows.append((
             f"{j}", f"{float(one.kl):.3f}", *expected, str(one.verdict.values),
-            f"{float(one.scale_residual):+.3f}", f"{float(one.shift_residual):+.3f}",
+            _signed(one.scale_residual), _signed(one.shift_residual),
             f"{low:.2f}", f"{high:.2f}",
         ))  # fmt: skip
     return Section("Each latent, largest KL first, in nats", [], headings, tuple(rows))
+
+
+def _signed(value: xr.DataArray) -> str:
+    text = f"{float(value):+.3f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def _ways_back(table: xr.Dataset) -> Section:

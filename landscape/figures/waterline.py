@@ -49,7 +49,7 @@ def waterline(table: xr.Dataset) -> Figure:
 @styled
 def collapse(table: xr.Dataset) -> Figure:
     """Draw the share of data of which each latent tells less than ε, of a diagnosis of codes."""
-    figure, axis = style.panels(4.8, 3.0)
+    figure, axis = style.panels(4.8, 3.2)
     for verdict, (color, _) in _MARKS.items():
         at = table.share_below.isel(latent=table.verdict.values == verdict)
         lines = axis.plot(at.epsilon, at.transpose("epsilon", "latent"), color=color, lw=0.8)
@@ -60,7 +60,7 @@ def collapse(table: xr.Dataset) -> Figure:
     axis.set(
         xscale="log", xlabel="ε (nats)", ylabel="share of data with KL < ε", ylim=(-0.02, 1.04)
     )
-    axis.legend(loc="center right")
+    style.legend_below(figure, axis, 2)
     return figure
 
 
