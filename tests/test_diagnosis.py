@@ -1,6 +1,7 @@
 """The diagnosis as users get it: labelled data, words, page and command; what is refused."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -119,16 +120,93 @@ def test_fewer_data_than_dimensions():
     assert found.sizes["component"] == n
 
 
-def test_data_that_latents_explain_completely_have_no_best_weight():
-    found = diagnosis.of_data(data(), HALF, n)
+def test_data_that_latents_explain_completely_have_no_best_weight(tmp_path):
+    x = np.concatenate([data(), np.ones((N, 1))], axis=1)  # of rank n in n + 1 dimensions
+    found = diagnosis.of_data(x, HALF, n)
     assert np.isnan(found.weight_best)
     assert np.isnan(found.nats_lost)
-    assert "explain these data completely" in found.attrs["notes"]
-    learned = diagnosis.of_data(data(), Loss("gaussian"), n)
+    assert "there is no best KL weight" in found.attrs["notes"]
+    learned = diagnosis.of_data(x, Loss("gaussian"), n)
     assert np.isnan(learned.waterline)
-    assert "No σ² is best" in words.sections(learned)[0].sentences[0]
+    assert np.isnan(learned.weight_best)
+    said = [text for section in words.sections(learned) for text in section.sentences]
+    assert "No σ² is best" in said[0]
+    assert not any("nan" in text for text in said)
     # and a picture can be drawn all the same
-    assert diagnosis.of_data(data(), HALF, n + 2).kept.values.tolist() == [1, 5, 0]
+    page.write(learned, tmp_path)
+    assert diagnosis.of_data(x, HALF, n + 2).kept.values.tolist() == [1, 5, 0]
+
+
+def test_as_many_latents_as_dimensions_leave_the_likelihood_a_maximum():
+    # a Gaussian of any covariance: its likelihood has a maximum, where σ² is λ_n at most
+    found = diagnosis.of_data(data(), Loss("half-squared-error", kl_weight=LAM[-1] / 2), n)
+    np.testing.assert_allclose(found.weight_best, LAM[-1], rtol=FACTORED)
+    np.testing.assert_allclose(found.nats_lost, 0, atol=1e-12)
+    assert "every σ² up to the smallest λ is as good" in found.attrs["notes"]
+    # σ² does not run to zero from β = 1 on
+    learned = diagnosis.of_data(data(), Loss("gaussian", kl_weight=4.0), n)
+    assert learned.collapse_is_optimal
+    np.testing.assert_allclose(learned.waterline, 4 * LAM.mean(), rtol=FACTORED)
+    below = diagnosis.of_data(data(), Loss("gaussian", kl_weight=0.9), n)
+    assert "No σ² is best" in words.sections(below)[0].sentences[0]
+    assert not any("nan" in text for text in words.sections(below)[1].sentences)
+
+
+def test_best_weight_at_a_stated_sigma2_needs_another_sigma2():
+    loss = Loss("gaussian", sigma2=1.0)
+    at_one = diagnosis.of_data(data(), loss, 3)
+    weight = float(at_one.weight_best)
+    at_best = diagnosis.of_data(data(), replace(loss, kl_weight=weight), 3)
+    # at σ² = 1 the ELBO is best at β = 1; with σ² tuned it is best where τ is the tuned σ²
+    assert at_best.nats_lost > at_one.nats_lost + 0.1
+    np.testing.assert_allclose(at_best.nats_lost_tuned, 0, atol=1e-12)
+    said = " ".join(words.sections(at_one)[1].sentences)
+    assert f"is {weight:.3g}, if σ² is tuned after training." in said
+    assert "nats per datum at its own σ²" in said
+
+
+def test_components_above_a_learned_waterline_are_counted_by_it():
+    found = diagnosis.of_data(data(), Loss("gaussian"), 3)
+    np.testing.assert_allclose(found.waterline, LAM[3:].mean(), rtol=FACTORED)  # 0.6
+    assert int(found.num_above) == 5
+    assert words.sections(found)[0].sentences[1].startswith("5 of 8 components have λ > τ")
+
+
+def test_weight_of_a_kl_mean_is_not_beta():
+    """8/2 × the mean over 2 latents is β = 4, at which σ² is best though 2 explain all data."""
+    x = np.zeros((N, 5))
+    x[:, :2] = data()[:, :2]
+    for kl, weight in (("sum", 4.0), ("mean", 8.0)):
+        found = diagnosis.of_data(x, Loss("gaussian", kl=kl, kl_weight=weight), 2)
+        np.testing.assert_allclose(found.waterline, 4 * x.var(axis=0).sum() / 5, rtol=FACTORED)
+
+
+def test_what_is_said_of_networks_is_what_is_proved():
+    """Few data far from the rest: a network with a step does better than total collapse.
+
+    x = 10 for 1 of 1,000 data, else 0; encoder N(m, D) for that one, N(0, 1) for the rest; the
+    decoder is a for z < t, else b. Exact.
+    """
+    p, top, t, m, D = 1e-3, 10.0, 3.5, 4.0, 0.05
+    cdf = jax.scipy.stats.norm.cdf
+    lam = p * (1 - p) * top**2
+    tau = 2 * lam
+    there, wrong = 1 - cdf((t - m) / D**0.5), 1 - cdf(t)
+    a, b = 0.0, top * p * there / (p * there + (1 - p) * wrong)
+    error = p * (there * (top - b) ** 2 + (1 - there) * top**2) + (1 - p) * wrong * b**2 + a
+    elbo = -error / (2 * tau) - p * 0.5 * (m**2 + D - 1 - np.log(D))
+    assert elbo > -lam / (2 * tau) + 0.1
+    x = np.where(np.arange(1000) == 0, top, 0.0)[:, None]
+    found = diagnosis.of_data(x, Loss("half-squared-error", kl_weight=tau), 1)
+    assert found.collapse_is_optimal
+    assert "no network does better elsewhere is not proved" in words.sections(found)[0].sentences[2]
+
+
+def test_data_far_from_zero_keep_their_digits_without_float64():
+    x = 0.01 * data() + 1e6
+    with jax.enable_x64(False):
+        found = diagnosis.of_data(x, Loss("half-squared-error", kl_weight=1e-4), 3)
+    np.testing.assert_allclose(found.eigenvalue, 1e-4 * LAM, rtol=1e-4)
 
 
 def test_sigma2_that_is_learned():
@@ -231,6 +309,52 @@ def test_verdicts_tell_what_was_done_to_codes():
     assert "waterline" not in alone
 
 
+def test_a_collapsed_latent_with_few_loud_data_does_not_take_the_place_of_one_in_use():
+    x = data()
+    mean = np.zeros((N, 3))
+    mean[:, 0] = (x - x.mean(0)) @ np.linalg.eigh(np.cov(x.T))[1][:, -1] * np.sqrt(8.0) / 9
+    mean[:5, 1] = 4.0  # 0.8 % of the data: 0.07 nats on average
+    mean[:30, 2] = 0.2  # 5 %: 0.001 nats
+    lam = np.diag([9.0, 1.5, 0.5])  # two are above τ
+    x = (x - x.mean(0)) @ np.linalg.eigh(np.cov(x.T))[1][:, ::-1][:, [0, 3, 4]]
+    assert (np.linalg.eigvalsh(np.cov(x.T)) > 1).sum() == len(lam) - 1
+    found = diagnosis.of_codes(mean, np.log([1 / 9, 1, 1]), x=x, loss=HALF)
+    assert found.kl[1] > found.kl[2]
+    assert found["rank"].values.tolist() == [1, 3, 2]
+    assert found.verdict.values.tolist() == ["in use", "collapsed, as is optimal", "in use"]
+
+
+def test_without_a_latent_in_use_nobody_knows_whether_training_has_ended():
+    found = diagnosis.of_codes(np.zeros((N, 2)), np.zeros(2))
+    said = " ".join(words.sections(found)[0].sentences)
+    assert "No latent is in use: whether training has ended, residuals do not tell." in said
+    assert "The code tells 0 to 0 nats" in said
+
+
+def test_sigma2_that_was_not_given_or_is_another_is_noted():
+    x = data()
+    _, saved = optimum(x, 3)
+    learned = diagnosis.of_codes(**saved, x=x, loss=Loss("gaussian"))
+    assert "the ELBO is with σ² of the best linear VAE" in learned.attrs["notes"]
+    loss = Loss("gaussian", sigma2=0.1)
+    other = diagnosis.of_codes(**saved, x=x, loss=loss, log_sigma2=0.0)
+    assert "The loss has σ² = 0.1, and log_sigma2 says 1:" in other.attrs["notes"]
+    assert not diagnosis.of_codes(**saved, x=x, loss=loss, log_sigma2=np.log(0.1)).attrs["notes"]
+    del saved["reconstruction"]
+    idle = diagnosis.of_codes(**saved, log_sigma2=0.0)
+    assert "log_sigma2 tells nothing here" in idle.attrs["notes"]
+
+
+def test_log_variances_of_a_collapsed_code_may_all_be_positive():
+    rng = np.random.default_rng(0)
+    found = diagnosis.of_codes(0.01 * rng.normal(size=(N, 2)), rng.uniform(1e-5, 1e-4, (N, 2)))
+    assert found.collapsed.all()
+    assert "All log variances are a little above 0" in found.attrs["notes"]
+    # means that vary by 1 are those of small variances
+    with refused("log_var: got numbers that are all positive"):
+        diagnosis.of_codes(rng.normal(size=(N, 2)), rng.uniform(1e-5, 1e-4, (N, 2)))
+
+
 def test_a_weak_latent_that_collapses_by_the_rule_is_as_is_optimal():
     """λ just above τ: the best linear VAE's own latent counts as collapsed there."""
     lam = np.array([4.0, 1.001, 0.5])
@@ -329,6 +453,10 @@ def test_data_that_cannot_be_meant_are_refused():
         diagnosis.of_data(np.where(np.arange(4800).reshape(x.shape) == 7, np.nan, x), HALF, 2)
     with refused("data: got numbers from"):
         diagnosis.of_data(x, Loss("binary-cross-entropy"), 2)
+    with refused("Pixels in [-1, 1] have no cross-entropy"):
+        diagnosis.of_data(np.tanh(x), Loss("binary-cross-entropy"), 2)
+    with refused("8-bit pixels: divide by 255."):
+        diagnosis.of_data(np.full((5, 4), 255.0), Loss("mean-binary-cross-entropy"), 2)
     with refused("8-bit pixels: divide by 255."):
         diagnosis.of_data(np.full((5, 4), 255, np.uint8), Loss("mean-binary-cross-entropy"), 2)
     with refused("data: got numbers down to -1"):
@@ -370,6 +498,8 @@ def test_codes_that_cannot_be_meant_are_refused():
         diagnosis.of_codes(mean, log_var, reconstruction=x)
     with refused("reconstruction: got shape (600, 7), expected that of the data, (600, 8)"):
         diagnosis.of_codes(mean, log_var, x=x, loss=HALF, reconstruction=x[:, 1:])
+    with refused("reconstruction: got the data themselves, expected what the decoder gives"):
+        diagnosis.of_codes(mean, log_var, x=x, loss=HALF, reconstruction=x)
     with refused("reconstruction: got numbers from -1 to 0, expected probabilities"):
         logits = np.tile([-1.0, 0.0], (5, 2))
         reading.reconstruction(logits, np.ones((5, 4)), "bernoulli")
@@ -500,6 +630,14 @@ def test_command_says_what_is_wrong(saved, capsys, arguments, message):
     names = {"X": saved[0], "C": saved[1]}
     assert linvae(*(names.get(a, a) for a in arguments)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_options_of_the_loss_without_data_and_names_in_capitals(tmp_path, capsys):
+    np.savez(tmp_path / "codes.npz", Mean=np.zeros((5, 2)), LogVar=np.zeros(2))
+    assert linvae("--codes", tmp_path / "codes.npz", "--kl-weight", 2) == 0
+    assert "Without --data nothing is told of the loss" in capsys.readouterr().out
+    assert linvae("--codes", tmp_path / "codes.npz") == 0
+    assert "Without --data" not in capsys.readouterr().out
 
 
 def test_codes_without_a_name_are_refused(tmp_path, capsys):

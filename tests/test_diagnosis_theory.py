@@ -175,13 +175,22 @@ def test_levels_keep_as_many_as_they_say(lam, k):
         assert number >= want
         assert low < level < high
         assert in_use(level) == number
-        assert in_use(high * (1 - 1e-9)) >= want > in_use(high)
+        assert in_use(high * (1 - 1e-9)) >= number > in_use(high)
         if number < k:
             # at the lower end and above no more; below it there are
             assert in_use(low) == number
             assert low == 0 or in_use(low * (1 - 1e-9)) > number
         if number > want:
             assert lam[number - 1] >= levels.TIE * high
+
+
+def test_components_that_nearly_tie_are_all_kept_at_the_advised_level():
+    lam = jnp.array([1.0, 0.9901, 0.985, 0.5])
+    kept = keep(lam, 3, jnp.array([1, 3]))
+    assert kept.number.tolist() == [2, 3]
+    assert kept.high.tolist() == [0.9901, 0.985]
+    assert kept.low.tolist() == [0.985, 0.0]
+    assert [int((lam > level).sum()) for level in kept.level] == [2, 4]
 
 
 @given(spectra(5), st.floats(0.05, 5.0))
@@ -225,6 +234,31 @@ def test_more_latents_than_dimensions_are_collapsed():
     assert got.kl.shape == (2,)
     assert got.num_in_use == 2
     assert got.kept.number.tolist() == [1, 0, 0]
+
+
+def test_as_many_latents_as_dimensions_have_a_maximum_over_sigma2_unless_beta_is_below_1():
+    lam = jnp.array([4.0, 2.0, 0.5])
+    loss = Loss("half-squared-error", kl_weight=0.3)
+    found = expected.of_spectrum(lam, loss, 3)
+    # the Gaussian that has the data's own covariance, whatever σ² up to λ_n
+    want = -0.5 * (3 * np.log(2 * np.pi) + np.log(4.0) + 3)
+    np.testing.assert_allclose(found.elbo_best, want, rtol=EXACT)
+    np.testing.assert_allclose(found.elbo, want, rtol=EXACT)
+    np.testing.assert_allclose(found.level_best, 0.5, rtol=EXACT)
+    assert [expected.has_maximum(lam, 3, beta, 100.0) for beta in (0.9, 1.0, 1.5)] == [0, 1, 1]
+    # a rank below n: β < n/rank has none
+    lam = jnp.array([4.0, 2.0, 0.0, 0.0])
+    for k in (2, 3, 4, 7):
+        assert [expected.has_maximum(lam, k, beta, 100.0) for beta in (1.0, 1.5, 2.2)] == [0, 0, 1]
+
+    # the optimum over σ² by brute force, with as many latents as there are dimensions
+    beta, lam = 1.3, np.array([4.0, 2.0, 0.5])
+    found = expected.of_spectrum(jnp.asarray(lam), Loss("gaussian", kl_weight=beta), 5)
+    grid = np.geomspace(1e-3, 10, 200_001)[:, None]
+    value = -1.5 * np.log(grid[:, 0]) - beta / 2 * (
+        np.maximum(np.log(lam / (beta * grid)), 0) + np.minimum(lam / (beta * grid), 1)
+    ).sum(1)
+    np.testing.assert_allclose(found.waterline, beta * grid[value.argmax(), 0], rtol=1e-4)
 
 
 def test_best_level_is_where_the_likelihood_is_highest():

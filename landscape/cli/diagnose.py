@@ -16,6 +16,10 @@ from linvae_jax._internal import checks
 from linvae_jax.data import datasets, files
 
 _SHOWN = 12  # rows of a table on the terminal
+_LOSS = (
+    "reconstruction", "kl", "kl_weight", "sigma2", "error_over_batch", "kl_over_batch",
+    "batch_size",
+)  # fmt: skip
 
 
 def diagnose(options: Diagnose) -> int:
@@ -27,10 +31,7 @@ def diagnose(options: Diagnose) -> int:
         hint = "What should collapse depends on it."
         checks.fail("reconstruction", "none", "the error in your loss", hint)
     loss = _loss(options)
-    settings = text.chosen(
-        options, "preprocess", "k", "reconstruction", "kl", "kl_weight", "sigma2",
-        "error_over_batch", "kl_over_batch", "batch_size", "seed",
-    )  # fmt: skip
+    settings = text.chosen(options, *_LOSS, "preprocess", "k", "seed")
     x, source, notes = None, "", []
     if options.data is not None:
         x, source, notes = _data(options)
@@ -39,6 +40,8 @@ def diagnose(options: Diagnose) -> int:
     if options.codes is not None:
         codes, digest, more = _codes(options.codes)
         settings["codes"], notes = digest, notes + more
+        if x is None and text.chosen(options, *_LOSS) != text.chosen(Diagnose(), *_LOSS):
+            notes.append("Without --data nothing is told of the loss: its options were not used.")
         if x is None and codes.pop("reconstruction", None) is not None:
             notes.append("Without --data nothing is told of the reconstructions.")
     if options.out is not None:
@@ -110,10 +113,10 @@ def _codes(path: Path) -> tuple[dict[str, Any], str, list[str]]:
     found: dict[str, Any] = {}
     notes = []
     for name, array in arrays.items():
-        if name not in _NAMES:
+        if name.lower() not in _NAMES:
             notes.append(f"{name!r} in {path.name} is nothing that is read here.")
             continue
-        target, power = _NAMES[name]
+        target, power = _NAMES[name.lower()]
         if target in found:
             checks.fail("codes", f"{target!r} twice, as {name!r} too", "each once")
         if power is not None:

@@ -44,7 +44,7 @@ class Expected:
         elbo: (), nats per datum, β = 1, at the loss's own σ²; at σ² = τ if it states none.
         elbo_tuned: (), with σ² tuned after training, `distortion`/n.
         elbo_best: (), the maximum over σ² and the weights; NaN if there is none.
-        level_best: (), the level of that maximum.
+        level_best: (), the level of that maximum, the largest if there are many.
         kept: levels that keep 1, half and all k latents in use.
     """
 
@@ -68,8 +68,28 @@ def wanted(k: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((1, -(-k // 2), k)))
 
 
+def has_maximum(eigenvalues: Float[Array, "n"], k: int, beta: float, count: float) -> bool:
+    """Say whether the β-ELBO of k latents has a maximum over σ², of N = `count` data.
+
+    Not if k latents explain all variance (`ppca.check_learned_sigma2`). If they are as many as
+    the rank n, β decides: at β > 1 the last component is left to σ², at β = 1 every σ² up to λ_n is
+    as good, and below σ² runs to zero. For n = 1 it says no.
+    """
+    n = len(eigenvalues)
+    try:
+        ppca.check_learned_sigma2(eigenvalues, min(k, n - 1), beta, count)
+    except ValueError:
+        return False
+    return n > 1 and (k < n or beta >= 1)
+
+
 def of_spectrum(
-    eigenvalues: Float[Array, "n"] | Any, loss: Loss, k: int, *, has_best: bool = True
+    eigenvalues: Float[Array, "n"] | Any,
+    loss: Loss,
+    k: int,
+    *,
+    has_best: bool = True,
+    has_optimum: bool = True,
 ) -> Expected:
     """Compute what to expect; pure, and exact for the linear VAE with a Gaussian likelihood.
 
@@ -77,12 +97,13 @@ def of_spectrum(
         eigenvalues: (n,), from large to small: λ, or ν where the likelihood is not Gaussian.
         loss: as the user wrote it; static under jit.
         k: number of latents, which may exceed n; static.
-        has_best: whether variance is left where k latents are used (`ppca.check_learned_sigma2`),
-            so that a maximum over σ² exists; never where k ≥ n. Static.
+        has_best: whether the ELBO has a maximum over σ² at β = 1 (`has_maximum`). Static.
+        has_optimum: whether it has one at the loss's β, where σ² is learned. Static.
     """
     lam = jnp.asarray(eigenvalues)
     n, used, dtype = len(lam), min(k, len(lam)), lam.dtype
-    has_best &= used < n
+    # σ² at its largest: with n latents it takes the place of the last where that is as good
+    few = min(k, n - 1)
     level = jnp.asarray(loss.level(n, k), dtype)
     nan = jnp.full((), jnp.nan, dtype)
     thresholds = levels.learned(lam) if loss.learns_sigma2 else lam
@@ -91,13 +112,13 @@ def of_spectrum(
     waterline = level
     if loss.family == "gaussian":
         if has_best:
-            best = ppca.optimal_elbo(lam, used)
-            best_level = best_level if loss.learns_sigma2 else ppca.optimal_sigma2(lam, used)
-        elif not loss.learns_sigma2:
+            best = ppca.optimal_elbo(lam, few)
+            best_level = best_level if loss.learns_sigma2 else ppca.optimal_sigma2(lam, few)
+        else:
             best_level = nan
         sigma2, beta = loss.sigma2_and_beta(n, k)
-        if has_best or not loss.learns_sigma2:
-            found = predictions.predict(lam, used, sigma2, beta)
+        if has_optimum or not loss.learns_sigma2:
+            found = predictions.predict(lam, few if loss.learns_sigma2 else used, sigma2, beta)
             waterline = found.sigma2 * beta
             elbo, tuned, distortion = found.elbo, found.elbo_tuned, found.square_error
         else:

@@ -12,7 +12,7 @@ from landscape.curvature import onset
 from landscape.diagnosis import codes as of_latents
 from landscape.diagnosis import expected, reading, verdicts
 from landscape.diagnosis.losses import Loss
-from linvae_jax import gaussian, information, ppca, sources, tables
+from linvae_jax import collapse, gaussian, information, sources, tables
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
 
@@ -94,6 +94,10 @@ def of_codes(
         given, more = reading.reconstruction(reconstruction, values, loss.family)
         notes += more
         error = reading.error(loss.family, values, given)
+    if log_sigma2 is not None and (error is None or loss is None or loss.family != "gaussian"):
+        notes.append(
+            "log_sigma2 tells nothing here: it goes with reconstructions and a Gaussian likelihood."
+        )
     key = jax.random.key(0) if key is None else key
     variables, extra = describe_codes(mean, log_var, values, loss, error, log_sigma2, key, notes)
     return dataset(variables, loss, notes, k=mean.shape[1], count=len(mean), **extra)
@@ -103,7 +107,7 @@ def dataset(variables: Variables, loss: Loss | None, notes: list[str], **facts: 
     """Make a data set of described variables; all dimensions get labels."""
     coords: dict[str, Any] = {}
     if loss is not None:
-        facts |= {"loss": loss.in_words(), "likelihood": loss.family}
+        facts |= {"loss": loss.in_words(), "likelihood": loss.family, "sigma2": loss.sigma2}
     for dims, values, *_ in variables.values():
         names = [dims] if isinstance(dims, str) else dims
         for dim, size in zip(names, np.shape(values), strict=True):
@@ -121,12 +125,13 @@ def _of_data(
 ) -> tuple[Variables, expected.Expected]:
     """Describe the optimum; sentences are added to `notes`."""
     n = values.shape[1]
-    lam, has_best = _eigenvalues(values, loss, k, notes)
-    found = expected.of_spectrum(lam, loss, k, has_best=has_best)
+    lam, exists = _eigenvalues(values, loss, k, notes)
+    found = expected.of_spectrum(lam, loss, k, **exists)
     unit = {"gaussian": "data unit²"}.get(loss.family, "1")
     level_unit = "1" if loss.learns_sigma2 else unit
     kept = found.kept
-    above = (found.thresholds > found.level).sum()
+    above = collapse.count(lam > found.waterline, lam / found.waterline)
+    collapsed = ~(found.thresholds > found.level).any()
 
     def weight(level: Any) -> Any:
         return loss.weight(level, n, k)
@@ -141,7 +146,7 @@ def _of_data(
         "linear_num_in_use": ((), found.num_in_use, "1", "latents that the best linear VAE uses"),
         "linear_rate": ((), found.rate, "nats/datum", "their KL in all"),
         "collapse_is_optimal": (
-            (), above == 0, "1", "total collapse is optimal (Gaussian), or stable (others)"
+            (), collapsed, "1", "total collapse is optimal (Gaussian), or stable (others)"
         ),
         "weight_collapse": (
             (), weight(found.thresholds[0]), "1", "KL weight from which all collapse"
@@ -152,7 +157,9 @@ def _of_data(
         "weight": ("wanted", weight(kept.level), "1", "KL weight that is advised"),
         "weight_low": ("wanted", weight(kept.low), "1", "from this weight on so many are kept"),
         "weight_high": ("wanted", weight(kept.high), "1", "and below this one"),
-        "weight_best": ((), weight(found.level_best), "1", "KL weight that is best for likelihood"),
+        "weight_best": (
+            (), weight(found.level_best), "1", "KL weight that is best for likelihood, σ² tuned"
+        ),
     }  # fmt: skip
     if loss.family == "gaussian":
         lost = "nats that the loss costs the likelihood"
@@ -177,35 +184,34 @@ def _of_data(
 
 def _eigenvalues(
     values: np.ndarray, loss: Loss, k: int, notes: list[str]
-) -> tuple[Float[Array, "n"], bool]:
-    """Return λ or ν, all n of them, and whether a best σ² exists."""
+) -> tuple[Float[Array, "n"], dict[str, bool]]:
+    """Return λ or ν, all n of them, and which maxima over σ² exist."""
     N, n = values.shape
     # rank, and with it whether a best σ² exists, is decided by rounding: take all digits there are
-    values = values.astype(jnp.result_type(float), copy=False)
+    values = values.astype(np.promote_types(values.dtype, jnp.result_type(float)), copy=False)
     if loss.family != "gaussian":
-        return onset.eigenvalues(mom.from_data(values), loss.family), True
+        return onset.eigenvalues(mom.from_data(values), loss.family), {}
     if n > N:
         thin = mom.thin_spectrum(values, "data").eigenvalues
         lam = jnp.pad(thin, (0, n - len(thin)))
     else:
         lam = mom.spectrum(mom.from_data(values)).eigenvalues
-    if _explains_all(lam, loss, k, N):
+    has_best = expected.has_maximum(lam, k, 1.0, float(N))
+    if not has_best:
+        many = "1 latent" if min(k, n) == 1 else f"{min(k, n):,} latents"
         notes.append(
-            f"{min(k, n):,} latents can explain these data completely. So the likelihood has no "
-            "maximum over σ², and there is no best KL weight: the smaller, the better."
+            f"{many} can explain these data completely. So the likelihood has no maximum over σ², "
+            "and there is no best KL weight: the smaller, the better."
         )
-        return lam, False
-    return lam, True
-
-
-def _explains_all(lam: Array, loss: Loss, k: int, count: int) -> bool:
-    """Say whether k latents leave no variance for σ² to explain, at the loss's β or at 1."""
-    try:
-        for beta in {1.0, loss.kl_weight if loss.learns_sigma2 else 1.0}:
-            ppca.check_learned_sigma2(lam, min(k, len(lam) - 1), beta, float(count), "data")
-    except ValueError:
-        return True
-    return k >= len(lam)
+    elif k >= n:
+        notes.append(
+            f"{n:,} latents can explain these data completely. So for the likelihood every σ² up "
+            "to the smallest λ is as good; the numbers are those of the largest."
+        )
+    exists = {"has_best": has_best}
+    if loss.learns_sigma2:
+        exists["has_optimum"] = expected.has_maximum(lam, k, loss.level(n, k), float(N))
+    return lam, exists
 
 
 def describe_codes(
@@ -222,7 +228,8 @@ def describe_codes(
     k = mean.shape[1]
     found = of_latents.statistics(mean, log_var)
     rank = np.empty(k, int)
-    rank[np.argsort(-np.asarray(found.kl), kind="stable")] = np.arange(k)
+    # a few data may give a collapsed latent more KL in the mean than one in use has
+    rank[np.lexsort((-np.asarray(found.kl), np.asarray(found.collapsed)))] = np.arange(k)
     variables: Variables = {}
     facts: dict[str, Any] = {}
     in_use = kl = None
@@ -236,6 +243,16 @@ def describe_codes(
             if log_sigma2 is None:
                 # where it is learned and nobody says what was found, that of the best linear VAE
                 log_sigma2 = jnp.log(best.waterline / loss.sigma2_and_beta(facts["n"], k)[1])
+                if loss.learns_sigma2:
+                    notes.append(
+                        "No log_sigma2 was given: the ELBO is with σ² of the best linear VAE."
+                    )
+            elif loss.sigma2 is not None and abs(float(log_sigma2) - np.log(loss.sigma2)) > 0.01:
+                notes.append(
+                    f"The loss has σ² = {loss.sigma2:g}, and log_sigma2 says "
+                    f"{np.exp(float(log_sigma2)):.3g}: the level is of the former, the ELBO of the "
+                    "latter."
+                )
             rate = float(found.kl.sum())
             variables |= _reconstructed(error, rate, facts["n"], loss.family, float(log_sigma2))
             if loss.family == "gaussian" and not loss.learns_sigma2:
@@ -250,7 +267,7 @@ def describe_codes(
     variables |= {
         "kl": ("latent", found.kl, "nats", "mean KL"),
         "verdict": ("latent", np.array(verdicts.WORDS)[given], "1", "verdict"),
-        "rank": ("latent", rank + 1, "1", "its rank by KL, from 1"),
+        "rank": ("latent", rank + 1, "1", "its rank by KL, from 1; collapsed ones last"),
         "collapsed": ("latent", found.collapsed, "1", "whether it is (0.01, 0.01)-collapsed"),
         "active": ("latent", found.active, "1", "whether Var E[z | x] > 0.01 (Burda et al.)"),
         "mean_variance": ("latent", found.mean_variance, "1", "variance of posterior means"),

@@ -29,9 +29,9 @@ class Kept(NamedTuple):
         number: (w,), how many are kept: as many as wanted, or more where components tie; 0 where
             the data have not so many.
         low: (w,), at this level and above no more are kept; 0 where there are no more latents.
-        high: (w,), below this level they are kept.
-        level: (w,), to be advised: the geometric mean of the thresholds around, as far from both as
-            it can be; half of `high` where no more can be kept; NaN if there is none.
+        high: (w,), below this level they are kept: the last one's threshold.
+        level: (w,), to be advised: the geometric mean of `low` and `high`, as far from both as it
+            can be; half of `high` where no more can be kept; NaN if there is none.
     """
 
     number: Int[Array, "w"]
@@ -47,15 +47,18 @@ def keep(thresholds: Float[Array, "n"], k: int, wanted: Int[Array, "w"]) -> Kept
     Exact for the linear VAE; n may be smaller than k.
     """
     padded = jnp.pad(thresholds, (0, max(k + 1 - len(thresholds), 1)))
-    high = padded[wanted - 1]
-    tied = (padded >= TIE * high[:, None]).sum(axis=1)
+    first = padded[wanted - 1]
+    tied = (padded >= TIE * first[:, None]).sum(axis=1)
     below = jnp.where(tied < k, jnp.append(padded, 0.0)[tied], 0)
-    there = high > 0
+    there = first > 0
+    number = jnp.where(there, jnp.minimum(tied, k), 0)
+    # all that tie are kept below the least of them only
+    high = padded[jnp.maximum(number, 1) - 1]
     level = jnp.where(below > 0, jnp.sqrt(high * below), high / 2)
     return Kept(
-        number=jnp.where(there, jnp.minimum(tied, k), 0),
+        number=number,
         low=below,
-        high=high,
+        high=jnp.where(there, high, 0),
         level=jnp.where(there, level, jnp.nan),
     )
 

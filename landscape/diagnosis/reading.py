@@ -49,7 +49,7 @@ def _check_range(values: np.ndarray, family: str) -> None:
         checks.fail(
             "data", f"numbers from {least:.4g} to {most:.4g}",
             "numbers in [0, 1], of which a cross-entropy is made",
-            "8-bit pixels: divide by 255." if values.dtype == np.uint8 else "",
+            _in_the_unit_interval(least, most),
         )  # fmt: skip
     if family == "poisson":
         if least < 0:
@@ -65,12 +65,22 @@ def _check_range(values: np.ndarray, family: str) -> None:
                 )  # fmt: skip
 
 
+def _in_the_unit_interval(least: float, most: float) -> str:
+    """Say what numbers outside [0, 1] may be."""
+    if least >= 0 and most <= 255:
+        return "8-bit pixels: divide by 255."
+    if least >= -1 and most <= 1:
+        return "Pixels in [-1, 1] have no cross-entropy: train on (x + 1)/2."
+    return ""
+
+
 def codes(mean: Any, log_var: Any, rows: int | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Read codes: means (N, k), log variances (N, k) or (k,); `rows` is N of the data, if known.
 
     Raises:
         ValueError: no real numbers, NaN or Inf, other shapes, another N; log variances that are all
-            positive, as variances and standard deviations are.
+            positive, as variances and standard deviations are. (If means and log variances are all
+            near 0, latents have collapsed, and these may be positive.)
     """
     mean = np.asarray(checks.data_matrix("mean", mean))
     log_var = np.asarray(checks.numbers("log_var", log_var))
@@ -82,9 +92,13 @@ def codes(mean: Any, log_var: Any, rows: int | None) -> tuple[np.ndarray, np.nda
     if log_var.shape not in ((N, k), (k,)):
         checks.fail("log_var", f"shape {log_var.shape}", f"shape ({N}, {k}) or ({k},)")
     checks.finite("log_var", log_var)
-    notes = _halves("codes", mean)
+    notes = _halves("mean", mean) + _halves("log_var", log_var)
     least, most = float(log_var.min()), float(log_var.max())
-    if least > 0:
+    # of variances that are all so small means would vary by about 1
+    near = most < 0.1 and float(np.square(mean, dtype=np.float64).mean()) < 0.1
+    if least > 0 and near:
+        notes.append("All log variances are a little above 0; so are those of collapsed latents.")
+    elif least > 0:
         checks.fail(
             "log_var", f"numbers that are all positive, from {least:.3g} to {most:.3g}",
             "log variances, most of which are below 0",
@@ -103,7 +117,7 @@ def reconstruction(given: Any, x: np.ndarray, family: str) -> tuple[np.ndarray, 
 
     Raises:
         ValueError: another shape; NaN or Inf; of "bernoulli" numbers outside [0, 1], as logits
-            are; of "poisson" numbers that are not positive.
+            are; of "poisson" numbers that are not positive; of "gaussian" the data themselves.
     """
     values = np.asarray(checks.numbers("reconstruction", given))
     if values.ndim < 2 or len(values) != len(x) or math.prod(values.shape[1:]) != x.shape[1]:
@@ -117,6 +131,8 @@ def reconstruction(given: Any, x: np.ndarray, family: str) -> tuple[np.ndarray, 
     if family == "poisson" and least <= 0:
         hint = "Of log rates give the exp."
         checks.fail("reconstruction", f"numbers down to {least:.4g}", "rates > 0", hint)
+    if family == "gaussian" and np.array_equal(values, x):
+        checks.fail("reconstruction", "the data themselves", "what the decoder gives")
     return values, _halves("reconstruction", values)
 
 

@@ -52,23 +52,24 @@ def _loss(table: xr.Dataset) -> Section:
     gaussian = table.attrs["likelihood"] == "gaussian"
     lam, tau = ("λ", "τ") if gaussian else ("ν", "β")
     level, largest = _number(table, "waterline"), number(float(table.eigenvalue[0]))
+    if not np.isfinite(_value(table, "waterline")):
+        lines = [f"The loss is {table.attrs['loss']}. No σ² is best: it runs to zero."]
+        return Section("What your loss asks for", lines)
     above = int(table.num_above)
     lines = [
         f"The loss is {table.attrs['loss']}: {tau} = {level}.",
         f"{above:,} of {n:,} components have {lam} > {tau}; the largest {lam} is {largest}.",
     ]
-    if not np.isfinite(_value(table, "waterline")):
-        lines = [f"The loss is {table.attrs['loss']}. No σ² is best: it runs to zero."]
-        return Section("What your loss asks for", lines)
-    if gaussian and above == 0:
+    if gaussian and table.collapse_is_optimal:
         lines.append(
             f"Total collapse is the optimum of this loss for the linear VAE: all {k} latents "
-            "should collapse. For any network it is a stable point. Neither another seed nor "
-            "annealing helps; a smaller KL weight does."
+            "should collapse, whatever the seed or the annealing. For any network it is a stable "
+            "point: once there, it stays. (That no network does better elsewhere is not proved. "
+            "Where few data lie far from the rest, one can.) A smaller KL weight ends that."
         )
     if not gaussian:
         lines += _onset(table)
-    elif above:
+    else:
         used, rate = int(table.linear_num_in_use), _number(table, "linear_rate")
         lines.append(
             f"The best linear VAE uses {used} of {k} latents, with a KL of {rate} nats in all and "
@@ -90,29 +91,39 @@ def _onset(table: xr.Dataset) -> Iterator[str]:
         yield f"A guide, no theorem: {used} of {table.attrs['k']} latents are used in the end."
     else:
         yield (
-            f"Total collapse is stable from β = {critical} on (exact): a smaller KL weight is "
-            "needed, not another seed or annealing."
+            f"Total collapse is stable from β = {critical} on (exact), for any network too: once "
+            "there, it stays. Whether there is a better point elsewhere, the onset does not tell. "
+            "A smaller KL weight ends that."
         )
 
 
 def _weights(table: xr.Dataset) -> Section:
     collapse = _number(table, "weight_collapse")
-    lines = [f"All latents collapse from a KL weight of {collapse} on."]
+    gaussian = table.attrs["likelihood"] == "gaussian"
+    what = "All latents collapse" if gaussian else "Total collapse is stable"
+    lines = [f"{what} from a KL weight of {collapse} on."]
     best, weight = _value(table, "weight_best"), None
     if np.isfinite(best):
         weight = number(best)
-    if table.attrs["likelihood"] != "gaussian":
-        lines.append(f"With a weight of {weight} the loss is the negative ELBO (β = 1).")
-    elif weight is not None:
-        # at the best weight what is left of either is rounding
-        lost, tuned = (
-            number(round(max(_value(table, name), 0.0), 6))
-            for name in ("nats_lost", "nats_lost_tuned")
-        )
+    if not gaussian:
         lines.append(
-            f"The best weight for the likelihood is {weight}. Yours costs {lost} nats per datum; "
-            f"{tuned} where σ² is tuned after training."
+            f"With a weight of {weight} the loss is the negative ELBO (β = 1). How many latents "
+            "are kept is a guide, no theorem."
         )
+    elif weight is not None:
+        # at the σ² that a loss states, β = 1 is best: weights of another β need another σ²
+        stated = table.attrs["sigma2"] != "None"
+        line = f"The best weight for the likelihood is {weight}"
+        line += ", if σ² is tuned after training." if stated else "."
+        if np.isfinite(_value(table, "nats_lost")):
+            # at the best weight what is left of either is rounding
+            lost, tuned = (
+                number(round(max(_value(table, name), 0.0), 6))
+                for name in ("nats_lost", "nats_lost_tuned")
+            )
+            lost += f" nats per datum{' at its own σ²' if stated else ''}"
+            line += f" Yours costs {lost}; {tuned} where σ² is tuned after training."
+        lines.append(line)
     rows = []
     for i, wanted in enumerate(table.wanted.values):
         kept = int(table.kept[i])
@@ -141,11 +152,12 @@ def _codes(table: xr.Dataset) -> Section:
         expected, of_linear = int(table.linear_num_in_use), _number(table, "linear_rate")
         lines.append(f"The best linear VAE uses {expected}, with {of_linear} nats.")
     low, high, limit = (
-        _value(table, f"{name}")
+        max(_value(table, name), 0.0)
         for name in ("code_information_lower", "code_information_upper", "information_limit")
     )
-    told = f"{number(low)} to {number(high)} nats of the data"
-    if low > limit - 0.5:
+    # of codes that tell nothing rounding is left
+    told = f"{number(round(low, 6))} to {number(round(high, 6))} nats of the data"
+    if low > max(limit - 0.5, 0.9 * limit):
         told = f"at least {number(low)} nats of the data; more than {number(limit)} cannot be shown"
     lines.append(f"The code tells {told}.")
     lines.append(_convergence(table))
@@ -155,13 +167,15 @@ def _codes(table: xr.Dataset) -> Section:
             f"waterline. {_why_although(table)}"
         )
     if "distortion" in table:
-        gain = number(_value(table, "elbo_tuned") - _value(table, "elbo"))
-        lines.append(
+        line = (
             f"The distortion is {_number(table, 'distortion')}, which implies σ² = "
             f"{_number(table, 'sigma2_tuned')}. With it the ELBO is "
-            f"{_number(table, 'elbo_tuned')} nats per datum, {gain} more than with σ² = "
-            f"{_number(table, 'sigma2')}."
+            f"{_number(table, 'elbo_tuned')} nats per datum"
         )
+        gain = _value(table, "elbo_tuned") - _value(table, "elbo")
+        if np.isfinite(gain):  # else no σ² is known
+            line += f", {number(gain)} more than with σ² = {_number(table, 'sigma2')}"
+        lines.append(f"{line}.")
     elif "elbo" in table:
         lines.append(f"The ELBO is {_number(table, 'elbo')} nats per datum.")
     given = table.verdict.values
@@ -191,6 +205,8 @@ def _why_although(table: xr.Dataset) -> str:
 
 
 def _convergence(table: xr.Dataset) -> str:
+    if not int(table.num_in_use):
+        return "No latent is in use: whether training has ended, residuals do not tell."
     scale, shift = (_value(table, f"median_{kind}_residual") for kind in ("scale", "shift"))
     medians = f"Of latents in use the median scale residual is {scale:.3f}, of shift {shift:.3f}"
     if bool(table.at_rest):
@@ -221,7 +237,7 @@ def _latents(table: xr.Dataset) -> Section:
     headings = ("latent:", "KL:", *(["linear VAE's:"] if there else []), "verdict",
                 "scale residual:", "shift residual:", "I(x; z) from:", "to:")  # fmt: skip
     rows = []
-    for j in np.argsort(table["rank"].values):
+    for j in np.argsort(-table.kl.values, kind="stable"):
         one = table.isel(latent=j)
         low, high = (max(float(one[f"information_{end}"]), 0) for end in ("lower", "upper"))
         expected = [f"{float(one.expected_kl):.3f}"] if there else []
