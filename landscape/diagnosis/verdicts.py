@@ -1,8 +1,8 @@
 """Each latent gets a verdict: in use, collapsed as it should be, collapsed although, or not done.
 
 A latent is collapsed by the (0.01, 0.01) rule of `linvae_jax.collapse`. Whether it *should* be is
-read off the linear VAE on the same data with the same loss: sort the latents by KL, and compare
-each with the component of that rank.
+read off the linear VAE on the same data with the same loss: sort the latents by KL, collapsed ones
+last, and compare each with the component of that rank.
 
 >>> import jax.numpy as jnp
 >>> from landscape.diagnosis import verdicts

@@ -69,7 +69,7 @@ def _loss(table: xr.Dataset) -> Section:
         )
     if not gaussian:
         lines += _onset(table)
-    else:
+    elif not table.collapse_is_optimal:
         used, rate = int(table.linear_num_in_use), _number(table, "linear_rate")
         lines.append(
             f"The best linear VAE uses {used} of {k} latents, with a KL of {rate} nats in all and "
