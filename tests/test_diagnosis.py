@@ -403,6 +403,20 @@ def test_of_model_is_of_codes_of_what_the_model_says():
     assert abs(float(found.distortion / found.linear_distortion) - 1) < 0.1
 
 
+def test_sigma2_of_a_model_is_that_of_the_loss():
+    x = data()
+    params, _ = optimum(x, 3)
+    given = (
+        (Loss("half-squared-error", kl_weight=0.5), 0.5),
+        (Loss("gaussian", sigma2=0.2, kl_weight=3.0), 0.2),
+        (Loss("gaussian"), TAU),
+        (None, TAU),
+    )
+    for loss, sigma2 in given:
+        found = diagnosis.of_model(linear.Model(n, 3), params, x, jax.random.key(0), loss=loss)
+        np.testing.assert_allclose(found.sigma2, sigma2, rtol=FACTORED)
+
+
 @pytest.mark.slow
 def test_collapsed_latents_of_a_linear_vae_come_back_below_the_next_eigenvalue():
     x = data()

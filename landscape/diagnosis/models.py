@@ -35,7 +35,8 @@ def of_model(
             (those of `adapters`), else the mean of `x`.
         x: (N, ...), the training data in their own units.
         key: for z.
-        loss: that it was trained with; by default the ELBO at its own σ².
+        loss: that it was trained with; by default the ELBO at its own σ². The model's σ² counts
+            only there and where the loss learns it.
         hessian_data: of so many data A is a mean (`collapsed_latent.blocks`); B and C are of all.
 
     Returns:
@@ -61,8 +62,10 @@ def of_model(
     centred = _centred(params, values)
     key_z, key_information, key_curvature = jax.random.split(key, 3)
     mean, log_var, error = _through(model, params, centred, key_z)
+    # adapted models have some σ² even where the loss has another, or none
+    log_sigma2 = params.log_sigma2 if loss.learns_sigma2 else None
     variables, extra = labelled.describe_codes(
-        mean, log_var, values, loss, error, params.log_sigma2, key_information, notes
+        mean, log_var, values, loss, error, log_sigma2, key_information, notes
     )
     collapsed = np.asarray(variables["collapsed"][1])
     if isinstance(model, vae.LatentModel) and collapsed.any():
