@@ -65,6 +65,10 @@ CODE = {
     Loss("gaussian", kl_weight=0.7, sigma2=0.3): lambda x, a, kl: (
         square(x, a).sum(1).mean() / 0.6 + n / 2 * np.log(2 * np.pi * 0.3) + 0.7 * kl.sum(1).mean()
     ),
+    # GaussianNLLLoss as it comes
+    Loss("mean-gaussian", kl_weight=0.7, sigma2=0.3): lambda x, a, kl: (
+        (square(x, a) / 0.3 + np.log(2 * np.pi * 0.3)).mean() / 2 + 0.7 * kl.sum(1).mean()
+    ),
     Loss("binary-cross-entropy", kl_weight=0.7): lambda x, a, kl: (
         bernoulli_loss(x, a).sum(1).mean() + 0.7 * kl.sum(1).mean()
     ),
@@ -120,6 +124,8 @@ def test_levels_of_the_table_in_theory():
     assert Loss("mean-squared-error", kl="mean").level(784, 32) == 784 / 64
     assert Loss("gaussian", kl_weight=2.0, sigma2=0.25).level(784, 32) == 0.5
     assert Loss("gaussian", kl_weight=2.0).level(784, 32) == 2.0  # σ² is learned: β
+    assert Loss("mean-gaussian", kl_weight=2.0).level(784, 32) == 2.0 * 784
+    assert Loss("mean-gaussian", sigma2=0.5).sigma2_and_beta(784, 32) == (0.5, 784)
     assert Loss("mean-binary-cross-entropy", kl_weight=0.5).level(784, 32) == 392
 
 

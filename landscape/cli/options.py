@@ -233,6 +233,7 @@ class Diagnose:
             "half-squared-error",
             "mean-squared-error",
             "gaussian",
+            "mean-gaussian",
             "binary-cross-entropy",
             "mean-binary-cross-entropy",
             "poisson",

@@ -31,6 +31,7 @@ Reconstruction = Literal[
     "half-squared-error",
     "mean-squared-error",
     "gaussian",
+    "mean-gaussian",
     "binary-cross-entropy",
     "mean-binary-cross-entropy",
     "poisson",
@@ -39,6 +40,7 @@ Reconstruction = Literal[
 Over = Literal["sum", "mean"]
 
 _SQUARED = ("summed-squared-error", "mean-squared-error")  # without the ½ of a likelihood
+_GAUSSIAN = ("gaussian", "mean-gaussian")
 _FAMILIES = {"binary-cross-entropy": "bernoulli", "poisson": "poisson"}
 
 
@@ -51,7 +53,7 @@ class Loss:
             with "mean" averaged over them. "gaussian" is −log p(x | z), whose σ² is `sigma2`.
         kl: summed over the k latents, or averaged over them.
         kl_weight: what the KL is multiplied with, > 0; β of "gaussian".
-        sigma2: of "gaussian", in the data's unit²; learned with the weights if None.
+        sigma2: of "gaussian" and "mean-gaussian", in the data's unit²; learned if None.
         error_over_batch: averaged over the data of a batch, or summed.
         kl_over_batch: likewise.
         batch_size: data of a batch; needed where one is summed over it and the other averaged.
@@ -81,7 +83,7 @@ class Loss:
             )  # fmt: skip
         checks.positive("kl_weight", self.kl_weight)
         if self.sigma2 is not None:
-            if self.reconstruction != "gaussian":
+            if self.reconstruction not in _GAUSSIAN:
                 got = f"{self.sigma2} with the reconstruction {self.reconstruction!r}"
                 hint = 'Take reconstruction "gaussian" with it.'
                 checks.fail("sigma2", got, "none: only a Gaussian likelihood has it", hint)
@@ -105,7 +107,7 @@ class Loss:
     @property
     def learns_sigma2(self) -> bool:
         """Whether σ² is trained with the weights; β decides then, not τ."""
-        return self.reconstruction == "gaussian" and self.sigma2 is None
+        return self.reconstruction in _GAUSSIAN and self.sigma2 is None
 
     def level(self, n: int, k: int) -> float:
         """Return τ, in the data's unit²; β where σ² is learned, and of other likelihoods."""
@@ -121,7 +123,7 @@ class Loss:
         A loss that states no σ² is an ELBO with σ² = τ and β = 1.
         """
         level = self.level(n, k)
-        if self.reconstruction != "gaussian":
+        if self.reconstruction not in _GAUSSIAN:
             return level, 1.0
         return self.sigma2, level if self.sigma2 is None else level / self.sigma2
 
@@ -142,9 +144,10 @@ class Loss:
     def in_words(self) -> str:
         """Write the loss in one line."""
         error = self.reconstruction.replace("-", " ")
-        if self.reconstruction == "gaussian":
+        if self.reconstruction in _GAUSSIAN:
             held = "learned" if self.learns_sigma2 else f"{self.sigma2:g}"
-            error = f"−log p(x | z), Gaussian with σ² {held}"
+            mean = " averaged over dimensions" if self.reconstruction != "gaussian" else ""
+            error = f"−log p(x | z){mean}, Gaussian with σ² {held}"
         of_kl = "the KL" if self.kl == "sum" else "the KL averaged over latents"
         text = f"{error} + {self.kl_weight:g} × {of_kl}"
         if self.batch_size is None:

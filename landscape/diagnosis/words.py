@@ -64,8 +64,8 @@ def _loss(table: xr.Dataset) -> Section:
         lines.append(
             f"Total collapse is the optimum of this loss for the linear VAE: all {k} latents "
             "should collapse, whatever the seed or the annealing. For any network it is a stable "
-            "point: once there, it stays. (That no network does better elsewhere is not proved. "
-            "Where few data lie far from the rest, one can.) A smaller KL weight ends that."
+            "point, which training does not leave. (A better point elsewhere is not ruled out, as "
+            "where a few data lie far from the rest.) What ends collapse is a smaller KL weight."
         )
     if not gaussian:
         lines += _onset(table)
@@ -91,16 +91,16 @@ def _onset(table: xr.Dataset) -> Iterator[str]:
         yield f"A guide, no theorem: {used} of {table.attrs['k']} latents are used in the end."
     else:
         yield (
-            f"Total collapse is stable from β = {critical} on (exact), for any network too: once "
-            "there, it stays. Whether there is a better point elsewhere, the onset does not tell. "
-            "A smaller KL weight ends that."
+            f"Total collapse is stable from β = {critical} on (exact), for any network too: training "
+            "does not leave it. (A better point elsewhere is not ruled out.) What ends collapse is "
+            "a smaller KL weight."
         )
 
 
 def _weights(table: xr.Dataset) -> Section:
     collapse = _number(table, "weight_collapse")
     gaussian = table.attrs["likelihood"] == "gaussian"
-    what = "All latents collapse" if gaussian else "Total collapse is stable"
+    what = "All latents of the linear VAE collapse" if gaussian else "Total collapse is stable"
     lines = [f"{what} from a KL weight of {collapse} on."]
     best, weight = _value(table, "weight_best"), None
     if np.isfinite(best):
@@ -131,14 +131,25 @@ def _weights(table: xr.Dataset) -> Section:
             rows.append((f"{wanted}", "none: the data have no such component", ""))
             continue
         low, high, advised = (
-            number(float(table[name][i])) for name in ("weight_low", "weight_high", "weight")
+            float(table[name][i]) for name in ("weight_low", "weight_high", "weight")
         )
-        between = f"below {high}" if low == "0" else f"{low} to {high}"
-        rows.append((f"{kept}", advised, between))
+        rows.append((f"{kept}", number(advised), _between(low, high)))
     return Section(
         WEIGHTS, lines,
         ("latents kept:", "KL weight:", "any weight"), tuple(rows),
     )  # fmt: skip
+
+
+def _between(low: float, high: float) -> str:
+    """Write a range, with as many digits as tell its ends apart."""
+    if low == 0:
+        return f"below {number(high)}"
+    ends = number(low), number(high)
+    for digits in range(4, 17):
+        if ends[0] != ends[1]:
+            break
+        ends = f"{low:.{digits}g}", f"{high:.{digits}g}"
+    return f"{ends[0]} to {ends[1]}"
 
 
 def _codes(table: xr.Dataset) -> Section:
