@@ -28,7 +28,7 @@ def diagnose(options: Diagnose) -> int:
     if options.data is None and options.codes is None:
         checks.fail("data", "none, and no --codes", "data, codes or both")
     if options.data is not None and options.reconstruction is None:
-        hint = "What should collapse depends on it."
+        hint = "nn.MSELoss() is mean-squared-error; linvae diagnose --help lists all."
         checks.fail("reconstruction", "none", "the error in your loss", hint)
     loss = _loss(options)
     settings = text.chosen(options, *_LOSS, "preprocess", "k", "seed")
@@ -103,7 +103,8 @@ _NAMES = {
     "log_var": ("log_var", None), "logvar": ("log_var", None), "log_variance": ("log_var", None),
     "var": ("log_var", 1.0), "variance": ("log_var", 1.0),
     "std": ("log_var", 2.0), "sigma": ("log_var", 2.0),
-    "reconstruction": ("reconstruction", None), "log_sigma2": ("log_sigma2", None),
+    "reconstruction": ("reconstruction", None), "recon": ("reconstruction", None),
+    "x_hat": ("reconstruction", None), "log_sigma2": ("log_sigma2", None),
 }  # fmt: skip
 
 

@@ -21,6 +21,12 @@ class Section(NamedTuple):
     rows: tuple[tuple[str, ...], ...] = ()
 
 
+_GLOSS = {
+    True: "λ are the variances of the data's principal components. One above τ is worth a latent.",
+    False: "ν say how many times more than the likelihood expects the data vary together.",
+}
+
+
 def sections(table: xr.Dataset) -> list[Section]:
     """Write a table of `of_data`, `of_codes` or `of_model` as sections, the answer first."""
     return list(_sections(table))
@@ -35,6 +41,8 @@ def _sections(table: xr.Dataset) -> Iterator[Section]:
         yield _latents(table)
     if "critical_tau" in table:
         yield _ways_back(table)
+    if np.isfinite(float(table.get("waterline", 0.0))):
+        yield _to_do(table)
     if notes := table.attrs["notes"]:
         yield Section("Notes", notes.split("\n"))
 
@@ -58,7 +66,8 @@ def _loss(table: xr.Dataset) -> Section:
     above = int(table.num_above)
     lines = [
         f"The loss is {table.attrs['loss']}: {tau} = {level}.",
-        f"{above:,} of {n:,} components have {lam} > {tau}; the largest {lam} is {largest}.",
+        f"{above:,} of {n:,} components have {lam} > {tau}; the largest {lam} is {largest}. "
+        f"({_GLOSS[gaussian]})",
     ]
     if gaussian and table.collapse_is_optimal:
         lines.append(
@@ -85,15 +94,15 @@ def _onset(table: xr.Dataset) -> Iterator[str]:
     if ways:
         used = int(table.linear_num_in_use)
         yield (
-            f"Total collapse is unstable below β = {critical} (exact): there are {ways:,} ways "
-            "out, one for each latent and component above."
+            f"Total collapse is unstable below β = {critical} (exact, {ways:,} ways out): training "
+            "leaves it."
         )
         yield f"A guide, no theorem: {used} of {table.attrs['k']} latents are used in the end."
     else:
         yield (
-            f"Total collapse is stable from β = {critical} on (exact), for any network too: training "
-            "does not leave it. (A better point elsewhere is not ruled out.) What ends collapse is "
-            "a smaller KL weight."
+            f"Total collapse is stable from β = {critical} on (exact), for any network too: "
+            "training does not leave it. (A better point elsewhere is not ruled out.) What ends "
+            "collapse is a smaller KL weight."
         )
 
 
@@ -110,19 +119,22 @@ def _weights(table: xr.Dataset) -> Section:
             f"With a weight of {weight} the loss is the negative ELBO (β = 1). How many latents "
             "are kept is a guide, no theorem."
         )
-    elif weight is not None:
+    else:
+        lines.append("A network may keep fewer: it explains more by each.")
+    if gaussian and weight is not None:
         # at the σ² that a loss states, β = 1 is best: weights of another β need another σ²
         stated = table.attrs["sigma2"] != "None"
         line = f"The best weight for the likelihood is {weight}"
-        line += ", if σ² is tuned after training." if stated else "."
+        line += ", if σ² is fitted after training." if stated else "."
         if np.isfinite(_value(table, "nats_lost")):
             # at the best weight what is left of either is rounding
             lost, tuned = (
                 number(round(max(_value(table, name), 0.0), 6))
                 for name in ("nats_lost", "nats_lost_tuned")
             )
-            lost += f" nats per datum{' at its own σ²' if stated else ''}"
-            line += f" Yours costs {lost}; {tuned} where σ² is tuned after training."
+            at = "its own σ²" if stated or "learned" in table.attrs["loss"] else "σ² = τ"
+            line += f" Read as a Gaussian with {at} yours is {lost} nats per datum worse; "
+            line += f"with σ² fitted after training {tuned}."
         lines.append(line)
     rows = []
     for i, wanted in enumerate(table.wanted.values):
@@ -157,31 +169,30 @@ def _codes(table: xr.Dataset) -> Section:
     used, active, rate = int(table.num_in_use), int(table.num_active), _number(table, "rate")
     lines = [
         f"{used} of {k} latents are in use. {k - used} are collapsed: less than 0.01 nats for 99 % "
-        f"of the data. {active} are active units. Their KL is {rate} nats per datum in all."
+        f"of the data. {active} are active units. The KL is {rate} nats per datum in all."
     ]
+    if weak := int((~table.collapsed & (table.kl < 0.01)).sum()):
+        have = "has" if weak == 1 else "have"
+        lines.append(f"{weak} of those in use {have} a mean KL below 0.01 nats: for a few data.")
     if "linear_rate" in table and np.isfinite(_value(table, "waterline")):
-        expected, of_linear = int(table.linear_num_in_use), _number(table, "linear_rate")
-        lines.append(f"The best linear VAE uses {expected}, with {of_linear} nats.")
+        lines += _against_linear(table)
     low, high, limit = (
         max(_value(table, name), 0.0)
         for name in ("code_information_lower", "code_information_upper", "information_limit")
     )
-    # of codes that tell nothing rounding is left
-    told = f"{number(round(low, 6))} to {number(round(high, 6))} nats of the data"
     if low > max(limit - 0.5, 0.9 * limit):
-        told = f"at least {number(low)} nats of the data; more than {number(limit)} cannot be shown"
-    lines.append(f"The code tells {told}.")
-    lines.append(_convergence(table))
-    if missed := int((table.verdict == verdicts.WORDS[verdicts.ALTHOUGH]).sum()):
-        lines.append(
-            f"{_latents_of(missed)} collapsed although the data have more components above the "
-            f"waterline. {_why_although(table)}"
-        )
+        told = f"at least {number(low)} nats of the data; more than log N of those that are "
+        told += f"compared, {number(limit)}, cannot be shown"
+    elif high < 1e-3:
+        told = "nothing of the data"
+    else:
+        told = f"{number(round(low, 3))} to {number(high)} nats of the data"
+    lines += [f"The code tells {told}.", _convergence(table)]
     if "distortion" in table:
         line = (
-            f"The distortion is {_number(table, 'distortion')}, which implies σ² = "
-            f"{_number(table, 'sigma2_tuned')}. With it the ELBO is "
-            f"{_number(table, 'elbo_tuned')} nats per datum"
+            f"The distortion is {_number(table, 'distortion')}. With σ² fitted to it, "
+            f"{_number(table, 'sigma2_tuned')}, the ELBO is {_number(table, 'elbo_tuned')} nats "
+            "per datum"
         )
         gain = _value(table, "elbo_tuned") - _value(table, "elbo")
         if np.isfinite(gain):  # else no σ² is known
@@ -195,24 +206,48 @@ def _codes(table: xr.Dataset) -> Section:
     return Section("What your latents do", lines, ("verdict", "latents:", "which, from 0"), rows)
 
 
-def _why_although(table: xr.Dataset) -> str:
-    """Say whether others make up for latents that are collapsed although λ > τ."""
-    if "objective" not in table:
-        return (
-            "Either the network's other latents explain what these could, or training failed: "
-            "reconstructions would tell."
+def _against_linear(table: xr.Dataset) -> Iterator[str]:
+    """Compare a code with that of the best linear VAE."""
+    used, expected = int(table.num_in_use), int(table.linear_num_in_use)
+    yield f"The best linear VAE uses {expected}, with {_number(table, 'linear_rate')} nats."
+    if _mismatched(table):
+        total = number(float(table.eigenvalue.sum()))
+        yield (
+            f"The reconstructions are worse than the mean of the data: "
+            f"{_number(table, 'distortion')} against {total}. Are data, codes and reconstructions "
+            "in the same order and unit?"
         )
-    gap = _value(table, "objective") - _value(table, "linear_objective")
-    against = f"the loss, E‖x − x̂‖²/(2τ) + KL, is {number(abs(gap))} nats per datum"
-    if gap < 0:
-        return (
-            f"The others explain more than linear ones could: {against} below that of the best "
-            "linear VAE."
+        return
+    if used > expected:
+        yield (
+            "More latents are in use than that. Were the codes trained with this loss, its KL "
+            "weight included?"
         )
-    return (
-        f"Training or the network failed: {against} above that of the best linear VAE. Train "
-        "longer, from another start, or with another network."
+    if not (missed := _count(table, verdicts.ALTHOUGH)):
+        return
+    more = "another component has" if missed == 1 else "as many more components have"
+    text = (
+        f"{_latents_of(missed)} collapsed although {more} λ > τ. (Which of the collapsed ones is "
     )
+    text += "called so is arbitrary.)"
+    if "objective" not in table:
+        yield f"{text} The others may explain what they could: reconstructions would tell."
+        return
+    gap = _value(table, "objective") - _value(table, "linear_objective")
+    loss = f"the loss, E‖x − x̂‖²/(2τ) + KL, is {number(abs(gap))} nats per datum"
+    if gap < 0:
+        yield f"{text} The others make up for it: {loss} below that of the best linear VAE."
+    else:
+        yield f"{text} Training or the network failed: {loss} above that of the best linear VAE."
+
+
+def _mismatched(table: xr.Dataset) -> bool:
+    """Say whether reconstructions are worse than a constant: more than sampling z can make them."""
+    return "distortion" in table and bool(table.distortion > 1.1 * table.eigenvalue.sum())
+
+
+def _count(table: xr.Dataset, verdict: int) -> int:
+    return int((table.verdict == verdicts.WORDS[verdict]).sum())
 
 
 def _convergence(table: xr.Dataset) -> str:
@@ -222,13 +257,42 @@ def _convergence(table: xr.Dataset) -> str:
     medians = f"Of latents in use the median scale residual is {scale:.3f}, of shift {shift:.3f}"
     if bool(table.at_rest):
         return f"Nothing in the codes says that training goes on. {medians}."
-    far = int((table.verdict == verdicts.WORDS[verdicts.UNFINISHED]).sum())
-    bounds = f"{verdicts.MEDIAN_SCALE_RESIDUAL} and {verdicts.MEDIAN_SHIFT_RESIDUAL}"
-    return (
-        "Training has not ended, or more than this loss holds the latents (weight decay, free "
-        f"bits, batch normalisation). {medians}; at rest they are below {bounds}. "
-        f"{_latents_of(far)} off by itself."
-    )
+    text = f"The codes are not at rest. {medians}; at rest they are below "
+    text += f"{verdicts.MEDIAN_SCALE_RESIDUAL} and {verdicts.MEDIAN_SHIFT_RESIDUAL}."
+    if far := _count(table, verdicts.UNFINISHED):
+        text += f" {_latents_of(far)} beyond {verdicts.SCALE_RESIDUAL} in scale or "
+        text += f"{verdicts.SHIFT_RESIDUAL} in shift."
+    return text
+
+
+def _to_do(table: xr.Dataset) -> Section:
+    """Say what to change, the most likely thing first."""
+    lines = []
+    if "kl" in table and "waterline" in table and _mismatched(table):
+        lines.append("Give data, codes and reconstructions in the same order and unit.")
+    elif "kl" in table:
+        if not bool(table.at_rest):
+            lines.append(
+                "Train on, with a learning rate that falls to zero. If that does not bring the "
+                "codes to rest: are they of the training data, are log_var log variances, and does "
+                "anything else than this loss hold the latents (weight decay, free bits, batch "
+                "normalisation, another KL weight)?"
+            )
+        if _count(table, verdicts.ALTHOUGH):
+            above = "objective" in table and table.objective > table.linear_objective
+            lines.append(
+                "Latents are collapsed that the loss pays for: train longer, from another start, "
+                "or with another network."
+                if above
+                else "If you want more latents in use, take a smaller KL weight."
+            )
+    if "waterline" in table and bool(table.collapse_is_optimal):
+        half = len(table.wanted) // 2
+        lines.append(
+            f"Take a smaller KL weight: {number(float(table.weight[half]))} for "
+            f"{int(table.kept[half])} latents."
+        )
+    return Section("What to do", lines or ["Nothing, if so many latents are enough for you."])
 
 
 def _latents_of(count: int) -> str:
