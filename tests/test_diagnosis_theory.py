@@ -234,6 +234,24 @@ def test_expected_is_what_is_predicted_for_the_linear_vae(lam, k, weight):
     assert got.num_in_use == (want.kl > 0).sum()
 
 
+def test_use_near_the_waterline_is_that_of_the_prediction():
+    """Where λ is a few thousandths above τ, the best latent counts as collapsed."""
+    lam = jnp.linspace(1.012, 1.0005, 24)
+    got = expected.of_spectrum(lam, Loss("half-squared-error"), 24, has_best=False).in_use
+    below = predictions.predict(lam, 24, 1.0).below[collapse.EPSILON.index(0.01)]
+    assert got.tolist() == (~collapse.is_collapsed(below)).tolist()
+    assert 0 < got.sum() < 24
+
+
+def test_a_loss_in_words():
+    assert Loss("mean-squared-error").in_words() == "mean squared error + 1 × the KL"
+    loss = Loss("gaussian", "mean", 0.5, 0.1, kl_over_batch="sum", batch_size=64)
+    assert loss.in_words() == (
+        "−log p(x | z), Gaussian with σ² 0.1 + 0.5 × the KL averaged over latents; the KL summed "
+        "over batches of 64, the other averaged"
+    )
+
+
 def test_more_latents_than_dimensions_are_collapsed():
     lam = jnp.array([3.0, 2.0])
     got = expected.of_spectrum(lam, Loss("half-squared-error"), 5, has_best=False)
