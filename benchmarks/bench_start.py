@@ -29,9 +29,7 @@ def start(scale: Scale) -> Iterator[Measurement]:
             OURS: ("-c", core),
             FIT: fit,
         }
-        # without what this process was told of JAX, and with a cache that is empty at first
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-        own |= {"XDG_CACHE_HOME": place, "PYTHONPATH": str(ROOT)}
+        own = environment(Path(place))
         functions = {name: partial(_process, own, *given) for name, given in commands.items()}
         begin = timing.Clock.now()
         functions[FIT]()
@@ -51,6 +49,12 @@ def start(scale: Scale) -> Iterator[Measurement]:
         "`linvae fit --k 50` on the digits, programs kept", samples[FIT], "s", bar=bars.get(FIT),
         note=f"{first:.3g} s the first time, when they are compiled",
     )  # fmt: skip
+
+
+def environment(place: Path) -> dict[str, str]:
+    """Without what this process was told of JAX, and with a cache that is empty at first."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    return own | {"XDG_CACHE_HOME": str(place), "PYTHONPATH": str(ROOT)}
 
 
 def _process(environment: dict[str, str], *arguments: str) -> None:

@@ -14,6 +14,7 @@ import jax
 import tyro
 
 from benchmarks import (
+    bench_diagnose,
     bench_elbo,
     bench_networks,
     bench_ppca,
@@ -29,7 +30,7 @@ from linvae_jax import progress
 
 Name = Literal[
     "size", "dense", "lanczos", "scaling", "gradient", "sweep", "networks", "conv", "start",
-    "ppca",
+    "ppca", "diagnose",
 ]  # fmt: skip
 NAMES: tuple[Name, ...] = get_args(Name)
 BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
@@ -43,6 +44,7 @@ BENCHMARKS: dict[Name, Callable[[Scale], Iterator[Measurement]]] = {
     "conv": bench_networks.convolutional,
     "start": bench_start.start,
     "ppca": bench_ppca.from_data,
+    "diagnose": bench_diagnose.diagnose,
 }
 
 
