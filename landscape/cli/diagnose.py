@@ -11,7 +11,6 @@ from landscape.cli.data import seed
 from landscape.cli.options import Diagnose
 from landscape.diagnosis import labelled, losses, page, words
 from landscape.studies import identity
-from linvae_jax import streams
 from linvae_jax._internal import checks
 from linvae_jax.data import datasets, files
 
@@ -52,7 +51,7 @@ def diagnose(options: Diagnose) -> int:
             checks.fail("k", options.k, f"{k}, as the codes have, or none")
         table = labelled.of_codes(
             **codes, x=x, loss=None if x is None else loss,
-            key=streams.key(options.seed, "information", "seed"),
+            seed=options.seed,
         )  # fmt: skip
     else:
         if options.k is None:

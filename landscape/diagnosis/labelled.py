@@ -12,7 +12,7 @@ from landscape.curvature import onset
 from landscape.diagnosis import codes as of_latents
 from landscape.diagnosis import expected, reading, verdicts
 from landscape.diagnosis.losses import Loss
-from linvae_jax import collapse, gaussian, information, sources, tables
+from linvae_jax import collapse, gaussian, information, sources, streams, tables
 from linvae_jax import moments as mom
 from linvae_jax._internal import arrays, checks
 
@@ -53,7 +53,7 @@ def of_codes(
     loss: Loss | None = None,
     reconstruction: Any = None,
     log_sigma2: float | None = None,
-    key: PRNGKeyArray | None = None,
+    seed: int = 0,
 ) -> xr.Dataset:
     """Say what saved codes of a trained VAE tell, of any framework; with data and loss, verdicts.
 
@@ -67,7 +67,7 @@ def of_codes(
         reconstruction: (N, ...), means of p(x | z), z drawn from the posterior as in training
             (decoded from posterior means they have too little error); needs `x`.
         log_sigma2: log σ² that the model ended with, if it has one; one number.
-        key: for the information bounds, which draw z; `jax.random.key(0)` by default.
+        seed: for the information bounds, which draw z.
 
     Returns:
         A data set over `latent` (counted from 0), `epsilon`, and where data are given the
@@ -98,7 +98,7 @@ def of_codes(
         notes.append(
             "log_sigma2 tells nothing here: it goes with reconstructions and a Gaussian likelihood."
         )
-    key = jax.random.key(0) if key is None else key
+    key = streams.key(seed, "information")
     variables, extra = describe_codes(mean, log_var, values, loss, error, log_sigma2, key, notes)
     return dataset(variables, loss, notes, k=mean.shape[1], count=len(mean), **extra)
 
