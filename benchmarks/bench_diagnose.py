@@ -28,7 +28,7 @@ np.linalg.eigvalsh(x.T @ x / len(x))
 """
 
 
-def arrays(count: int, n: int, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def arrays(count: int, n: int, k: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Data (count, n) and codes of k latents, as a network in float32 would save them."""
     rng = np.random.default_rng(0)
     x = rng.random((count, n), dtype=np.float32) * rng.random(n, dtype=np.float32)
