@@ -717,6 +717,9 @@ def test_codes_without_a_name_are_refused(tmp_path, capsys):
     np.savez(tmp_path / "codes.npz", z=np.zeros((5, 2)), log_var=np.zeros(2))
     assert linvae("--codes", tmp_path / "codes.npz") == 2
     assert "expected one named mean" in capsys.readouterr().err
+    np.savez(tmp_path / "codes.npz", mean=1.0, log_var=np.zeros(2))
+    assert linvae("--codes", tmp_path / "codes.npz", "--k", 2) == 2
+    assert "mean: got shape ()" in capsys.readouterr().err
 
 
 def test_pixels_are_divided_and_counts_are_not(tmp_path, capsys):

@@ -46,9 +46,9 @@ def diagnose(options: Diagnose) -> int:
     if options.out is not None:
         identity.claim_folder(options.out, "diagnose", settings, page.NAMES)
     if codes:
-        k = np.shape(codes["mean"])[-1]
-        if options.k not in (None, k):
-            checks.fail("k", options.k, f"{k}, as the codes have, or none")
+        shape = np.shape(codes["mean"])
+        if len(shape) == 2 and options.k not in (None, shape[1]):
+            checks.fail("k", options.k, f"{shape[1]}, as the codes have, or none")
         table = labelled.of_codes(
             **codes, x=x, loss=None if x is None else loss,
             seed=options.seed,
