@@ -27,7 +27,7 @@ from benchmarks import device, residuals, run
 from landscape import cli, diagnosis
 from landscape.cli import options
 from landscape.curvature import collapsed_latent
-from landscape.diagnosis import verdicts
+from landscape.diagnosis import verdicts, words
 from landscape.paper import network_claims, network_experiments, settings
 from landscape.paper import table as paper_table
 from linvae_jax import networks, tables, vae
@@ -299,6 +299,16 @@ def test_what_is_told_of_the_guide_for_networks(found):
     tells(" ".join(text.split()), *(f"{value:.2f} off" if i == 0 else f"{value:.2f} after"
                                     for i, value in enumerate(off)))  # fmt: skip
     assert network_claims.collapse_by_sigma2(found).sizes["sigma2"] == 11
+
+
+def test_figure_of_the_readme_shows_what_its_caption_says():
+    caption = README.split("waterline.png)")[1].split("## ")[0]
+    found = tables.load(ROOT / "benchmarks" / "results" / "waterline.nc")
+    assert f"a network's {found.sizes['latent']} latents" in " ".join(caption.split())
+    # it explains more with fewer
+    assert found.num_in_use < found.linear_num_in_use
+    assert found.objective < found.linear_objective
+    assert [section.heading for section in words.sections(found)][-1] == "Notes"
 
 
 def test_no_other_python_is_shown():
