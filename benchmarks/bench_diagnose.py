@@ -76,6 +76,4 @@ def diagnose(scale: Scale) -> Iterator[Measurement]:
     )
     yield records.ratio("the former over the latter", samples["ours"], samples["least"])
     peak = memory.of("benchmarks.bench_diagnose:whole", count, n, k)
-    yield records.plain(
-        f"peak memory, arrays included, {size}", peak.host / 1e9, "GB", bar=bars[1]
-    )
+    yield records.plain(f"peak memory, arrays included, {size}", peak.host / 1e9, "GB", bar=bars[1])
