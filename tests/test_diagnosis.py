@@ -15,7 +15,8 @@ from tolerances import FACTORED
 from landscape import cli, diagnosis
 from landscape.cli import options
 from landscape.curvature import onset
-from landscape.diagnosis import Loss, losses, page, reading, words
+from landscape.diagnosis import Loss, losses, page, reading, verdicts, words
+from landscape.figures import waterline
 from linvae_jax import (
     collapse,
     evaluation,
@@ -409,7 +410,11 @@ def test_it_says_what_to_do():
     assert words.sections(best)[-1].sentences == ["Nothing, if so many latents are enough for you."]
     gone = diagnosis.of_data(x, Loss("mean-squared-error", kl_weight=10.0), 6)
     (todo,) = words.sections(gone)[-1].sentences
-    assert todo == f"Take a smaller KL weight: {float(gone.weight[1]):.3g} for 3 latents."
+    assert todo == f"Take a smaller KL weight: {float(gone.weight[1]):.3g} keeps 3 in use."
+    flat = np.where(np.arange(n) < 2, x, 0.0)
+    few = diagnosis.of_data(flat, replace(HALF, kl_weight=50.0), 8)
+    assert few.kept.values.tolist() == [1, 0, 0]
+    assert words.sections(few)[-2].sentences[0].endswith("keeps 1 in use.")
     moving = diagnosis.of_codes(saved["mean"] + 1, saved["log_var"])
     assert words.sections(moving)[-1].sentences[0].startswith("Train on, with a learning rate that")
 
@@ -600,6 +605,11 @@ def test_a_model_of_another_n_is_refused():
 
 
 # pictures and the page
+
+
+def test_every_verdict_has_a_mark_in_the_figures():
+    """Figures know tables alone, so the words stand there once more."""
+    assert set(waterline._MARKS) == set(verdicts.WORDS)
 
 
 def test_page_is_one_file_with_everything_in_it(tmp_path):

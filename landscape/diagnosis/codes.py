@@ -9,8 +9,9 @@ Where the encoder's heads and the decoder's first layer are affine, rescaling or
 can be undone in the other. The reconstruction doesn't change then, so at a stationary point the
 KL's derivative vanishes: ∂_c ½ (c²(m² + D) − 1 − log D − 2 log c) = m² + D − 1 at c = 1, and
 ∂_s ½ (m + s)² = m at s = 0, on average over the training data. That holds for every likelihood, β
-and architecture with such layers. It fails with weight decay, free bits, batch normalisation of the
-heads, or where training was stopped early.
+and architecture with such layers. It fails with weight decay, free bits of each datum, batch
+normalisation of the heads, or where training was stopped early. (Free bits of the batch's mean
+leave nothing: at the kink some share of the KL's gradient still pulls.)
 
 >>> import numpy as np
 >>> from landscape.diagnosis import codes

@@ -288,9 +288,10 @@ def _to_do(table: xr.Dataset) -> Section:
             )
     if "waterline" in table and bool(table.collapse_is_optimal):
         half = len(table.wanted) // 2
+        half = half if table.kept[half] else 0  # of data with fewer components
         lines.append(
-            f"Take a smaller KL weight: {number(float(table.weight[half]))} for "
-            f"{int(table.kept[half])} latents."
+            f"Take a smaller KL weight: {number(float(table.weight[half]))} keeps "
+            f"{int(table.kept[half])} in use."
         )
     return Section("What to do", lines or ["Nothing, if so many latents are enough for you."])
 
