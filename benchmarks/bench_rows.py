@@ -15,8 +15,9 @@ import xarray as xr
 from benchmarks import records
 from benchmarks.lease import Lease
 from benchmarks.records import Measurement
-from landscape.paper import facts, network_experiments
-from landscape.paper import table as paper_table
+from landscape.paper import facts
+from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks import table as paper_table
 from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, streams, sweeps, tables, training
 from linvae_jax._engine import executors, layouts, sweep_table

@@ -16,13 +16,10 @@ from agreement import stop_after
 
 from landscape import cli
 from landscape.cli import options, paper, pixels, programs, sweep, text
-from landscape.paper import (
-    ledger,
-    linear_claims,
-    linear_experiments,
-    network_experiments,
-    report,
-)
+from landscape.paper import ledger, report
+from landscape.paper.linear import claims as linear_claims
+from landscape.paper.linear import experiments as linear_experiments
+from landscape.paper.networks import experiments as network_experiments
 from landscape.paper.settings import (
     CELEBA,
     MNIST,

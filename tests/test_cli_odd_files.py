@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from landscape import cli
-from landscape.paper import linear_claims, linear_experiments, network_experiments, report
+from landscape.paper import report
+from landscape.paper.linear import claims as linear_claims
+from landscape.paper.linear import experiments as linear_experiments
+from landscape.paper.networks import experiments as network_experiments
 from linvae_jax import moments, tables
 
 pytestmark = pytest.mark.usefixtures("no_annotation_checks")

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import bench_right, bench_rows, device, records
 from benchmarks.lease import Lease
 from benchmarks.records import FOLDER
-from landscape.paper import table as paper_table
+from landscape.paper.networks import table as paper_table
 from linvae_jax import tables
 
 # PyTorch, where it is installed, uses what it has deprecated itself

@@ -28,8 +28,10 @@ from landscape import cli, diagnosis
 from landscape.cli import options
 from landscape.curvature import collapsed_latent
 from landscape.diagnosis import verdicts, words
-from landscape.paper import network_claims, network_experiments, settings
-from landscape.paper import table as paper_table
+from landscape.paper import settings
+from landscape.paper.networks import claims as network_claims
+from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks import table as paper_table
 from linvae_jax import networks, tables, vae
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from landscape.autodiff import lanczos, lobpcg
-from landscape.paper import linear_claims
+from landscape.paper.linear import claims as linear_claims
 from landscape.points import search
 from landscape.studies import linear as linear_study
 from landscape.studies import network_spectra

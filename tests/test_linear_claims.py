@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape.paper import linear_claims
+from landscape.paper.linear import claims as linear_claims
 from landscape.points import stationary
 from linvae_jax import moments as mom
 

@@ -8,7 +8,7 @@ import pytest
 from landscape.curvature import escape
 from landscape.figures import linear as linear_figures
 from landscape.figures import style
-from landscape.paper import linear_claims
+from landscape.paper.linear import claims as linear_claims
 from landscape.points import stationary
 from landscape.studies import landscape as landscape_study
 from landscape.studies import linear as linear_study

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape.paper import network_experiments
-from landscape.paper.network_experiments import NetworkData
+from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks.experiments import NetworkData
 from landscape.paper.settings import CELEBA, MNIST, QUICK
 from landscape.studies import networks as network_study
 from linvae_jax import network_task, networks, sweeps, tables, training

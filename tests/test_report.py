@@ -13,9 +13,11 @@ import xarray as xr
 
 from landscape.figures import formats
 from landscape.figures import networks as network_figures
-from landscape.paper import facts, ledger, network_claims, network_experiments, report
-from landscape.paper import table as paper_table
+from landscape.paper import facts, ledger, report
 from landscape.paper.ledger import Check, Claim
+from landscape.paper.networks import claims as network_claims
+from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks import table as paper_table
 from linvae_jax import collapse, predictions, tables
 
 K = 200

@@ -4,7 +4,7 @@ import numpy as np
 
 from landscape.cli.data import key, open_set
 from landscape.cli.options import Data
-from landscape.paper.network_experiments import NetworkData
+from landscape.paper.networks.experiments import NetworkData
 from linvae_jax import network_task, sources
 
 

@@ -4,12 +4,9 @@
 | --- | --- |
 | `settings` | says how much is computed |
 | `reproduce` | runs the pipeline on one data set, into one folder |
-| `linear_experiments` | trains and studies the linear VAE |
-| `linear_claims` | measures C1 to C7, of the linear VAE |
-| `network_experiments` | trains the paper's networks |
-| `network_claims` | measures C8 to C10, of nonlinear VAEs |
+| `linear` | trains and studies the linear VAE, and measures C1 to C7 |
+| `networks` | trains the paper's networks, measures C8 to C10, has the paper's table |
 | `ledger` | holds claims with their checks, and writes them down |
-| `table` | has the paper's table of 20 rows, and puts ours beside it |
 | `report` | makes one page of a folder of results |
 | `facts` | writes and reads what a table says of itself |
 """

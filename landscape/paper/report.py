@@ -13,8 +13,10 @@ import xarray as xr
 
 from landscape.figures import formats, style
 from landscape.figures import networks as network_figures
-from landscape.paper import facts, ledger, network_claims, network_experiments
-from landscape.paper import table as paper_table
+from landscape.paper import facts, ledger
+from landscape.paper.networks import claims as network_claims
+from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks import table as paper_table
 from linvae_jax import tables
 from linvae_jax._internal import checks
 

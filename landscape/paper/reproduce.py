@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from landscape.paper import facts, linear_claims, linear_experiments, network_experiments, report
+from landscape.paper import facts, report
 from landscape.paper.ledger import Claim
-from landscape.paper.network_experiments import NetworkData
+from landscape.paper.linear import claims as linear_claims
+from landscape.paper.linear import experiments as linear_experiments
+from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks.experiments import NetworkData
 from landscape.paper.settings import Settings
 from landscape.studies import identity
 from linvae_jax import moments as mom
@@ -63,7 +66,7 @@ def run(
 
     Raises:
         ValueError: data that cannot be looked at; a folder of other settings or data, with what
-            differs; as the functions of `linear_experiments` and `network_experiments`.
+            differs; as the functions of `linear.experiments` and `networks.experiments`.
     """
     check(settings, x)
     identity.claim_folder(

@@ -1,7 +1,7 @@
 """The paper's claims C1 to C7 on linear VAEs are measured here, each so that it could fail.
 
 Claims are numbered as in the README. Every function takes what it measures on and returns a
-`ledger.Claim`; none trains anything (`linear_experiments` does) and none reads a file.
+`ledger.Claim`; none trains anything (`experiments` does) and none reads a file.
 
 Source: Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019.
 """
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from landscape.curvature import escape, summaries
 from landscape.paper.ledger import Check, Claim
-from landscape.paper.linear_experiments import SEPARATED, Measured
+from landscape.paper.linear.experiments import SEPARATED, Measured
 from landscape.paper.settings import LinearSettings
 from landscape.points import stationary
 from linvae_jax import linear, ppca, streams
