@@ -16,7 +16,6 @@ import pytest
 
 from landscape import cli
 from landscape.paper import report
-from landscape.paper.linear import claims as linear_claims
 from landscape.paper.linear import experiments as linear_experiments
 from landscape.paper.networks import experiments as network_experiments
 from linvae_jax import moments, tables
@@ -364,7 +363,6 @@ def test_reproduce_gets_what_is_in_every_file(name, folder, linvae, monkeypatch)
     known = exact(data)
     given: dict[str, Any] = {}
     monkeypatch.setattr(linear_experiments, "measure", lambda settings, x, *_: given.update(x=x))
-    monkeypatch.setattr(linear_claims, "judge", lambda *_: [])
     monkeypatch.setattr(
         network_experiments, "train", lambda settings, images, *_: given.update(net=images.data)
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from landscape.autodiff import lanczos, lobpcg
-from landscape.paper.linear import claims as linear_claims
+from landscape.paper.linear import measurements
 from landscape.points import search
 from landscape.studies import linear as linear_study
 from landscape.studies import network_spectra
@@ -495,7 +495,7 @@ def searches_and_claims() -> None:
     key_search, key_random, key_sample = jax.random.split(jax.random.key(1), 3)
     lam = jnp.array([4.0, 2.0])
     search.search(lam, 1, 0.5, key_search, 3)
-    linear_claims.random_assignment(key_random, lam, 1, 0.5)
+    measurements.random_assignment(key_random, lam, 1, 0.5)
     model = ppca.PPCA(jnp.ones((2, 1)), jnp.asarray(1.0), jnp.zeros(2))
     ppca.sample(model, key_sample, 3)
 
@@ -528,7 +528,7 @@ def test_jax_would_have_seen_it():
 def test_random_points_are_stationary_points_of_every_kind(sigma2):
     lam, k = np.array([6.0, 4.0, 1.5, 0.5, 0.3]), 3
     some = [
-        linear_claims.random_assignment(key, jnp.asarray(lam), k, sigma2)
+        measurements.random_assignment(key, jnp.asarray(lam), k, sigma2)
         for key in jax.random.split(jax.random.key(0), 60)
     ]
     for a in some:

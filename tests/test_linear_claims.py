@@ -1,6 +1,7 @@
 """C1 to C5 hold where they should, and fail when what they measure is made to disagree."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from landscape.paper import report
 from landscape.paper.linear import claims as linear_claims
+from landscape.paper.linear import experiments as linear_experiments
+from landscape.paper.linear import measurements
+from landscape.paper.settings import LinearSettings
 from landscape.points import stationary
 from linvae_jax import moments as mom
+from linvae_jax import tables
 
 KEY = jax.random.key(0)
 LAM = jnp.array([6.0, 4.0, 2.0, 0.5, 0.3])
@@ -28,7 +34,23 @@ def moments(x) -> mom.Moments:
 
 
 def history(**values: float) -> xr.Dataset:
-    return xr.Dataset({name: ("step", [1.0, value]) for name, value in values.items()})
+    return xr.Dataset(
+        {name: ("step", [1.0, value]) for name, value in values.items()}
+    ).assign_coords(latent=np.arange(K))
+
+
+def measured(of: measurements.Variables, lam: jax.Array, sigma2: float = SIGMA2) -> xr.Dataset:
+    """A part of the table of `measurements.measure`."""
+    same = {
+        "latents": ((), K, "1", ""), "sigma2": ((), sigma2, "1", ""),
+        "eigenvalue": ("component", lam, "1", ""),
+        "separated_eigenvalue": ("separated_component", LAM, "1", ""),
+    }  # fmt: skip
+    return tables.dataset(same | of)
+
+
+def holding(claim: linear_claims.Claim) -> list[bool]:
+    return [check.holds for check in claim.checks]
 
 
 def searched(**changed: int) -> xr.Dataset:
@@ -43,46 +65,53 @@ def census(*index: int) -> xr.Dataset:
 
 @pytest.mark.slow
 def test_closed_form_against_other_data(moments, x):
-    assert linear_claims.closed_form(moments, x, K, KEY).holds
-    failed = linear_claims.closed_form(moments, 1.5 * x, K, KEY)
-    assert [check.holds for check in failed.checks] == [False, False, True]
+    def judged(data: jax.Array) -> list[bool]:
+        of = measurements.closed_form(moments, data, K, KEY)
+        claim = linear_claims.closed_form({"linear_measurements": measured(of, LAM)})
+        return holding(claim)
+
+    assert judged(x) == [True] * 3
+    assert judged(1.5 * x) == [False, False, True]
 
 
 def test_global_maximum_that_a_run_passes_or_of_another_spectrum(moments):
     spectrum = mom.spectrum(moments)
-    assert linear_claims.global_maximum(moments, spectrum, K, history(gap=0.0)).holds
+
+    def judged(of: mom.Spectrum, *gap: float) -> list[bool]:
+        sigma2 = float(of.eigenvalues[K:].mean())
+        table = measured(measurements.optimum(moments, of, K), of.eigenvalues, sigma2)
+        runs = {f"figure2_training_{name}": history(gap=one)
+                for name, one in zip(("exact", "sampled"), gap, strict=True)}  # fmt: skip
+        return holding(linear_claims.global_maximum({"linear_measurements": table, **runs}))
+
+    assert judged(spectrum, 0.0, 0.0) == [True] * 4
     for gap in (-1e-3, float("nan")):
-        failed = linear_claims.global_maximum(
-            moments, spectrum, K, history(gap=0.0), history(gap=gap)
-        )
-        assert [check.holds for check in failed.checks] == [True, True, True, False]
+        assert judged(spectrum, 0.0, gap) == [True, True, True, False]
+        assert judged(spectrum, gap, 0.0) == [True, True, True, False]
     wrong = replace(spectrum, eigenvalues=1.01 * spectrum.eigenvalues)
-    failed = linear_claims.global_maximum(moments, wrong, K, history(gap=0.0))
     # with orthogonal columns bound and likelihood meet even where there is no optimum
-    assert [check.holds for check in failed.checks] == [True, False, False, True]
+    assert judged(wrong, 0.0, 0.0) == [True, False, False, True]
+
+
+def rotated(moments: mom.Moments, angle: float, key: jax.Array) -> list[bool]:
+    spectrum = mom.spectrum(moments)
+    of = measurements.rotations(moments, spectrum, K, key)
+    names = ("convergence_separated", "figure2_training_exact")
+    found = {"linear_measurements": measured(of, spectrum.eigenvalues)}
+    return holding(linear_claims.identifiable(found | dict.fromkeys(names, history(angle=angle))))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))  # of rotations: with two latents some do next to nothing
 def test_columns_that_are_not_the_principal_directions(moments, seed):
-    spectrum = mom.spectrum(moments)
-
-    def judged(angle: float) -> list[bool]:
-        runs = history(angle=angle)
-        claim = linear_claims.identifiable(
-            moments, spectrum, K, LAM, runs, runs, jax.random.key(seed)
-        )
-        return [check.holds for check in claim.checks]
-
-    assert judged(1e-3) == [True] * 4
-    assert judged(1.0) == judged(float("nan")) == [True, True, True, False]
+    assert rotated(moments, 1e-3, jax.random.key(seed)) == [True] * 4
+    for angle in (1.0, float("nan")):
+        assert rotated(moments, angle, jax.random.key(seed)) == [True, True, True, False]
 
 
 def test_a_tie_leaves_rotations_that_cost_nothing():
     tied = mom.from_covariance(jnp.array([4.0, 4.0, 2.0, 0.5, 0.3]))
-    runs = history(angle=1e-3)
-    claim = linear_claims.identifiable(tied, mom.spectrum(tied), K, LAM, runs, runs, KEY)
-    assert [check.holds for check in claim.checks[:3]] == [True, False, True]
+    assert rotated(tied, 1e-3, KEY)[:3] == [True, False, True]
 
 
 @pytest.mark.slow
@@ -97,16 +126,20 @@ def test_a_tie_leaves_rotations_that_cost_nothing():
     ],
 )
 def test_saddles_that_are_maxima_or_off_the_list(search, listed, failing):
-    spectrum = mom.Spectrum(LAM, jnp.eye(5))
-    claim = linear_claims.only_saddles(spectrum, K, SIGMA2, search, listed, KEY)
-    assert [i for i, check in enumerate(claim.checks) if not check.holds] == (
+    of = measurements.random_points(mom.Spectrum(LAM, jnp.eye(5)), K, SIGMA2, KEY)
+    found = {"linear_measurements": measured(of, LAM), "search": search, "landscape_census": listed}
+    claim = linear_claims.only_saddles(found)
+    assert [i for i, holds in enumerate(holding(claim)) if not holds] == (
         [] if failing is None else [failing]
     )
 
 
 def test_points_that_are_not_stationary(monkeypatch):
-    spectrum = mom.Spectrum(LAM, jnp.eye(5))
-    assert linear_claims.collapsed_points(spectrum, K, SIGMA2, KEY).holds
+    def judged() -> linear_claims.Claim:
+        of = measurements.collapsed_points(mom.Spectrum(LAM, jnp.eye(5)), K, SIGMA2, KEY)
+        return linear_claims.collapsed_points({"linear_measurements": measured(of, LAM)})
+
+    assert judged().holds
     exact = stationary.params
 
     def shifted(*args):
@@ -114,6 +147,71 @@ def test_points_that_are_not_stationary(monkeypatch):
         return replace(params, W=params.W + 0.01)
 
     monkeypatch.setattr(stationary, "params", shifted)
-    failed = linear_claims.collapsed_points(spectrum, K, SIGMA2, KEY)
-    assert not any(check.holds for check in failed.checks)
+    failed = judged()
+    assert not any(holding(failed))
     assert np.isfinite([check.value for check in failed.checks]).all()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> tuple[dict[str, xr.Dataset], Path]:
+    """All of the linear part on small data: tables in memory, and their folder."""
+    folder = tmp_path_factory.mktemp("linear")
+    x = jax.random.normal(jax.random.key(3), (200, 9)) * jnp.linspace(3, 0.5, 9)
+    settings = replace(LinearSettings(k=4).smoke(), num_steps=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("landscape.figures.style.save", lambda figure, place: [])
+        found = linear_experiments.measure(settings, x, folder, attrs={"source": "mnist 3.0.1"})
+    return found, folder
+
+
+@pytest.mark.slow
+def test_verdicts_from_the_folder_are_those_from_memory(study):
+    found, folder = study
+    claims = linear_claims.judge(found)
+    assert [claim.id for claim in claims] == [f"C{i}" for i in range(1, 8)]
+    # to the bit: nothing is random, and netCDF keeps float64
+    assert report.judge(folder) == claims
+    assert [claim.id for claim in claims if not claim.holds] == ["C7"]  # hardly trained
+    assert "On the digits" in claims[2].note
+
+
+# a number of each table → the claims that must change with it, none else
+CHANGED = {
+    ("linear_measurements", "elbo_per_datum"): {"C1"},
+    ("linear_measurements", "elbo_draw"): {"C1"},
+    ("linear_measurements", "gradient_difference"): {"C1"},
+    ("linear_measurements", "optimum_elbo"): {"C2"},
+    ("linear_measurements", "optimum_slope"): {"C2"},
+    ("linear_measurements", "rotated_likelihood"): {"C3"},
+    ("linear_measurements", "hadamard_gap"): {"C3"},
+    ("linear_measurements", "point_index"): {"C4"},
+    ("linear_measurements", "ppca_slope"): {"C5"},
+    ("linear_measurements", "ppca_mismatches"): {"C5"},
+    ("convergence_separated", "angle"): {"C3"},
+    ("convergence_separated", "gap"): {"C7"},
+    ("figure2_training_exact", "gap"): {"C2", "C7"},
+    ("figure2_training_sampled", "gap"): {"C2", "C7"},
+    ("landscape_conditioning", "index"): {"C6"},
+    ("landscape_escapes", "simulated_steps"): {"C6"},
+    ("landscape_census", "index"): {"C4"},
+    ("search", "unexplained"): {"C4"},
+}
+
+
+@pytest.mark.slow
+def test_every_number_comes_from_the_saved_tables(study, tmp_path):
+    """A table that is changed on disk changes the numbers that its claims give, and no others."""
+    found, _ = study
+    for name, table in found.items():
+        tables.save(table, tmp_path / f"{name}.nc")
+    assert set(linear_claims.TABLES) == {name for name, _ in CHANGED}
+    before = {claim.id: claim for claim in report.judge(tmp_path)}
+    for (name, variable), ids in CHANGED.items():
+        path = tmp_path / f"{name}.nc"
+        # by more than a half: a gap that changes its sign passes the maximum
+        tables.save(found[name].assign({variable: -3 * found[name][variable] - 1}), path)
+        after = {claim.id: claim for claim in report.judge(tmp_path)}
+        assert {i for i in after if after[i].checks != before[i].checks} == ids, (name, variable)
+        tables.save(found[name], path)
+    (tmp_path / "search.nc").unlink()  # in part there are no claims
+    assert report.judge(tmp_path) == []

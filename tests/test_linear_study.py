@@ -13,7 +13,7 @@ from landscape.points import stationary
 from landscape.studies import landscape as landscape_study
 from landscape.studies import linear as linear_study
 from landscape.testing.strategies import orthogonal
-from linvae_jax import linear, linear_task, sweeps, training
+from linvae_jax import linear, linear_task, sweeps, tables, training
 from linvae_jax import moments as mom
 
 LAM = jnp.array([9.0, 4.0, 2.0, 1.0, 0.5])
@@ -163,12 +163,12 @@ def test_an_escape_that_would_take_too_long_is_not_held_against_the_claim():
     path = linear_study.conditioning_path(lam, 3, sigma2)
     escapes = linear_study.escapes(lam, (0, 1), sigma2, simulate_at=(1e-9, 0.5))
     assert np.isfinite(escapes.simulated_steps.values).tolist() == [[True, False]] * 2
-    claim = linear_claims.conditioning_improves(path, escapes)
+    found = {"landscape_conditioning": path, "landscape_escapes": escapes}
+    claim = linear_claims.conditioning_improves(found)
     assert claim.holds
     assert "2 of 4 cases" in claim.checks[-1].quantity
-    assert not linear_claims.conditioning_improves(
-        path, escapes.isel(fraction=[1])
-    ).holds  # none made
+    found["landscape_escapes"] = escapes.isel(fraction=[1])  # none made
+    assert not linear_claims.conditioning_improves(found).holds
 
 
 @pytest.mark.slow
@@ -177,17 +177,22 @@ def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     sigma2 = jnp.geomspace(0.2, 15, 20)
     path = linear_study.conditioning_path(LAM, 3, sigma2)
     escapes = linear_study.escapes(LAM, (0, 1), sigma2, simulate_at=(0.1, 0.5))
-    assert linear_claims.conditioning_improves(path, escapes).holds
-    escapes = escapes.copy(deep=True)
-    escapes.simulated_steps[0, 0] = np.nan
-    assert not linear_claims.conditioning_improves(path, escapes).holds
+    found = {"landscape_conditioning": path, "landscape_escapes": escapes.copy(deep=True)}
+    assert linear_claims.conditioning_improves(found).holds
+    found["landscape_escapes"].simulated_steps[0, 0] = np.nan
+    assert not linear_claims.conditioning_improves(found).holds
 
     problem = linear_task.problem(mom.from_covariance(LAM))
     task = linear_task.LinearTask(k=2)
     config = training.TrainConfig(num_steps=20_000, record_every=20_000)
     grid = sweeps.Grid(seeds=(0, 1), learning_rate=(0.03,))
     table = sweeps.run(task, config, problem, grid, quiet=True).table
-    assert linear_claims.recovers_ppca(LAM, 2, table, table, table).holds
+    measured = tables.dataset(
+        {"latents": ((), 2, "1", ""), "eigenvalue": ("component", LAM, "1", "")}
+    )
+    names = ("convergence_separated", "figure2_training_exact", "figure2_training_sampled")
+    found = {"linear_measurements": measured, **dict.fromkeys(names, table)}
+    assert linear_claims.recovers_ppca(found).holds
     table = table.copy(deep=True)  # JAX's arrays are read-only
     table.gap[0, 0, 0, -1] = np.nan
-    assert not linear_claims.recovers_ppca(LAM, 2, table, table, table).holds
+    assert not linear_claims.recovers_ppca(found | dict.fromkeys(names, table)).holds

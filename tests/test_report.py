@@ -351,7 +351,8 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
         (Check("|x| measured", 1.0, "<=", 2.0, "a | b"),),
         "A note of 3.7e-06 nats.",
     )
-    ledger.save([linear], tmp_path)
+    judge = report.judge
+    monkeypatch.setattr(report, "judge", lambda folder: [linear, *judge(folder)])
     claims = report.write(tmp_path)
     assert [c.id for c in claims] == ["C1", "C8", "C9", "C10"]
     assert ledger.load(tmp_path) == claims
@@ -521,9 +522,13 @@ def test_folders_without_results_or_with_broken_ones_are_refused(tmp_path):
         report.write(tmp_path)
     with pytest.raises(ValueError, match=r"without ledger\.json"):
         ledger.load(tmp_path)
-    (tmp_path / "ledger.json").write_text('[{"id": "C1"', encoding="utf-8")
-    with pytest.raises(ValueError, match="is no ledger of linvae"):
-        report.write(tmp_path)
-    (tmp_path / "ledger.json").write_text('[{"id": "C1"}]', encoding="utf-8")
-    with pytest.raises(ValueError, match="KeyError"):
-        ledger.load(tmp_path)
+    for text, told in {'[{"id": "C1"': "JSONDecodeError", '[{"id": "C1"}]': "KeyError"}.items():
+        (tmp_path / "ledger.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"is no ledger of linvae \({told}"):
+            ledger.load(tmp_path)
+    for name in ("nonlinear_table", "search"):
+        path = tmp_path / f"{name}.nc"
+        path.write_text("broken")
+        with pytest.raises(ValueError, match=f"{name}.nc is not a readable netCDF file"):
+            report.write(tmp_path)
+        path.unlink()

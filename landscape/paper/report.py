@@ -14,6 +14,8 @@ import xarray as xr
 from landscape.figures import formats, style
 from landscape.figures import networks as network_figures
 from landscape.paper import facts, ledger
+from landscape.paper.linear import claims as linear_claims
+from landscape.paper.linear import experiments as linear_experiments
 from landscape.paper.networks import claims as network_claims
 from landscape.paper.networks import experiments as network_experiments
 from landscape.paper.networks import table as paper_table
@@ -66,23 +68,32 @@ _NONLINEAR = ("C8", "C9", "C10")
 _FIRST = ("figure5_collapse", "landscape_conditioning", "figure1_surface")
 
 
-def write(folder: Path, linear: Sequence[ledger.Claim] | None = None) -> list[ledger.Claim]:
-    """Judge C8 to C10, draw their figures, and write `ledger.*`, `report.md` and `report.html`.
+def judge(folder: Path) -> list[ledger.Claim]:
+    """Judge all claims that a folder's tables allow, in order; nothing is trained.
 
-    The folder has what `reproduce.run` has left there, whole or a part. C1 to C7 are `linear`, or
-    those of the ledger that is there. All are returned, in order.
+    C1 to C7 need all tables of `linear_claims.TABLES`, C8 to C10 those of the paper's rows and of
+    annealing.
+
+    Raises:
+        ValueError: a table that cannot be read.
+    """
+    linear, found = linear_experiments.load(folder), network_experiments.load(folder)
+    claims = linear_claims.judge(linear) if set(linear_claims.TABLES) <= set(linear) else []
+    whole = {"table", "annealing"} <= set(found)
+    return [*claims, *(network_claims.judge(found) if whole else [])]
+
+
+def write(folder: Path) -> list[ledger.Claim]:
+    """Judge the claims, draw C8 to C10's figures, write `ledger.*`, `report.md` and `report.html`.
+
+    The folder has what `reproduce.run` has left there, whole or a part. Returns what `judge` does.
 
     Raises:
         ValueError: there are no results, or some that cannot be read.
     """
-    found = network_experiments.load(folder)
-    if linear is None:
-        there = ledger.load(folder) if (folder / "ledger.json").exists() else []
-        linear = [claim for claim in there if claim.id not in _NONLINEAR]
-    if not found and not linear:
+    found, claims = network_experiments.load(folder), judge(folder)
+    if not found and not claims:
         checks.fail("folder", f"{folder}, without results", "what `linvae reproduce` wrote")
-    whole = {"table", "annealing"} <= set(found)
-    claims = [*linear, *(network_claims.judge(found) if whole else [])]
     if claims:
         ledger.save(claims, folder)
     draw(found, folder)

@@ -62,10 +62,15 @@ def study(eigenvalues: Float[Array, "n"], k: int, sigma2: float) -> Landscape:
     )
 
 
-def save(found: Landscape, folder: Path, attrs: Mapping[str, Any]) -> None:
-    """Write tables, `landscape_<name>.nc`, with these attributes, and draw the figures."""
-    for name, table in zip(found._fields[:4], found[:4], strict=True):
-        tables.save(table.assign_attrs(attrs), folder / f"landscape_{name}.nc")
+def save(found: Landscape, folder: Path, attrs: Mapping[str, Any]) -> dict[str, xr.Dataset]:
+    """Write tables, `landscape_<name>.nc`, with these attributes, and draw the figures.
+
+    Returns the tables by `landscape_<name>`.
+    """
+    pairs = zip(found._fields[:4], found[:4], strict=True)
+    saved = {f"landscape_{name}": table.assign_attrs(attrs) for name, table in pairs}
+    for name, table in saved.items():
+        tables.save(table, folder / f"{name}.nc")
     drawn = {
         "conditioning": linear_figures.escape_and_conditioning(found.conditioning, found.escapes),
         "spectra": linear_figures.hessian_spectra(found.spectra),
@@ -73,3 +78,4 @@ def save(found: Landscape, folder: Path, attrs: Mapping[str, Any]) -> None:
     }
     for name, figure in drawn.items():
         style.save(figure, folder / f"landscape_{name}")
+    return saved

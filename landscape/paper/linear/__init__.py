@@ -3,5 +3,6 @@
 | module | what it does |
 | --- | --- |
 | `experiments` | trains and studies the linear VAE |
-| `claims` | measures C1 to C7 |
+| `measurements` | measures what C1 to C5 need beside that |
+| `claims` | judges C1 to C7 from saved tables |
 """

@@ -1,26 +1,31 @@
-"""The paper's claims C1 to C7 on linear VAEs are measured here, each so that it could fail.
+"""The paper's claims C1 to C7 on linear VAEs are judged here, each so that it could fail.
 
-Claims are numbered as in the README. Every function takes what it measures on and returns a
-`ledger.Claim`; none trains anything (`experiments` does) and none reads a file.
+Claims are numbered as in the README. Every function takes saved tables by name (`TABLES`) and
+returns a `ledger.Claim`. Nothing is measured, nothing is random: the same tables give the same
+numbers, in seconds.
 
 Source: Lucas, Tucker, Grosse, Norouzi, NeurIPS 2019.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, PRNGKeyArray
 
-from landscape.curvature import escape, summaries
+from landscape.curvature import escape
+from landscape.paper import facts
 from landscape.paper.ledger import Check, Claim
-from landscape.paper.linear.experiments import SEPARATED, Measured
-from landscape.paper.settings import LinearSettings
 from landscape.points import stationary
-from linvae_jax import linear, ppca, streams
-from linvae_jax import moments as mom
+from linvae_jax import ppca
+
+# what `judge` needs, by the names that `experiments` saves them under
+TABLES = ("linear_measurements", "convergence_separated", "figure2_training_exact",
+          "figure2_training_sampled", "landscape_conditioning", "landscape_escapes",
+          "landscape_census", "search")  # fmt: skip
+
+Tables = Mapping[str, xr.Dataset]
 
 _ROUNDING = "float64 rounding of sums over n × n terms, with room"
 _RELATIVE = f"1e-9 relative: {_ROUNDING}"
@@ -31,41 +36,31 @@ def _worst(values: Any) -> float:
     return float(np.max(np.asarray(values)))
 
 
-def judge(settings: LinearSettings, measured: Measured, data: str = "the data") -> list[Claim]:
-    """Measure C1 to C7, in order, where sentences call the data so."""
-    moments, spectrum, sigma2 = measured.moments, measured.spectrum, measured.sigma2
-    separated, exact, sampled = measured.separated, measured.exact, measured.sampled
-    k = settings.k
-    keys = jax.random.split(streams.key(settings.seed, "claims"), 4)
-    separated_lam = jnp.asarray(SEPARATED)[: separated.sizes["latent"]]
-    census = measured.landscape.census
+def _in_words(found: Tables) -> str:
+    """Say what sentences call the data."""
+    return facts.in_words(facts.origin(found["linear_measurements"]).source)
+
+
+def judge(found: Tables) -> list[Claim]:
+    """Judge C1 to C7, in order."""
     return [
-        closed_form(moments, measured.x, k, keys[0]),
-        global_maximum(moments, spectrum, k, exact, sampled),
-        identifiable(moments, spectrum, k, separated_lam, separated, exact, keys[1], data),
-        only_saddles(spectrum, k, sigma2, measured.searches, census, keys[2]),
-        collapsed_points(spectrum, k, sigma2, keys[3]),
-        conditioning_improves(measured.landscape.conditioning, measured.landscape.escapes),
-        recovers_ppca(spectrum.eigenvalues, k, separated, exact, sampled, data),
+        closed_form(found),
+        global_maximum(found),
+        identifiable(found),
+        only_saddles(found),
+        collapsed_points(found),
+        conditioning_improves(found),
+        recovers_ppca(found),
     ]
 
 
-def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGKeyArray) -> Claim:
-    """Measure C1: closed-form ELBO and gradient against sums over data, Monte Carlo, autodiff."""
-    key_init, key_z = jax.random.split(key)
-    params = linear.init(key_init, moments.mean.shape[0], k)
-    exact = float(linear.elbo(params, moments))
-    per_datum = float(linear.score_per_datum(params, moments.mean, x).mean())
-
-    # the data are an argument: a constant of 30 MB would be folded at compile time
-    estimate = jax.jit(lambda x, key: linear.elbo_stochastic(params, moments, x, key).mean())
-    draws = np.array([estimate(x, one) for one in jax.random.split(key_z, 30)])
+def closed_form(found: Tables) -> Claim:
+    """Judge C1: closed-form ELBO and gradient against sums over data, Monte Carlo, autodiff."""
+    measured = found["linear_measurements"]
+    exact, per_datum = float(measured.elbo), float(measured.elbo_per_datum)
+    draws = measured.elbo_draw.values
     standard_error = draws.std(ddof=1) / np.sqrt(len(draws))
-
-    ours = linear.gradient(params, moments)
-    autodiff = jax.grad(linear.elbo)(params, moments)
-    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(autodiff), strict=True)
-    error = _worst([jnp.abs(a - b).max() / jnp.abs(b).max() for a, b in pairs])
+    error = _worst(measured.gradient_difference / measured.gradient_size)
     return Claim(
         "C1",
         "The ELBO of a linear VAE has a closed form with deterministic analytic gradients.",
@@ -81,16 +76,13 @@ def closed_form(moments: mom.Moments, x: Float[Array, "N n"], k: int, key: PRNGK
     )  # fmt: skip
 
 
-def global_maximum(
-    moments: mom.Moments, spectrum: mom.Spectrum, k: int, *histories: xr.Dataset
-) -> Claim:
-    """Measure C2 (Lemma 1): the ELBO's global maximum is the pPCA likelihood's."""
-    mle = ppca.mle_from_spectrum(spectrum, moments.mean, k)
-    best = linear.with_optimal_encoder(mle.W, mle.sigma2)
-    value = float(linear.elbo(best, moments))
-    likelihood = float(ppca.log_likelihood(mle.W, mle.sigma2, moments))
-    slopes = [jnp.abs(leaf).max() for leaf in jax.tree.leaves(linear.gradient(best, moments))]
-    scale = float(jnp.abs(moments.cov).max() / mle.sigma2)
+def global_maximum(found: Tables) -> Claim:
+    """Judge C2 (Lemma 1): the ELBO's global maximum is the pPCA likelihood's."""
+    measured = found["linear_measurements"]
+    value, likelihood = float(measured.optimum_elbo), float(measured.optimum_likelihood)
+    formula = float(ppca.optimal_elbo(measured.eigenvalue.values, int(measured.latents)))
+    scale = float(measured.largest_covariance / measured.sigma2)
+    histories = [found[f"figure2_training_{gradients}"] for gradients in ("exact", "sampled")]
     above = _worst([_worst(-history.gap) for history in histories])
     return Claim(
         "C2",
@@ -100,10 +92,10 @@ def global_maximum(
                   abs(value - likelihood), "<=", 1e-9 * abs(likelihood),
                   _RELATIVE),
             Check("|log-likelihood − its formula in the eigenvalues| (nats/datum)",
-                  abs(likelihood - float(ppca.optimal_elbo(spectrum.eigenvalues, k))), "<=",
+                  abs(likelihood - formula), "<=",
                   1e-9 * abs(likelihood), _RELATIVE),
             Check("largest gradient entry there, over max|S|/σ²",
-                  _worst(slopes) / scale, "<=", 1e-10,
+                  _worst(measured.optimum_slope) / scale, "<=", 1e-10,
                   "entries are differences of terms of that size"),
             Check("highest ELBO of any training run above the optimum (nats/datum)",
                   above, "<=", 1e-9 * abs(likelihood), "no run may pass a global maximum"),
@@ -111,53 +103,37 @@ def global_maximum(
     )  # fmt: skip
 
 
-def identifiable(
-    moments: mom.Moments,
-    spectrum: mom.Spectrum,
-    k: int,
-    separated_eigenvalues: Float[Array, "s"],
-    separated: xr.Dataset,
-    trained: xr.Dataset,
-    key: PRNGKeyArray,
-    data: str = "the data",
-) -> Claim:
-    """Measure C3 (Lemma 2): the ELBO singles out the scaled principal directions themselves."""
-    mle = ppca.mle_from_spectrum(spectrum, moments.mean, k)
-    best = float(linear.profile_elbo(mle.W, mle.sigma2, moments))
-
-    def rotated(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-        R = jnp.linalg.qr(jax.random.normal(key, (k, k)))[0]
-        W = mle.W @ R
-        elbo = linear.profile_elbo(W, mle.sigma2, moments)
-        likelihood = ppca.log_likelihood(W, mle.sigma2, moments)
-        return elbo, likelihood, linear.hadamard_gap(W, mle.sigma2)
-
-    elbo, likelihood, hadamard = jax.lax.map(rotated, jax.random.split(key, 20))
-    final = separated.isel(step=-1)
-    lam = spectrum.eigenvalues[:k]
+def identifiable(found: Tables) -> Claim:
+    """Judge C3 (Lemma 2): the ELBO singles out the scaled principal directions themselves."""
+    measured = found["linear_measurements"]
+    best = float(measured.profile_elbo)
+    fall = best - measured.rotated_elbo.values
+    final = found["convergence_separated"].isel(step=-1)
+    lam = measured.eigenvalue.values[: int(measured.latents)]
     neighbours, cost = escape.rotation_stiffness(lam), escape.rotation_cost(lam)
-    least_stiff = escape.rotation_stiffness(separated_eigenvalues).min()
-    angles = trained.angle.isel(step=-1).values
+    separated = measured.separated_eigenvalue.values[: final.sizes["latent"]]
+    least_stiff = escape.rotation_stiffness(separated).min()
+    angles = found["figure2_training_exact"].angle.isel(step=-1).values
     return Claim(
         "C3",
         "Lemma 2: at the optimum the decoder's columns are the scaled principal directions.",
         (
             Check("likelihood changed by 20 random rotations of the latents (nats/datum)",
-                  float(jnp.abs(likelihood - best).max()), "<=", 1e-9 * abs(best),
+                  _worst(np.abs(measured.rotated_likelihood - best)), "<=", 1e-9 * abs(best),
                   "pPCA cannot tell rotations apart; rounding"),
             Check("median fall of the ELBO under those rotations (nats/datum)",
-                  float(jnp.median(best - elbo)), ">=", 1e-3,
+                  float(np.median(fall)), ">=", 1e-3,
                   "far above rounding: the ELBO tells them apart; of few latents one of 20 "
                   "rotations may be almost none"),
             Check("|fall − Hadamard gap of M| (nats/datum)",
-                  float(jnp.abs(best - elbo - hadamard).max()), "<=", 1e-9 * abs(best),
+                  _worst(np.abs(fall - measured.hadamard_gap)), "<=", 1e-9 * abs(best),
                   "profile ELBO = likelihood − Hadamard gap, landscape/README.md, 1"),
             Check("largest angle after training, well-separated spectrum (degrees)",
                   _worst(final.angle), "<=", float(jnp.degrees(jnp.sqrt(2e-6 / least_stiff))),
                   "√(2·10⁻⁶/stiffness): what a gap of 1e-6 nats can hide"),
         ),
-        f"On {data} the trained columns end at a median of {np.median(angles):.0f}° and at "
-        f"most {np.max(angles):.0f}° from the nearest principal direction, as the stiffness "
+        f"On {_in_words(found)} the trained columns end at a median of {np.median(angles):.0f}° "
+        f"and at most {np.max(angles):.0f}° from the nearest principal direction, as the stiffness "
         f"predicts: neighbouring latents resist rotation with (λ_j − λ_l)²/(λ_jλ_l) = "
         f"{float(neighbours.min()):.1e} to {float(neighbours.max()):.1e} nats/rad², and turning "
         f"a pair by 45° costs {float(cost.min()):.1e} to {float(cost.max()):.1e} nats, so the "
@@ -165,23 +141,12 @@ def identifiable(
     )  # fmt: skip
 
 
-def only_saddles(
-    spectrum: mom.Spectrum,
-    k: int,
-    sigma2: float,
-    searches: xr.Dataset,
-    census: xr.Dataset,
-    key: PRNGKeyArray,
-) -> Claim:
-    """Measure C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
-    lam = spectrum.eigenvalues
-    best = next(stationary.assignments(lam, k, sigma2))
-    optimum = stationary.value(stationary.point(lam, best, sigma2))
-    spare = []  # escape directions at points below the optimum, whatever the rounding of equals
-    for one in jax.random.split(key, 50):
-        point = stationary.point(lam, random_assignment(one, lam, k, sigma2), sigma2)
-        if stationary.value(point) < optimum:
-            spare.append(int(summaries.summarise(point).index))
+def only_saddles(found: Tables) -> Claim:
+    """Judge C4 (Theorem): the ELBO adds no local maxima to pPCA's; what it adds are saddles."""
+    measured, searches = found["linear_measurements"], found["search"]
+    census = found["landscape_census"]
+    # escape directions at points below the optimum, whatever the rounding of equals
+    spare = measured.point_index.values[(measured.point_value < measured.highest_value).values]
     maxima = int((census["index"] == 0).sum())
     starts = int(searches.attrs["num_starts"]) * searches.sizes["problem"]
     return Claim(
@@ -206,38 +171,11 @@ def only_saddles(
     )  # fmt: skip
 
 
-def random_assignment(
-    key: PRNGKeyArray, eigenvalues: Float[Array, "n"], k: int, sigma2: float
-) -> np.ndarray:
-    """Draw a random pPCA stationary point: how many latents are active, which, and on what."""
-    key_number, key_latents, key_components = jax.random.split(key, 3)
-    available = int(np.sum(np.asarray(eigenvalues) > sigma2))
-    r = int(jax.random.randint(key_number, (), 0, min(k, available) + 1))
-    assignment = np.full(k, -1)
-    latents = np.asarray(jax.random.permutation(key_latents, k))[:r]
-    assignment[latents] = np.asarray(jax.random.permutation(key_components, available))[:r]
-    return assignment
-
-
-def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKeyArray) -> Claim:
-    """Measure C5: pPCA's other stationary points have zero columns, which is posterior collapse."""
-    lam = spectrum.eigenvalues
-    moments = mom.from_covariance(lam)  # eigenbasis: gradients there are rotated, no smaller
-    eye = jnp.eye(len(lam))
-
-    @jax.jit
-    def measure(assignment: Array) -> tuple[Array, ...]:
-        params = stationary.params(stationary.point(lam, assignment, sigma2), eye)
-        slope = linear.gradient(params, moments)
-        largest = jnp.max(jnp.stack([jnp.abs(g).max() for g in (slope.W, slope.V, slope.log_d)]))
-        zero = jnp.sum(jnp.all(params.W == 0, axis=0))
-        kl = linear.elbo_terms(params, moments).kl
-        mismatch = jnp.sum((assignment < 0) != (kl <= 1e-12)) + (zero != jnp.sum(assignment < 0))
-        tight = linear.elbo(params, moments) - ppca.log_likelihood(params.W, sigma2, moments)
-        return largest, mismatch, jnp.abs(tight)
-
-    assignments = [random_assignment(one, lam, k, sigma2) for one in jax.random.split(key, 100)]
-    slopes, mismatches, gaps = zip(*(measure(jnp.asarray(a)) for a in assignments), strict=True)
+def collapsed_points(found: Tables) -> Claim:
+    """Judge C5: pPCA's other stationary points have zero columns, which is posterior collapse."""
+    measured = found["linear_measurements"]
+    lam = jnp.asarray(measured.eigenvalue.values)
+    k, sigma2 = int(measured.latents), float(measured.sigma2)
     best = abs(float(ppca.optimal_elbo(lam, k, sigma2)))
     number = stationary.count(lam, k, sigma2)
     return Claim(
@@ -245,20 +183,22 @@ def collapsed_points(spectrum: mom.Spectrum, k: int, sigma2: float, key: PRNGKey
         "Stationary points of pPCA with unused latents have zero columns: posterior collapse.",
         (
             Check("largest gradient entry at 100 random points, over λ₁^1.5/σ²",
-                  _worst(slopes) / float(lam[0] ** 1.5 / sigma2), "<=", 1e-12, _ROUNDING),
+                  _worst(measured.ppca_slope) / float(lam[0] ** 1.5 / sigma2), "<=", 1e-12,
+                  _ROUNDING),
             Check("points where zero columns, zero KL and unassigned latents disagree",
-                  float(sum(int(m) for m in mismatches)), "==", 0.0,
+                  float(measured.ppca_mismatches.sum()), "==", 0.0,
                   "a latent is collapsed exactly when its column is zero"),
             Check("largest |ELBO − log-likelihood| at these points (nats/datum)",
-                  _worst(gaps), "<=", 1e-9 * best, _RELATIVE),
+                  _worst(measured.ppca_gap), "<=", 1e-9 * best, _RELATIVE),
         ),
         f"On this spectrum with k = {k} and σ² = {sigma2:.3g} there are "
         f"{float(number):.3g} such points up to the order of latents.",
     )  # fmt: skip
 
 
-def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
-    """Measure C6: as σ² falls the collapsed points are better conditioned, and can be escaped."""
+def conditioning_improves(found: Tables) -> Claim:
+    """Judge C6: as σ² falls the collapsed points are better conditioned, and can be escaped."""
+    path, escapes = found["landscape_conditioning"], found["landscape_escapes"]
     collapsed = path.sel(pattern="all collapsed")
     index = collapsed["index"].values
     critical = float(escapes.eigenvalue.max())
@@ -293,15 +233,12 @@ def conditioning_improves(path: xr.Dataset, escapes: xr.Dataset) -> Claim:
     )  # fmt: skip
 
 
-def recovers_ppca(
-    eigenvalues: Float[Array, "n"],
-    k: int,
-    separated: xr.Dataset,
-    exact: xr.Dataset,
-    sampled: xr.Dataset,
-    data: str = "the data",
-) -> Claim:
-    """Measure C7: training the linear VAE by its ELBO ends at the pPCA optimum."""
+def recovers_ppca(found: Tables) -> Claim:
+    """Judge C7: training the linear VAE by its ELBO ends at the pPCA optimum."""
+    measured, separated = found["linear_measurements"], found["convergence_separated"]
+    exact, sampled = found["figure2_training_exact"], found["figure2_training_sampled"]
+    eigenvalues, data = jnp.asarray(measured.eigenvalue.values), _in_words(found)
+    k = int(measured.latents)
     one_latent = float(ppca.optimal_elbo(eigenvalues, k) - ppca.optimal_elbo(eigenvalues, k - 1))
     collapsed = jnp.zeros(len(eigenvalues), bool)
     nothing = ppca.elbo_with_components(eigenvalues, collapsed, eigenvalues.mean())

@@ -6,15 +6,15 @@ is on disk before the next stage starts.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import xarray as xr
-from jaxtyping import Array, Float
 
 from landscape.figures import linear as linear_figures
 from landscape.figures import style
 from landscape.paper import facts
+from landscape.paper.linear import claims, measurements
 from landscape.paper.settings import LinearSettings
 from landscape.studies import landscape, surface
 from landscape.studies import linear as linear_study
@@ -80,43 +80,27 @@ def _by_latents(
     )  # fmt: skip
 
 
-class Measured(NamedTuple):
-    """What the claims on the linear VAE are judged by.
-
-    The data with their moments, the spectrum of their covariance S, and the MLE of σ² for the
-    settings' k latents; trainings on the spectrum `SEPARATED`, and on the data by exact and by
-    sampled gradients; the landscape of the spectrum of S; searches for stationary points.
-    """
-
-    x: Float[Array, "N n"]
-    moments: mom.Moments
-    spectrum: mom.Spectrum
-    sigma2: float
-    separated: xr.Dataset
-    exact: xr.Dataset
-    sampled: xr.Dataset
-    landscape: landscape.Landscape
-    searches: xr.Dataset
-
-
 def measure(
     settings: LinearSettings,
     x: Any,
     folder: Path,
     constant: float = 0.0,
     attrs: Mapping[str, str] | None = None,
-) -> Measured:
+) -> dict[str, xr.Dataset]:
     """Train, tabulate and draw everything about the linear VAE on one data set.
 
     The data are real numbers, (N, n). Figures (.png, .pdf) and tables (.nc, with these attributes)
-    go into the folder; the constant is added, in nats, to quote values on the pixel scale.
+    go into the folder; the constant is added, in nats, to quote values on the pixel scale. Returns
+    the tables by name, among them those that `claims.judge` needs.
     """
+    found = {}
 
     def keep(name: str, table: xr.Dataset) -> xr.Dataset:
-        tables.save(table.assign_attrs(attrs or {}), folder / f"{name}.nc")
-        return table
+        found[name] = table.assign_attrs(attrs or {})
+        tables.save(found[name], path(folder, name))
+        return found[name]
 
-    with progress.bar(6, "reproduce", "stage") as bar:
+    with progress.bar(7, "reproduce", "stage") as bar:
 
         def stage(name: str) -> None:
             bar.set_postfix_str(name)
@@ -130,10 +114,8 @@ def measure(
         style.save(linear_figures.stationary_surface(table), folder / "figure1_surface")
         stage("surfaces drawn")
 
-        separated = keep(
-            "convergence_separated",
-            _separated(range(settings.seed, settings.seed + settings.separated_seeds)),
-        )
+        runs = range(settings.seed, settings.seed + settings.separated_seeds)
+        separated = keep("convergence_separated", _separated(runs))
         style.save(linear_figures.convergence(separated), folder / "convergence_separated")
         stage("well-separated problem trained")
 
@@ -161,11 +143,29 @@ def measure(
 
         sigma2 = float(ppca.optimal_sigma2(lam, settings.k))
         studied = landscape.study(lam, settings.k, sigma2)
-        landscape.save(studied, folder, attrs or {})
-        searches = keep(
-            "search", linear_study.searches(settings.searches, settings.num_starts, settings.seed)
-        )
+        found |= landscape.save(studied, folder, attrs or {})
+        keep("search", linear_study.searches(settings.searches, settings.num_starts, settings.seed))
         stage("landscape studied")
-    return Measured(
-        x, moments, spectrum, sigma2, separated, exact, sampled, studied, searches
-    )  # fmt: skip
+
+        wide = jnp.asarray(SEPARATED)
+        keep(
+            "linear_measurements",
+            measurements.measure(x, moments, spectrum, settings.k, settings.seed, wide),
+        )
+        stage("claims measured")
+    return found
+
+
+def path(folder: Path, name: str) -> Path:
+    """Return where a table is kept."""
+    return folder / f"{name}.nc"
+
+
+def load(folder: Path) -> dict[str, xr.Dataset]:
+    """Load the tables that `claims.judge` needs, those that are there.
+
+    Raises:
+        ValueError: one that cannot be read.
+    """
+    places = {name: path(folder, name) for name in claims.TABLES}
+    return {name: tables.load(place) for name, place in places.items() if place.exists()}
