@@ -4,10 +4,12 @@ As far as time allows: after every hundred epochs the table is measured on all i
 training goes on. Then curves of collapse at σ² between the rows.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,9 +22,9 @@ from landscape.paper.networks import experiments as network_experiments
 from landscape.paper.networks import table as paper_table
 from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, streams, sweeps, tables, training
-from linvae_jax._engine import executors, layouts, sweep_table
+from linvae_jax._engine import executors, layouts, shapes, sweep_table
 from linvae_jax._engine.trainer import Result
-from linvae_jax._internal import checks
+from linvae_jax._internal import checks, whole_files
 from linvae_jax.data import mnist, preprocessing
 
 FILE = "train-images-idx3-ubyte.gz"
@@ -99,6 +101,12 @@ class Side:
         self.begun = {name: leaf[: grid.size] for name, leaf in self.executor.host(record).items()}
         self.history: dict[str, list[np.ndarray]] = {}
         self.facts = facts.attributes(constant, count)
+        self.before = 0.0  # seconds, of what is resumed
+
+    @property
+    def seconds(self) -> float:
+        """That it has taken, compiling included."""
+        return self.before + monotonic() - self.begin
 
     @property
     def epochs(self) -> int:
@@ -112,7 +120,30 @@ class Side:
             self.history.setdefault(name, []).append(values)
         return self.history["elbo"][-1]
 
-    def table(self, seconds: float) -> xr.Dataset:
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        history = {name: np.stack(values) for name, values in self.history.items()}
+        of = shapes.joined({"states": self.executor.gather(self.states), "history": history})
+        with io.BytesIO() as file:
+            np.savez(file, seconds=self.seconds, allow_pickle=False, **of)
+            whole_files.write(path, file.getbuffer())
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote of the same runs."""
+        with np.load(path) as kept:
+            of = shapes.parted({name: kept[name] for name in kept if name != "seconds"})
+            self.before = float(kept["seconds"])
+
+        def init(*one: Any) -> training.TrainState:
+            return training.init(self.task, self.config, *one)
+
+        keys = shapes.one_of(self.grid.keys())
+        hyper = shapes.first(self.grid.hyperparameters("f4"))
+        one = shapes.shape_of(init, self.data, hyper, keys)
+        self.states = self.executor.scatter(of["states"], shapes.of_runs(self.grid.size, one))
+        self.history = {name: list(values) for name, values in of["history"].items()}
+
+    def table(self) -> xr.Dataset:
         """Measure the runs as they are on all data, as `network_experiments.train` does."""
         final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
         history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
@@ -126,7 +157,7 @@ class Side:
         attrs = tables.provenance(made) | self.facts
         whole = sweep_table.table_of(self.task, config, self.data, self.grid, results, attrs)
         small = network_experiments.summary(whole, np.asarray(self.data.eigenvalues))
-        return facts.timed(small, seconds)
+        return facts.timed(small, self.seconds)
 
 
 def rows(lease: Lease) -> Iterator[Measurement]:
@@ -161,7 +192,6 @@ def rows(lease: Lease) -> Iterator[Measurement]:
 
 def _trained(name: str, lease: Lease, plan: Plan, side: Side) -> Iterator[Measurement]:
     """Train as far as time allows; a table every so many epochs and at the end."""
-    begin = side.begin
     took, measuring, saved = 0.0, 5.0, 0
     while side.epochs < plan.most:
         compiled, began = side.epochs > 0, monotonic()
@@ -175,7 +205,7 @@ def _trained(name: str, lease: Lease, plan: Plan, side: Side) -> Iterator[Measur
         over = lease.left < 2 * took + 2 * measuring and not lease.smoke
         if side.epochs % plan.epochs == 0 or over:
             began = monotonic()
-            yield from _keep(name, lease, side, monotonic() - begin)
+            yield from _keep(name, lease, side)
             measuring, saved = monotonic() - began, side.epochs
         if over:
             left_out = f"{name}: epochs {side.epochs + 1} to {plan.most}"
@@ -183,11 +213,11 @@ def _trained(name: str, lease: Lease, plan: Plan, side: Side) -> Iterator[Measur
             lease.say(f"  left out for lack of time: {left_out}")
             break
     if saved < side.epochs:
-        yield from _keep(name, lease, side, monotonic() - begin)
+        yield from _keep(name, lease, side)
 
 
-def _keep(name: str, lease: Lease, side: Side, seconds: float) -> Iterator[Measurement]:
-    table = side.table(seconds)
+def _keep(name: str, lease: Lease, side: Side) -> Iterator[Measurement]:
+    seconds, table = side.seconds, side.table()
     path = lease.out / f"mnist_{name}_{side.epochs}.nc"
     tables.save(table, path)
     work = side.epochs * side.config.record_every * side.task.batch_size * side.grid.size

@@ -198,8 +198,8 @@ class Reproduce:
     """Of the curves, annealing and figure 4, instead of the preset's."""
     curvature: bool = True
     """Also look at the curvature at collapsed latents of the trained networks."""
-    variations: bool = True
-    """Also vary the settings of training: its length, and the others in shorter runs."""
+    protocols: bool = True
+    """Also train by other learning rates and batch sizes, for the rows that start at σ² = 1."""
     out: Path = Path("results")
     """Folder for everything."""
 

@@ -30,8 +30,8 @@ def settings(options: Reproduce) -> Settings:
             networks = replace(networks, **{name: value})
     if not options.curvature:
         networks = replace(networks, curvature_data=0)
-    if not options.variations:
-        networks = replace(networks, variations=())
+    if not options.protocols:
+        networks = replace(networks, protocols=())
     return Settings(
         # colour images are too large for what is exact
         None if colour else options.settings.smoke() if options.smoke else options.settings,

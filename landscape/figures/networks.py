@@ -3,7 +3,8 @@
 Sweeps' tables come on the scale that is to be drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -138,6 +139,62 @@ def curvature(table: xr.Dataset) -> Figure:
     )  # fmt: skip
     right.legend(loc="lower right")
     return figure
+
+
+@styled
+def protocols(table: xr.Dataset, paper: xr.Dataset, nearest: str) -> Figure:
+    """Draw where protocols lead, with the ELBO as the clock: KL and collapse against it.
+
+    Takes trajectories over (protocol, sigma2_init, learned, epoch) on the pixel scale and the
+    paper's numbers over (sigma2_init, learned). At the left all protocols at σ² = 1, held and
+    learned; at the right all rows that learn σ² in the nearest protocol.
+    """
+    figure, axes = style.panels(7.2, 4.6, 2, 3, sharex="col")
+    names = {"kl": "KL (nats)", "percent_collapsed": "collapsed latents (%)"}
+    rates = np.unique(table.learning_rate)[::-1]
+    sizes = np.unique(table.batch_size)
+    for column, learned in enumerate((False, True)):
+        for rate, size, protocol in zip(
+            table.learning_rate.values, table.batch_size.values, table.protocol.values, strict=True
+        ):
+            look = {"color": _ORDER[list(rates).index(rate)], "ls": "-:"[list(sizes).index(size)]}
+            at = table.sel(protocol=protocol, sigma2_init=1.0, learned=learned)
+            for axis, name in zip(axes[:, column], names, strict=True):
+                axis.plot(at.elbo, at[name], label=str(protocol), lw=1.2, **look)
+        _papers(axes[:, column], names, paper.sel(sigma2_init=[1.0], learned=learned), [BLACK])
+        axes[0, column].set(title="σ² learned from 1" if learned else "σ² held at 1")
+    starts = np.sort(table.sigma2_init.values)
+    at = table.sel(protocol=nearest, learned=True)
+    for color, start in zip(shades(len(starts)), starts, strict=True):
+        for axis, name in zip(axes[:, 2], names, strict=True):
+            one = at.sel(sigma2_init=start)
+            axis.plot(one.elbo, one[name], color=color, lw=1.2)
+            axis.plot([], [], color=color, label=f"from σ² = {start:g}")
+    _papers(axes[:, 2], names, paper.sel(sigma2_init=starts, learned=True), shades(len(starts)))
+    axes[0, 2].set(title=f"σ² learned, {nearest.split(',')[0]}")
+    for axis in axes[1]:
+        axis.set(xlabel="ELBO (nats/datum)", xlim=(-1250, -995), ylim=(-3, 100))
+    for axis in axes[0]:
+        axis.set(ylim=(60, 220))
+    for axis, name in zip(axes[:, 0], names.values(), strict=True):
+        axis.set_ylabel(name)
+    axes[1, 2].legend(fontsize=7)
+    style.legend_below(figure, axes[0, 0], 3)
+    return figure
+
+
+_ORDER = (RED, BLUE, GREEN, ORANGE)
+
+
+def _papers(axes: Any, names: Iterable[str], paper: xr.Dataset, colors: Sequence[Any]) -> None:
+    """Mark the paper's numbers, with their spreads."""
+    for axis, name in zip(axes, names, strict=True):
+        for color, start in zip(colors, paper.sigma2_init.values, strict=True):
+            one = paper.sel(sigma2_init=start)
+            error = {"xerr": one.elbo_spread}
+            if name == "kl":
+                error["yerr"] = one.kl_spread
+            axis.errorbar(one.elbo, one[name], fmt="*", ms=9, color=color, mec=BLACK, lw=1, **error)
 
 
 def _networks(table: xr.Dataset) -> xr.Dataset:

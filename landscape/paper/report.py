@@ -18,6 +18,7 @@ from landscape.paper.linear import claims as linear_claims
 from landscape.paper.linear import experiments as linear_experiments
 from landscape.paper.networks import claims as network_claims
 from landscape.paper.networks import experiments as network_experiments
+from landscape.paper.networks import protocols
 from landscape.paper.networks import table as paper_table
 from linvae_jax import tables
 from linvae_jax._internal import checks
@@ -36,6 +37,9 @@ FIGURES = {
     "nonlinear VAE (left), what the linear VAE predicts (middle), both at ε = 0.01 (right).",
     "figure6_training": "Figure 6. The nonlinear VAE's ELBO during training for each initial σ², "
     "held and learned. Bands are the range of the seeds.",
+    "protocols": "How KL and collapse change while the ELBO, the clock, rises. Left and middle: "
+    "the rows that start at σ² = 1, by learning rate and batch size. Right: all rows that learn "
+    "σ², in the protocol that comes nearest. Stars: the paper's numbers, with their spreads.",
     "annealing": "KL annealing against plain training: KL and share of collapsed latents.",
     "curvature": "The latent of least KL of each trained network, made to collapse, the other "
     "weights as they are: could it come back? Left: escape rate at each σ²; points: where the "
@@ -116,6 +120,11 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
         made["figure6_training"] = network_figures.training(scaled["table"])
     if "table" in found and "annealing" in found:
         made["annealing"] = network_figures.annealing(found["annealing"], found["table"])
+    if "protocols" in found and (data := _paper_data(found["protocols"])):
+        nearest = protocols.distances(protocols.read(found["protocols"], data))
+        made["protocols"] = network_figures.protocols(
+            scaled["protocols"], paper_table.printed(data), min(nearest, key=nearest.__getitem__)
+        )
     if "curvature" in found:
         made["curvature"] = network_figures.curvature(found["curvature"])
     for name, figure in made.items():
@@ -138,8 +147,9 @@ def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], fo
         nonlinear.append(("### The table", _table(found["table"])))
     if "figure4_encoders" in figures:
         nonlinear.append(("### A linear decoder, three encoders", figures.pop("figure4_encoders")))
-    if "variations" in found:
-        nonlinear.append(("### What the settings of training change", _varied(found["variations"])))
+    if "protocols" in found and _paper_data(found["protocols"]):
+        told = figures.pop("protocols", ""), _protocols(found["protocols"])
+        nonlinear.append(("### How were the paper's networks trained?", "\n".join(told)))
     if "curvature" in found:
         told = figures.pop("curvature", ""), _thresholds(found["curvature"])
         nonlinear.append(("### Could a collapsed latent come back?", "\n".join(told)))
@@ -196,7 +206,7 @@ def _judged(claims: Sequence[ledger.Claim], figures: dict[str, str]) -> list[tup
 
 def _table(table: xr.Dataset) -> str:
     """Write ours beside the paper's where the paper has such data, ours alone elsewhere."""
-    compared = paper_table.compare(table, facts.paper_data(facts.origin(table).source))
+    compared = paper_table.compare(table, _paper_data(table))
     parts = [_caption(table)]
     if compared:
         parts += [
@@ -218,20 +228,30 @@ def _table(table: xr.Dataset) -> str:
     return "\n\n".join(parts)
 
 
-def _varied(table: xr.Dataset) -> str:
-    """Write what the settings change, and how well each agrees with the paper."""
-    data = facts.paper_data(facts.origin(table).source)
-    parts = [
-        "`nonlinear_variations.nc`: the table's settings varied, first seed.",
-        paper_table.varied(table, data),
-    ]
-    for name in table.variation.values[1:]:
-        at = table.sel(variation=name)
-        compared = paper_table.compare(at, data)
-        if compared and not bool(np.isnan(at.diverged).any()):
-            agreement = paper_table.agreement(compared)
-            parts.append(f"{str(name).capitalize()}: {agreement}, one seed.")
-    return "\n\n".join(parts)
+def _protocols(table: xr.Dataset) -> str:
+    """Write what each protocol shows when its ELBO is the paper's, and which comes nearest."""
+    found = protocols.read(table, _paper_data(table))
+    distances = protocols.distances(found)
+    nearest = min(distances, key=distances.__getitem__)
+    off = protocols.misses(table).sel(learned=True, sigma2_init=1.0).dropna("protocol")
+    return (
+        "`nonlinear_protocols.nc`: the paper says neither the learning rate nor the batches nor "
+        "the epochs. So each protocol, a constant rate and a batch size, is read at the epoch at "
+        "which its ELBO is the paper's. ≈: the run ended before; its last half, continued as a "
+        "straight line over the logarithm of the epochs, tells epoch and cells. Where σ² is "
+        "learned from 1, half of the epochs foretell the last ELBO to "
+        f"{float(abs(off).max()):.2g} nats or better. The distance is the mean over the cells of "
+        "what they are off by, in units of what the rule of the table allows.\n\n"
+        f"{protocols.markdown(found)}\n"
+        "Mean distances over the rows that all protocols have trained: "
+        f"{'; '.join(f'{name}: {formats.number(x)}' for name, x in distances.items())}. "
+        f"The nearest is {nearest}.\n"
+    )
+
+
+def _paper_data(table: xr.Dataset) -> str:
+    """Return which of the paper's data sets a table is of; "" if neither."""
+    return facts.paper_data(facts.origin(table).source)
 
 
 def _thresholds(table: xr.Dataset) -> str:

@@ -70,7 +70,7 @@ def run(
     check(settings, x)
     identity.claim_folder(
         folder, "reproduce", {**images.identity, **settings.named()}, _MADE,
-        longer=("--network-seeds", "--other-seeds"), optional=("--curvature", "--variations"),
+        longer=("--network-seeds", "--other-seeds"), optional=("--curvature", "--protocols"),
     )  # fmt: skip
     attrs = {"source": images.source, **(attrs or {})}
     if settings.linear is not None:

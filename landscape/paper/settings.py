@@ -1,7 +1,7 @@
 """How much `reproduce` computes: numbers alone, which a command line can show before JAX starts."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -47,33 +47,15 @@ class LinearSettings:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Variation:
-    """A change to the table's settings, made to see what its numbers owe to them.
+class Protocol(NamedTuple):
+    """A way to train that is compared with others: Adam's rate, kept constant, and the batches."""
 
-    `epochs` and `learning_rate` are factors, `mean_scale` is that of `networks.Mlp`. It is made at
-    `NetworkSettings.varied_sigma2`, or for `all_rows`, at all σ² of the table.
-    """
-
-    name: str
-    epochs: float = 1.0
-    learning_rate: float = 1.0
-    schedule: Literal["constant", "decay"] = "decay"
-    mean_scale: float = 0.1
-    all_rows: bool = False
+    learning_rate: float
+    batch_size: int
 
 
-AS_IN_THE_TABLE = Variation("as in the table")
-# training length by itself; what else is varied, is in short runs: the first of these is their peer
-VARIATIONS = (
-    Variation("a third of the epochs", 1 / 3, all_rows=True),
-    Variation("a third of the epochs, and of the learning rate", 1 / 3, learning_rate=1 / 3),
-    Variation("a third of the epochs, three times the learning rate", 1 / 3, learning_rate=3.0),
-    Variation("a third of the epochs, learning rate constant to the end", 1 / 3,
-              schedule="constant"),
-    Variation("a third of the epochs, posterior means from LeCun's scale", 1 / 3, mean_scale=1.0),
-    Variation("four thirds of the epochs", 4 / 3, all_rows=True),
-)  # fmt: skip
+# what the paper does not say; `networks.protocols` asks which of them its numbers fit
+PROTOCOLS = tuple(Protocol(rate, size) for size in (128, 1000) for rate in (1e-3, 3e-4, 1e-4))
 
 
 @dataclass(frozen=True)
@@ -89,15 +71,17 @@ class NetworkSettings:
         curve_sigma2: further σ², held, for the curves of collapse.
         annealed_sigma2: held σ² at which KL annealing is compared, among `sigma2`.
         other_seeds: of curves, annealing and figure 4, at most `seeds`.
-        learning_rate: of Adam; constant, then linearly to zero in the last fifth of the steps.
-        warmup: steps in which it rises at first.
+        learning_rate: of Adam.
+        schedule: of the rate: "constant", or "decay": linearly to zero in the last fifth of the
+            steps.
+        warmup: steps in which the rate rises at first.
         linear_k: latents of the models with a linear decoder, figure 4.
         curvature_data: looked at for the curvature at a collapsed latent of the table's networks;
             0: none, because it takes a Hessian-vector product for each unit of the decoder's first
             layer, 4,096 for the convolutions.
-        varied_sigma2: initial σ², among `sigma2`, at which `variations` are trained that are not
-            for all rows.
-        variations: of the table's settings; held and learned, one seed.
+        protocols: trained beside the table's own, which may be among them, at `protocols_sigma2`,
+            held and learned, for as many epochs, one seed.
+        protocols_sigma2: initial σ².
     """
 
     network: Literal["mlp", "conv"]
@@ -111,43 +95,43 @@ class NetworkSettings:
     epochs: int
     batch_size: int
     learning_rate: float = 1e-3
+    schedule: Literal["constant", "decay"] = "decay"
     warmup: int = 500
     linear_k: int = 50
     curvature_data: int = 10_000
-    varied_sigma2: tuple[float, ...] = ()
-    variations: tuple[Variation, ...] = ()
+    protocols: tuple[Protocol, ...] = ()
+    protocols_sigma2: float = 1.0
 
 
-# rows 1 to 10 of the paper's table; its epochs, batch size and rates are not known
+# rows 1 to 10 of the paper's table; the rate and the batches are those that its numbers fit best
 MNIST = NetworkSettings(
     network="mlp", k=200, widths=(1024, 512), sigma2=(10.0, 1.0, 0.1, 0.01, 0.001), seeds=4,
     curve_sigma2=(30.0, 3.0, 0.3, 0.03, 0.003, 1e-4), annealed_sigma2=(10.0, 1.0), other_seeds=4,
-    epochs=100, batch_size=128, varied_sigma2=(10.0, 1.0, 0.001), variations=VARIATIONS,
+    epochs=200, batch_size=128, learning_rate=3e-4, schedule="constant", protocols=PROTOCOLS,
 )  # fmt: skip
 # rows 11 to 20
 CELEBA = replace(
     MNIST, network="conv", k=500, widths=(32, 64, 128, 256), seeds=5, other_seeds=1, epochs=40,
-    batch_size=64, curvature_data=0, variations=(),
+    batch_size=64, learning_rate=1e-3, schedule="decay", curvature_data=0, protocols=(),
 )  # fmt: skip
 # A few minutes on two cores. σ² = 30 is among the curves alone: there all runs start collapsed and
 # when one leaves is a matter of its seed, so that little can be said of annealing beside it.
 QUICK = replace(
     MNIST, k=100, widths=(256, 128), sigma2=(10.0, 1.0, 0.1), seeds=2,
     curve_sigma2=(100.0, 30.0, 3.0, 0.3), annealed_sigma2=(10.0,), other_seeds=1, epochs=25,
-    batch_size=32, warmup=200, linear_k=50, curvature_data=2500, variations=(),
+    batch_size=32, learning_rate=1e-3, schedule="decay", warmup=200, linear_k=50,
+    curvature_data=2500, protocols=(),
 )  # fmt: skip
 # every sweep, hardly any training
 SMOKE = replace(
     QUICK, k=4, widths=(8,), sigma2=(10.0, 1.0), curve_sigma2=(3.0,), epochs=2, warmup=2,
-    annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, varied_sigma2=(1.0,),
-    # of the table's length, as its programs then do
-    variations=(Variation("a third of the learning rate", learning_rate=1 / 3),),
+    annealed_sigma2=(10.0,), linear_k=3, curvature_data=500, protocols=(Protocol(3e-4, 32),),
 )  # fmt: skip
 
 # settings of networks that a user can give → the flag; the linear VAE's are flags by their names
 _FLAGS = {
     "batch_size": "--network-batch", "seeds": "--network-seeds", "epochs": "--epochs",
-    "other_seeds": "--other-seeds", "curvature_data": "--curvature", "variations": "--variations",
+    "other_seeds": "--other-seeds", "curvature_data": "--curvature", "protocols": "--protocols",
 }  # fmt: skip
 
 

@@ -5,4 +5,5 @@
 | `experiments` | trains the paper's networks |
 | `claims` | measures C8 to C10 |
 | `table` | has the paper's table of 20 rows, and puts ours beside it |
+| `protocols` | asks how the paper's networks were trained |
 """

@@ -1,11 +1,10 @@
 """These sweeps of networks stand behind the paper's table, its figures 4 to 6, and C8 to C10.
 
-The table's settings are varied, too, and the curvature at its networks is looked at.
+The curvature at the table's networks is looked at, and other ways to train are tried.
 Each sweep is a folder that resumes (`linvae_jax.sweeps`); what claims, figures and the report need
 of it is kept as one small labelled table.
 """
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +16,8 @@ import numpy as np
 import xarray as xr
 
 from landscape.paper import facts
-from landscape.paper.settings import AS_IN_THE_TABLE, NetworkSettings, Variation
+from landscape.paper.networks import protocols
+from landscape.paper.settings import NetworkSettings
 from landscape.studies import networks as network_study
 from linvae_jax import collapse, network_task, networks, streams, sweeps, tables, training
 from linvae_jax.evaluation import Transform
@@ -45,15 +45,12 @@ class NetworkData(NamedTuple):
     identity: dict[str, Any]
 
 
-def _config(
-    settings: NetworkSettings, count: int, changed: Variation = AS_IN_THE_TABLE
-) -> training.TrainConfig:
+def _config(settings: NetworkSettings, count: int) -> training.TrainConfig:
     """Make the configuration of a run, with one record for each epoch."""
     steps = max(count // settings.batch_size, 1)
-    total = max(round(settings.epochs * changed.epochs), 1) * steps
-    return training.TrainConfig(
-        total, steps, schedule=changed.schedule, warmup=min(settings.warmup, total)
-    )
+    total = settings.epochs * steps
+    warmup = min(settings.warmup, total)
+    return training.TrainConfig(total, steps, schedule=settings.schedule, warmup=warmup)
 
 
 def train(
@@ -69,8 +66,8 @@ def train(
     Returns:
         "table" (the paper's rows), "curves" (further σ², held), "annealing", and one for each of
         `ENCODERS`, as `summary` gives them; "curvature" at the table's networks, of
-        `network_study.escape_of_sweep`; "variations" of its settings, final numbers alone, the
-        first as in the table.
+        `network_study.escape_of_sweep`; "protocols", trajectories of other ways to train, as
+        `protocols.joined` gives them.
     """
     data, transform = images.data, images.transform
     count, n = data.values.shape
@@ -83,14 +80,14 @@ def train(
 
     def sweep_of(
         name: str, network: networks.Mlp | networks.Conv, grid: sweeps.Grid,
-        changed: Variation = AS_IN_THE_TABLE,
+        settings: NetworkSettings = settings,
     ) -> tuple[network_task.NetworkTask, sweeps.Sweep, xr.Dataset]:  # fmt: skip
-        network = replace(network, mean_scale=changed.mean_scale)
-        grid = replace(grid, learning_rate=(settings.learning_rate * changed.learning_rate,))
+        grid = replace(grid, learning_rate=(settings.learning_rate,))
         task = network_task.NetworkTask(network, settings.batch_size, transform)
-        config = _config(settings, count, changed)
         place = folder / "sweeps" / name
-        sweep = sweeps.run(task, config, data, grid, folder=place, attrs=kept_with, title=name)
+        sweep = sweeps.run(
+            task, _config(settings, count), data, grid, folder=place, attrs=kept_with, title=name
+        )
         small = summary(sweep.table, np.asarray(data.eigenvalues))
         return task, sweep, facts.timed(small, _seconds(place))
 
@@ -117,36 +114,19 @@ def train(
             name, n, settings.linear_k, widths=widths, data_scale=own.data_scale
         )
         keep(name, sweep_of(name, encoder, sweeps.Grid(others))[2])
-    if settings.variations:
-        varied = [_finals(AS_IN_THE_TABLE, table)]
-        for changed in settings.variations:
-            name = "varied-" + re.sub(r"\W+", "-", changed.name)
-            starts = settings.sigma2 if changed.all_rows else settings.varied_sigma2
-            grid = sweeps.Grid((0,), starts, (False, True))
-            varied.append(_finals(changed, sweep_of(name, own, grid, changed)[2]))
-        took = sum(facts.origin(one).seconds or 0.0 for one in varied[1:])
-        varied = xr.concat(varied, "variation", join="outer", combine_attrs="drop_conflicts")
-        varied = varied.sel(sigma2_init=list(settings.sigma2))  # joined they are sorted
-        keep("variations", facts.timed(varied, took))
+    if settings.protocols:
+        parts = [protocols.of_sweep(found["table"])]
+        grid = sweeps.Grid((0,), (settings.protocols_sigma2,), (False, True))
+        took = 0.0
+        for rate, size in settings.protocols:
+            if (rate, size) == (settings.learning_rate, settings.batch_size):
+                continue  # that is the table
+            changed = replace(settings, learning_rate=rate, batch_size=size, schedule="constant")
+            _, _, table = sweep_of(f"protocol-{rate:g}-{size}", own, grid, changed)
+            parts.append(protocols.of_sweep(table))
+            took += facts.origin(table).seconds or 0.0
+        keep("protocols", facts.timed(protocols.joined(parts), took))
     return found
-
-
-def _finals(changed: Variation, table: xr.Dataset) -> xr.Dataset:
-    """Keep what a variation led to: the numbers at the end, of the first seed.
-
-    `diverged` is 0 or 1, so that NaN can say, when variations are joined: not trained.
-    """
-    names = ("elbo", "kl", "sigma2", "num_collapsed", "elbo_tuned", "sigma2_tuned")
-    small = table.isel(seed=[0])[["diverged", *(f"final_{name}" for name in names)]]
-    trained = facts.training(table)
-    small["diverged"] = small.diverged.astype(float)
-    return small.expand_dims(variation=[changed.name]).assign_coords(
-        learning_rate=("variation", [trained.learning_rate]),
-        num_steps=("variation", [trained.num_steps]),
-        batch_size=("variation", [trained.batch_size]),
-        schedule=("variation", [changed.schedule]),
-        mean_scale=("variation", [changed.mean_scale]),
-    )
 
 
 def _curvature(
@@ -177,7 +157,7 @@ def load(folder: Path) -> dict[str, xr.Dataset]:
     Raises:
         ValueError: one that cannot be read.
     """
-    names = ("table", "curves", "annealing", *ENCODERS, "curvature", "variations")
+    names = ("table", "curves", "annealing", *ENCODERS, "curvature", "protocols")
     return {name: tables.load(path(folder, name)) for name in names if path(folder, name).exists()}
 
 

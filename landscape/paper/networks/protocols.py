@@ -1,0 +1,245 @@
+"""How were the paper's networks trained? Protocols are compared with the ELBO as the clock.
+
+The paper says neither for how long its networks were trained, nor at which learning rate, nor in
+which batches. A protocol, that is a rate and a batch size, is read at the epoch at which its ELBO
+is the paper's: how far are KL, collapse and σ² from the paper's there? Where a run ended before,
+the trend of its last epochs says when it would be there, and with what.
+
+Source: own.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from landscape.figures import formats
+from landscape.paper import facts
+from landscape.paper.networks import table as paper_table
+
+# of trajectories: the paper's table has cells of these names
+_CELLS = ("sigma2", "kl", "percent_collapsed")
+_MEDIAN = 5  # epochs: a single record may be of a bad moment, because rates are constant
+_DOUBLINGS = 1
+_FAR = 16.0  # times the epochs of a run: what a trend says beyond is nothing
+
+
+def of_sweep(table: xr.Dataset) -> xr.Dataset:
+    """Keep of a sweep's table what a protocol is judged by: trajectories, means over seeds.
+
+    The table is one of `experiments.summary` with one learning rate. Over (protocol, sigma2_init,
+    learned, epoch), with one protocol: `elbo` and `kl`, nats per datum, `sigma2`, data unit², and
+    `percent_collapsed`, per cent of latents that are (0.01, 0.01)-collapsed, of the data that the
+    records look at; coordinates `learning_rate`, `batch_size`, `seeds`. ELBOs are on the scale of
+    the data, as the sweep's are.
+    """
+    how = facts.training(table)
+    names = ("elbo", "kl", "sigma2", "num_collapsed")
+    small = table[list(names)].mean("seed", skipna=False)
+    small["percent_collapsed"] = (100 * small.num_collapsed / how.k).assign_attrs(
+        units="%", long_name="(0.01, 0.01)-collapsed latents"
+    )
+    of_epoch = facts.origin(table).count // how.batch_size
+    small = small.drop_vars(
+        ["num_collapsed", "annealing", "beta", "learning_rate"], errors="ignore"
+    )
+    small = small.assign_coords(step=small.step / of_epoch).rename(step="epoch")
+    for name in ("elbo", "kl", "sigma2"):
+        small[name].attrs = table[name].attrs
+    name = f"{how.learning_rate:g}, batches of {how.batch_size}"
+    return small.astype(np.float32).expand_dims(protocol=[name]).assign_coords(
+        learning_rate=("protocol", [how.learning_rate]),
+        batch_size=("protocol", [how.batch_size]),
+        seeds=("protocol", [table.sizes["seed"]]),
+    )  # fmt: skip
+
+
+def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join what `of_sweep` gave, also parts of one protocol; NaN is what was not trained."""
+    table = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    order = np.lexsort((table.batch_size.values, -table.learning_rate.values))
+    return table.isel(protocol=order).sel(sigma2_init=np.sort(table.sigma2_init)[::-1])
+
+
+class Reading(NamedTuple):
+    """What a run shows at the epoch at which its ELBO is the paper's.
+
+    Attributes:
+        row: of the paper's table.
+        epochs: that were trained.
+        elbo: at their end, pixel scale, nats per datum.
+        epoch: at which the ELBO is the paper's; infinite where none is in sight.
+        seen: whether it was trained for so long; else `epoch` and `cells` continue a trend.
+        cells: "kl", "percent_collapsed" and, if it is learned, "sigma2" there; NaN without epoch.
+        distances: from the paper's, in units of what `paper_table.RULE` allows.
+    """
+
+    row: paper_table.Row
+    epochs: int
+    elbo: float
+    epoch: float
+    seen: bool
+    cells: dict[str, float]
+    distances: dict[str, float]
+
+    @property
+    def distance(self) -> float:
+        """The mean of the distances; infinite without epoch."""
+        return float(np.mean(list(self.distances.values()))) if self.distances else float("inf")
+
+
+def read(table: xr.Dataset, data: str = "mnist") -> dict[str, list[Reading]]:
+    """Read each protocol, by name, at the paper's ELBO in each row of "mnist" that it trained."""
+    table = facts.on_pixel_scale(table)
+    found: dict[str, list[Reading]] = {}
+    for protocol in table.protocol.values:
+        of = found.setdefault(str(protocol), [])
+        for row in paper_table.ROWS:
+            if row.data == data and row.sigma2_init in table.sigma2_init:
+                at = table.sel(protocol=protocol, learned=row.learned, sigma2_init=row.sigma2_init)
+                at = at.isel(epoch=np.isfinite(at.elbo.values))
+                if at.sizes["epoch"]:
+                    of.append(_reading(row, at))
+    return found
+
+
+def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
+    smooth = _smooth(at)
+    epochs, elbo = at.epoch.values, smooth.elbo.values
+    epoch, seen = passing(epochs, elbo, row.elbo.value)
+    cells: dict[str, float] = {}
+    distances: dict[str, float] = {}
+    for name in _CELLS:
+        paper = getattr(row, name)
+        if paper is None:
+            continue
+        cells[name] = value_at(epochs, smooth[name].values, epoch)
+        if name == "percent_collapsed":
+            cells[name] = float(np.clip(cells[name], 0, 100))
+        if np.isfinite(epoch):
+            off = abs(cells[name] - paper.value)
+            distances[name] = off / paper_table.tolerance(name, paper, row.learned)
+    return Reading(row, round(epochs[-1]), float(elbo[-1]), epoch, seen, cells, distances)
+
+
+def _smooth(at: Any) -> Any:
+    """Take the median of each record and its neighbours, of a data set or one variable."""
+    return at.rolling(epoch=min(_MEDIAN, at.sizes["epoch"]), center=True, min_periods=1).median()
+
+
+def trend(epochs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Fit a + b log₂(epoch) to the last half of the epochs by least squares, and return (a, b).
+
+    So the ELBO on training data rises once what can be found soon is found: by the same number of
+    nats for each doubling (`misses` says how well that foretells).
+    """
+    late = epochs >= epochs[-1] / 2
+    if late.sum() < 2:
+        return float("nan"), float("nan")
+    slope, start = np.polyfit(np.log2(epochs[late]), values[late].astype(float), 1)
+    return float(start), float(slope)
+
+
+def passing(epochs: np.ndarray, elbo: np.ndarray, level: float) -> tuple[float, bool]:
+    """Return at which epoch an ELBO passes a level, and whether that was seen.
+
+    Where it was not, its `trend` goes on; it is infinite if that falls or takes more than sixteen
+    times the epochs. An ELBO that is above from its first record passed there.
+    """
+    above = np.flatnonzero(elbo >= level)
+    if above.size:
+        i = int(above[0])
+        if i == 0:
+            return float(epochs[0]), True
+        share = (level - elbo[i - 1]) / (elbo[i] - elbo[i - 1])
+        return float(epochs[i - 1] + share * (epochs[i] - epochs[i - 1])), True
+    start, slope = trend(epochs, elbo)
+    if not slope > 0:
+        return float("inf"), False
+    there = (level - start) / slope
+    most = float(np.log2(_FAR * epochs[-1]))
+    # the line may lie above the last records, and then be there already
+    return (float(max(2**there, epochs[-1])) if there <= most else float("inf")), False
+
+
+def value_at(epochs: np.ndarray, values: np.ndarray, epoch: float) -> float:
+    """Return what a trajectory shows at an epoch, beyond its end by its `trend`."""
+    if not np.isfinite(epoch):
+        return float("nan")
+    if epoch <= epochs[-1]:
+        return float(np.interp(epoch, epochs, values))
+    start, slope = trend(epochs, values)
+    return start + slope * float(np.log2(epoch))
+
+
+def misses(table: xr.Dataset) -> xr.DataArray:
+    """Say how well a trend foretells: the ELBO that half of the epochs foretold, less that seen.
+
+    Over (protocol, sigma2_init, learned), in nats per datum; NaN where nothing was trained.
+    """
+    found = xr.full_like(table.elbo.isel(epoch=0, drop=True), np.nan)
+    for protocol, start, learned in itertools.product(
+        table.protocol.values, table.sigma2_init.values, table.learned.values
+    ):
+        place = {"protocol": protocol, "sigma2_init": start, "learned": learned}
+        at = table.elbo.sel(place)
+        at = at.isel(epoch=np.isfinite(at.values))
+        epochs, half = at.epoch.values, at.sizes["epoch"] // 2
+        if half >= _MEDIAN:
+            at = _smooth(at).values
+            found.loc[place] = value_at(epochs[:half], at[:half], float(epochs[-1])) - at[-1]
+    return found
+
+
+def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
+    """Write for each protocol and row when its ELBO is the paper's, and what it shows there."""
+    headings = (
+        "learning rate", "#:", "σ²", "start:", "epochs:", "ELBO:", "paper's ELBO at epoch:", "σ²:",
+        "paper's σ²:", "KL:", "paper's KL:", "collapsed %:", "paper's collapsed %:", "distance:",
+    )  # fmt: skip
+    lines = []
+    for protocol, readings in found.items():
+        head = protocol
+        for one in readings:
+            row = one.row
+            cells = []
+            for name in ("sigma2", "kl", "percent_collapsed"):
+                paper = getattr(row, name)
+                ours = formats.number(one.cells[name]) if name in one.cells else ""
+                cells += [ours, "" if paper is None else str(paper)]
+            lines.append(
+                (head, str(row.number), paper_table.mode(row.learned), f"{row.sigma2_init:g}",
+                 str(one.epochs), formats.number(one.elbo), _epoch(one), *cells,
+                 formats.number(one.distance))
+            )  # fmt: skip
+            head = ""
+    return formats.table(headings, lines)
+
+
+def _epoch(one: Reading) -> str:
+    if not np.isfinite(one.epoch):
+        return "not in sight"
+    return f"{'' if one.seen else '≈ '}{one.epoch:.0f}"
+
+
+def numbers(found: Mapping[str, Sequence[Reading]]) -> dict[str, float]:
+    """Name what `markdown` states."""
+    named = {}
+    for protocol, readings in found.items():
+        for one in readings:
+            of = f"{protocol}: row {one.row.number}"
+            named |= {f"{of}: epochs": one.epochs, f"{of}: ELBO": one.elbo,
+                      f"{of}: epoch": one.epoch, f"{of}: distance": one.distance}  # fmt: skip
+            named |= {f"{of}: {paper_table.COLUMNS[n][0]}": v for n, v in one.cells.items()}
+    return named | {f"{name}: mean distance": x for name, x in distances(found).items()}
+
+
+def distances(found: Mapping[str, Sequence[Reading]]) -> dict[str, float]:
+    """Return each protocol's mean distance over the rows that all of them have trained."""
+    common = set.intersection(*({one.row.number for one in of} for of in found.values()))
+    return {
+        protocol: float(np.mean([one.distance for one in of if one.row.number in common]))
+        for protocol, of in found.items()
+    }
