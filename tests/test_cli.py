@@ -296,7 +296,7 @@ def test_reproduce_refuses_a_folder_of_other_settings_before_it_writes(
     command = ("reproduce", "--smoke", "--k", 4, "--data", tmp_path / "x.npy", "--out", out)
     assert linvae(*command) == 0
     assert linvae(*command) == 0  # goes on
-    assert linvae(*command, "--network-seeds", 3, "--no-curvature", "--no-variations") == 0
+    assert linvae(*command, "--network-seeds", 3, "--no-curvature", "--no-protocols") == 0
     assert linvae(*command, "--network-seeds", 3) == 0
     assert done == 4 * ["exact", "networks"]
     before = {path: path.read_bytes() for path in out.iterdir()}
@@ -407,7 +407,7 @@ def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
 ):
     assert linvae(
         "reproduce", "--smoke", "--k", 4, "--data", data, "--out", tmp_path / "r",
-        "--no-curvature", "--no-variations",  # those are run by `make smoke`
+        "--no-curvature", "--no-protocols",  # those are run by `make smoke`
     ) == 0  # fmt: skip
     written = {p.name for p in (tmp_path / "r").iterdir()}
     assert {"ledger.md", "ledger.json", "figure1_surface.pdf", "figure2_training.png"} <= written
@@ -445,8 +445,8 @@ def test_presets_and_what_replaces_their_numbers():
     quick = paper.settings(options.Reproduce(smoke=True)).linear
     assert quick is not None
     assert quick.num_steps == 200
-    less = options.Reproduce(full=True, curvature=False, variations=False)
-    assert paper.settings(less).networks == replace(MNIST, curvature_data=0, variations=())
+    less = options.Reproduce(full=True, curvature=False, protocols=False)
+    assert paper.settings(less).networks == replace(MNIST, curvature_data=0, protocols=())
     with pytest.raises(ValueError, match="network_seeds: got 0"):
         paper.settings(options.Reproduce(network_seeds=0))
     with pytest.raises(ValueError, match="smoke: got with --full"):

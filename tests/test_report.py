@@ -246,42 +246,6 @@ def test_thresholds_stand_in_the_report(found, tmp_path):
     ]
 
 
-def varied(starts: list[float]) -> xr.Dataset:
-    """What `network_experiments.train` would keep of two settings, the second with twice the KL."""
-    base = linear_sweep(starts)
-    names = [name for name in base.data_vars if str(name).startswith("final_")]
-    one = base[names].isel(seed=[0]).drop_vars(["final_collapse", "final_linear_num_collapsed"])
-    both = [one, one.assign(final_kl=2 * one.final_kl)]
-    table = xr.concat(both, xr.Variable("variation", ["as in the table", "otherwise"]))
-    table["diverged"] = (0 * table.final_elbo).rename("diverged")
-    return table.assign_coords(num_steps=("variation", [100, 4000]))
-
-
-def test_variations_stand_beside_the_papers_rows(found, tmp_path):
-    text = paper_table.varied(varied([10.0, 1.0]), "mnist")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
-    assert [row[2] for row in rows] == ["as in the table", "otherwise", "**the paper's**"] * 4
-    assert [row[:2] for row in rows[::3]] == [
-        ["held", "10"], ["learned", "10"], ["held", "1"], ["learned", "1"]
-    ]  # fmt: skip
-    assert rows[0][5] == ""  # σ² held is no result
-    assert rows[1][3] == "4,000"
-    kl = [float(row[7].split(" ")[0].replace(",", "")) for row in rows]
-    np.testing.assert_allclose(kl[1::3], 2 * np.array(kl[::3]), rtol=0.01)  # three digits
-    assert kl[2::3] == [28.8, 73.8, 125.4, 106.3]
-    others = paper_table.varied(varied([10.0]), "digits")
-    assert "paper" not in others
-    table = varied([10.0, 1.0]).assign_attrs(source="mnist 3.0.1", pixel_constant="272")
-    text = report.markdown({"variations": table}, [], tmp_path)
-    assert "## What the settings of training change" in text
-    assert "Otherwise: 0 of 4 rows agree with the paper" in text
-    # what was not trained is left out, and then there is nothing to be judged
-    table = table.where((table.variation != "otherwise") | (table.sigma2_init < 10))
-    text = report.markdown({"variations": table}, [], tmp_path)
-    assert text.count("| otherwise |") == 2
-    assert "rows agree" not in text
-
-
 def test_claims_hold_for_the_linear_vae_itself(found):
     claims = network_claims.judge(found)
     assert [c.id for c in claims] == ["C8", "C9", "C10"]

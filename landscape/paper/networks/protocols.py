@@ -21,7 +21,8 @@ from landscape.paper.networks import table as paper_table
 
 # of trajectories: the paper's table has cells of these names
 _CELLS = ("sigma2", "kl", "percent_collapsed")
-_MEDIAN = 5  # epochs: a single record may be of a bad moment, because rates are constant
+_SIDE = 2  # epochs before and after one, for a median: a single record may be of a bad moment
+_MEDIAN = 2 * _SIDE + 1
 _DOUBLINGS = 1
 _FAR = 16.0  # times the epochs of a run: what a trend says beyond is nothing
 
@@ -69,7 +70,7 @@ class Reading(NamedTuple):
     Attributes:
         row: of the paper's table.
         epochs: that were trained.
-        elbo: at their end, pixel scale, nats per datum.
+        elbo: at their end, the median of the last five records; pixel scale, nats per datum.
         epoch: at which the ELBO is the paper's; infinite where none is in sight.
         seen: whether it was trained for so long; else `epoch` and `cells` continue a trend.
         cells: "kl", "percent_collapsed" and, if it is learned, "sigma2" there; NaN without epoch.
@@ -107,7 +108,7 @@ def read(table: xr.Dataset, data: str = "mnist") -> dict[str, list[Reading]]:
 
 def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
     smooth = _smooth(at)
-    epochs, elbo = at.epoch.values, smooth.elbo.values
+    epochs, elbo = smooth.epoch.values, smooth.elbo.values
     epoch, seen = passing(epochs, elbo, row.elbo.value)
     cells: dict[str, float] = {}
     distances: dict[str, float] = {}
@@ -121,12 +122,15 @@ def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
         if np.isfinite(epoch):
             off = abs(cells[name] - paper.value)
             distances[name] = off / paper_table.tolerance(name, paper, row.learned)
-    return Reading(row, round(epochs[-1]), float(elbo[-1]), epoch, seen, cells, distances)
+    return Reading(row, round(float(at.epoch[-1])), float(elbo[-1]), epoch, seen, cells, distances)
 
 
 def _smooth(at: Any) -> Any:
-    """Take the median of each record and its neighbours, of a data set or one variable."""
-    return at.rolling(epoch=min(_MEDIAN, at.sizes["epoch"]), center=True, min_periods=1).median()
+    """Take medians of five records, of a data set or one variable; of fewer none are taken."""
+    if at.sizes["epoch"] < _MEDIAN:
+        return at
+    # not fewer at the ends, where the median of a slope would be that of another epoch
+    return at.rolling(epoch=_MEDIAN, center=True).median().isel(epoch=slice(_SIDE, -_SIDE))
 
 
 def trend(epochs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
@@ -185,11 +189,10 @@ def misses(table: xr.Dataset) -> xr.DataArray:
     ):
         place = {"protocol": protocol, "sigma2_init": start, "learned": learned}
         at = table.elbo.sel(place)
-        at = at.isel(epoch=np.isfinite(at.values))
-        epochs, half = at.epoch.values, at.sizes["epoch"] // 2
+        at = _smooth(at.isel(epoch=np.isfinite(at.values)))
+        epochs, elbo, half = at.epoch.values, at.values, at.sizes["epoch"] // 2
         if half >= _MEDIAN:
-            at = _smooth(at).values
-            found.loc[place] = value_at(epochs[:half], at[:half], float(epochs[-1])) - at[-1]
+            found.loc[place] = value_at(epochs[:half], elbo[:half], float(epochs[-1])) - elbo[-1]
     return found
 
 
@@ -226,11 +229,11 @@ def _epoch(one: Reading) -> str:
 
 def numbers(found: Mapping[str, Sequence[Reading]]) -> dict[str, float]:
     """Name what `markdown` states."""
-    named = {}
+    named: dict[str, float] = {}
     for protocol, readings in found.items():
         for one in readings:
             of = f"{protocol}: row {one.row.number}"
-            named |= {f"{of}: epochs": one.epochs, f"{of}: ELBO": one.elbo,
+            named |= {f"{of}: epochs": float(one.epochs), f"{of}: ELBO": one.elbo,
                       f"{of}: epoch": one.epoch, f"{of}: distance": one.distance}  # fmt: skip
             named |= {f"{of}: {paper_table.COLUMNS[n][0]}": v for n, v in one.cells.items()}
     return named | {f"{name}: mean distance": x for name, x in distances(found).items()}

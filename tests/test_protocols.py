@@ -1,0 +1,216 @@
+"""Protocols are read at the paper's ELBO: on trajectories whose end is known by construction."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import bench_rows, rows
+from landscape.figures import networks as network_figures
+from landscape.paper import facts, report
+from landscape.paper.networks import experiments, protocols
+from landscape.paper.networks import table as paper_table
+from linvae_jax import tables
+
+CONSTANT = 272.0
+K, COUNT = 200, 60_000
+
+
+def sweep(rate: float, size: int, epochs: int, starts: list[float], **shape: float) -> xr.Dataset:
+    """What `summary` keeps, where all that is measured is a straight line over log₂ of the epoch.
+
+    They pass the paper's numbers at the epoch `meet`, with `slope` nats of ELBO for each doubling.
+    `off` is added to the KL.
+    """
+    meet, slope, off = shape.get("meet", 64.0), shape.get("slope", 30.0), shape.get("off", 0.0)
+    of_epoch = COUNT // size
+    log = np.log2(np.arange(1, epochs + 1) / meet)
+    found = {name: np.zeros((2, len(starts), 2, epochs)) for name in ("elbo", "kl", "sigma2", "c")}
+    for row in paper_table.ROWS[:10]:
+        if row.sigma2_init in starts:
+            at = (slice(None), starts.index(row.sigma2_init), int(row.learned))
+            found["elbo"][at] = row.elbo.value - CONSTANT + slope * log
+            found["kl"][at] = row.kl.value + off - 4 * log
+            found["sigma2"][at] = (row.sigma2.value if row.sigma2 else row.sigma2_init) - 0.01 * log
+            found["c"][at] = np.clip(K / 100 * (row.percent_collapsed.value + 3 * log), 0, K)
+    dims = ("seed", "sigma2_init", "learned", "step")
+    seeds = xr.DataArray([1.0, -1.0], dims="seed")  # whose mean counts
+    table = tables.dataset(
+        {
+            "elbo": (dims, found["elbo"], "nats/datum", ""),
+            "kl": (dims, found["kl"], "nats/datum", ""),
+            "sigma2": (dims, found["sigma2"], "data unit²", ""),
+            "num_collapsed": (dims, found["c"], "1", ""),
+        },
+        {
+            "seed": [0, 1], "sigma2_init": starts, "learned": [False, True],
+            "step": of_epoch * np.arange(1, epochs + 1),
+        },
+        tables.provenance(
+            {
+                "task": {"model": {"kind": "Mlp", "encoder": [4], "k": K}, "batch_size": size},
+                "config": {"num_steps": epochs * of_epoch, "optimizer": "adam"},
+                "grid": {"learning_rate": [rate], "seeds": [0, 1]},
+            },
+            count=COUNT, pixel_constant=CONSTANT, source="mnist 3.0.1", command="a",
+        ),
+    )  # fmt: skip
+    table["kl"] = table.kl + seeds
+    return table
+
+
+def readings(*parts: xr.Dataset) -> dict[str, list[protocols.Reading]]:
+    return protocols.read(protocols.joined([protocols.of_sweep(part) for part in parts]))
+
+
+ALL = [10.0, 1.0, 0.1, 0.01, 0.001]
+
+
+def test_trajectories_through_the_papers_numbers_have_no_distance():
+    (found,) = readings(sweep(1e-3, 128, 100, ALL)).values()
+    assert [one.row.number for one in found] == list(range(1, 11))
+    for one in found:
+        assert one.seen
+        assert one.epochs == 100
+        # float32 of the table at half a million nats, and medians over a slight bend
+        assert one.epoch == pytest.approx(64, rel=2e-2)
+        assert ("sigma2" in one.cells) == one.row.learned
+        assert one.distance < 0.01
+
+
+@pytest.mark.parametrize("epochs", [32, 50])
+def test_a_run_that_ended_before_is_continued_as_a_line(epochs):
+    (found,) = readings(sweep(3e-4, 1000, epochs, [1.0])).values()
+    for one in found:
+        assert not one.seen
+        # medians of a line over log₂ are of another epoch by what it bends: 2 % of a tenth
+        assert one.epoch == pytest.approx(64, rel=2e-3)
+        assert one.distance < 0.01
+    text = protocols.markdown({"0.0003, batches of 1000": found})
+    assert text.count("≈ 64 |") == text.count("≈ ") == 2
+
+
+@given(off=st.floats(-60, 60), meet=st.floats(20, 200))
+def test_distance_is_what_cells_are_off_by_over_what_the_rule_allows(off, meet):
+    (found,) = readings(sweep(1e-3, 128, 40, [1.0], off=off, meet=meet)).values()
+    for one in found:
+        allowed = max(0.15 * one.row.kl.value, 2 * (one.row.kl.spread or 0))
+        assert one.distances["kl"] == pytest.approx(abs(off) / allowed, abs=0.02)
+        others = [x for name, x in one.distances.items() if name != "kl"]
+        assert one.distance == pytest.approx((one.distances["kl"] + sum(others)) / len(one.cells))
+
+
+def test_what_falls_or_is_too_far_is_not_in_sight():
+    for slope, meet in ((-5.0, 0.01), (30.0, 40 * 17.0)):
+        (found,) = readings(sweep(1e-3, 128, 40, [1.0], slope=slope, meet=meet)).values()
+        for one in found:
+            assert one.epoch == float("inf")
+            assert one.distance == float("inf")
+            assert np.isnan(one.cells["kl"])
+    assert "not in sight" in protocols.markdown({"a": found})
+
+
+def test_a_spike_of_one_epoch_is_no_passing():
+    table = sweep(1e-3, 128, 60, [1.0])
+    table["elbo"] = table.elbo + xr.where(table.step == 20 * 468, 500.0, 0.0)
+    (found,) = readings(table).values()
+    assert all(one.epoch > 55 for one in found)
+
+
+def test_parts_of_a_protocol_come_together_and_the_nearest_is_named(tmp_path):
+    near = [sweep(3e-4, 128, 70, [start]) for start in (1.0, 10.0)]
+    far = sweep(1e-3, 128, 40, [1.0], off=40.0)
+    table = protocols.joined([protocols.of_sweep(part) for part in (*near, far)])
+    assert table.protocol.values.tolist() == ["0.001, batches of 128", "0.0003, batches of 128"]
+    assert table.sigma2_init.values.tolist() == [10.0, 1.0]
+    assert np.isnan(table.elbo.sel(protocol=table.protocol[0], sigma2_init=10.0)).all()
+    found = protocols.read(table)
+    assert [one.row.number for one in found["0.0003, batches of 128"]] == [1, 2, 6, 7]
+    distances = protocols.distances(found)
+    # of rows 2 and 7, which both have
+    assert distances["0.0003, batches of 128"] < 0.01 < 0.5 < distances["0.001, batches of 128"]
+    np.testing.assert_allclose(protocols.misses(table), 0 * table.elbo[..., 0], atol=1)
+    # the saved table says the same, in a report
+    tables.save(table.assign_attrs(source="mnist 3.0.1"), experiments.path(tmp_path, "protocols"))
+    report.write(tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "The nearest is 0.0003, batches of 128." in text
+    assert "](protocols.png)" in text
+    named = protocols.numbers(found)
+    assert named["0.001, batches of 128: row 7: KL"] == pytest.approx(146.3, abs=0.1)
+    assert named["0.0003, batches of 128: mean distance"] < 0.01
+
+
+def test_figure_marks_the_papers_numbers():
+    table = protocols.joined(
+        [
+            protocols.of_sweep(sweep(3e-4, 128, 70, ALL)),
+            protocols.of_sweep(sweep(1e-4, 1000, 9, [1.0])),
+        ]
+    )
+    paper = paper_table.printed("mnist")
+    figure = network_figures.protocols(facts.on_pixel_scale(table), paper, "0.0003, batches of 128")
+    stars = [
+        line.get_xydata()[0].tolist()
+        for axis in figure.axes
+        for line in axis.lines
+        if line.get_marker() == "*"
+    ]
+    rows = [paper_table.ROWS[i] for i in (1, 6, 9, 8, 7, 6, 5)]
+    kl = [[row.elbo.value, row.kl.value] for row in rows]
+    percent = [[row.elbo.value, row.percent_collapsed.value] for row in rows]
+    assert sorted(stars) == sorted(kl + percent)
+
+
+def test_printed_numbers_are_the_rows():
+    for data, first in (("mnist", 0), ("celeba", 10)):
+        table = paper_table.printed(data)
+        for row in paper_table.ROWS[first : first + 10]:
+            at = table.sel(sigma2_init=row.sigma2_init, learned=row.learned)
+            assert float(at.elbo) == row.elbo.value
+            assert float(at.kl_spread) == row.kl.spread
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> np.ndarray:
+    """`benchmarks.rows` at tiny sizes: 400 images of 12 pixels."""
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.integers(0, 256, (400, 3), np.uint8), 4, axis=1)
+    monkeypatch.setattr(rows.mnist, "read_idx", lambda path: images)
+    small = replace(rows.MNIST, k=3, widths=(8,), warmup=2)
+    monkeypatch.setattr(rows, "MNIST", small)
+    return images
+
+
+@pytest.mark.slow
+def test_rows_go_on_where_they_were_ended_to_the_bit(tiny, tmp_path):
+    """Epochs in two goes give the weights and records that one go gives."""
+    (tmp_path / bench_rows.FILE).touch()
+    common = {"manual_dir": tmp_path, "sigma2": (1.0,), "rates": (1e-2,), "batches": (16,)}
+    (whole,) = rows.train(rows.Run(out=tmp_path / "a", epochs=4, **common))
+    rows.train(rows.Run(out=tmp_path / "b", epochs=3, **common))
+    # nothing to do: what is there stays
+    before = (tmp_path / "b" / whole.name).read_bytes()
+    rows.train(rows.Run(out=tmp_path / "b", epochs=2, **common))
+    assert (tmp_path / "b" / whole.name).read_bytes() == before
+    (parts,) = rows.train(rows.Run(out=tmp_path / "b", epochs=4, **common))
+    one, two = tables.load(whole), tables.load(parts)
+    for name in ("elbo", "kl", "sigma2", "final_elbo", "final_kl"):
+        np.testing.assert_array_equal(one[name], two[name])
+    assert dict(one.sizes)["step"] == 4
+    (written,) = rows.join(tmp_path / "a", tmp_path / "c")
+    joined = tables.load(written)
+    np.testing.assert_array_equal(
+        joined.elbo.squeeze("protocol").values, one.elbo.squeeze("seed").values
+    )
+
+
+def test_rows_need_images_and_tables(tmp_path):
+    with pytest.raises(ValueError, match=r"manual_dir: .* expected a folder with train-images"):
+        rows.train(rows.Run(out=tmp_path))
+    with pytest.raises(ValueError, match="without tables"):
+        rows.join(tmp_path, tmp_path)
