@@ -1,7 +1,6 @@
 """Protocols are read at the paper's ELBO: on trajectories whose end is known by construction."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest

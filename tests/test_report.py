@@ -259,6 +259,29 @@ def test_claims_hold_for_the_linear_vae_itself(found):
     np.testing.assert_allclose(runs.predicted, 1 - np.array(used) / 8)
 
 
+def test_networks_that_are_linear_vaes_lie_on_the_prediction(found):
+    """The table's networks are at the optimum, where KL is ½ Σ log(λ/σ²) of components above σ²."""
+    table = found["table"]
+    lost = (table.seed == 0) & (table.sigma2_init == 1.0)
+    less = table.assign(final_kl=table.final_kl.where(~lost))
+    beside = network_claims.beside_linear(found | {"table": less})
+    held = beside.isel(run=~beside.learned.values)
+    assert sorted(held.sigma2.values) == [10, 30, 100, 200]  # without the one that diverged
+    for sigma2, kl, share in zip(
+        held.sigma2.values, held.kl.values, held.share.values, strict=True
+    ):
+        used = LAM[:8][LAM[:8] > sigma2]
+        assert kl == pytest.approx(0.5 * np.log(used / sigma2).sum(), rel=1e-5)  # float32
+        assert share == 1 - len(used) / 8
+    above = beside.level.values > LAM[0]
+    np.testing.assert_array_equal(beside.linear_share.values[above], 1)
+    np.testing.assert_allclose(beside.linear_kl[above], 0, atol=1e-6)
+    figure = network_figures.prediction(beside, paper_table.printed("mnist"))
+    (dots,) = (line for line in figure.axes[0].lines if line.get_marker() == "o")
+    found = np.sort(np.asarray(dots.get_ydata(), float))
+    np.testing.assert_allclose(found, np.sort(100 * held.share.values.astype(float)))
+
+
 def test_a_diverged_run_is_no_zero(found):
     """Neither no KL nor no collapse: cells are NaN and agree with nothing, claims fail."""
     table = found["table"].assign_attrs(source="mnist 3.0.1", pixel_constant="272")
@@ -322,7 +345,8 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
     assert ledger.load(tmp_path) == claims
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    names = ("figure4_encoders", "figure5_collapse", "figure6_training", "annealing", "curvature")
+    names = ("figure4_encoders", "figure5_collapse", "prediction", "figure6_training", "annealing",
+             "curvature")  # fmt: skip
     for name in names:
         assert f"]({name}.png)" in text
         assert (tmp_path / f"{name}.pdf").stat().st_size > 5_000

@@ -61,6 +61,39 @@ def collapse_curves(runs: xr.Dataset) -> Figure:
 
 
 @styled
+def prediction(runs: xr.Dataset, paper: xr.Dataset | None = None) -> Figure:
+    """Draw collapse and KL over σ²: of trained networks, and what the linear VAE predicts.
+
+    Takes `sigma2`, `learned`, `share`, `share_least`, `share_most` and `kl` over run, and
+    `linear_share` and `linear_kl` over level; and the paper's numbers over (sigma2_init, learned),
+    of which those are drawn whose σ² was held.
+    """
+    figure, (left, right) = style.panels(7.2, 3.0, 1, 2)
+    left.plot(runs.level, 100 * runs.linear_share, color=RED, label="linear VAE")
+    right.plot(runs.level, runs.linear_kl, color=RED)
+    for learned, marker in ((False, "o"), (True, "s")):
+        at = runs.isel(run=runs.learned.values == learned)
+        if not at.sizes["run"]:
+            continue
+        look = {"marker": marker, "color": BLUE, "mfc": "none" if learned else BLUE, "ls": "none"}
+        label = "network, σ² learned" if learned else "network, σ² held"
+        bars = 100 * np.abs(np.stack([at.share - at.share_least, at.share_most - at.share]))
+        left.errorbar(at.sigma2, 100 * at.share, bars, label=label, lw=1, **look)
+        right.plot(at.sigma2, at.kl, **look)
+    if paper is not None:
+        at = paper.sel(learned=False)
+        look = {"color": ORANGE, "ls": "none", "ms": 9, "mec": BLACK, "mew": 0.7}
+        left.plot(at.sigma2_init, at.percent_collapsed, "*", label="the paper's, σ² held", **look)
+        right.plot(at.sigma2_init, at.kl, "*", **look)
+    for axis in (left, right):
+        axis.set(xscale="log", xlabel="σ² (data unit²)")
+    left.set(ylabel="collapsed latents (%), ε = 0.01", ylim=(-4, 104))
+    right.set(yscale="log", ylabel="KL (nats/datum)")
+    style.legend_below(figure, left, 4)
+    return figure
+
+
+@styled
 def training(table: xr.Dataset) -> Figure:
     """Draw figure 6: the ELBO during training for each initial σ², held and learned."""
     figure, axes = style.panels(7.2, 3.2, 1, 2, sharey=True)

@@ -35,6 +35,8 @@ FIGURES = {
     "encoder, against the pPCA maximum likelihood.",
     "figure5_collapse": "Figure 5. Share of collapsed latents against ε for each σ² held: "
     "nonlinear VAE (left), what the linear VAE predicts (middle), both at ε = 0.01 (right).",
+    "prediction": "What the linear VAE predicts: collapse (left) and KL (right) at each σ². Bars "
+    "are the range of the seeds.",
     "figure6_training": "Figure 6. The nonlinear VAE's ELBO during training for each initial σ², "
     "held and learned. Bands are the range of the seeds.",
     "protocols": "How KL and collapse change while the ELBO, the clock, rises. Left and middle: "
@@ -64,8 +66,8 @@ _TITLES = {
 _OF_CLAIM = {
     "C2": ("figure3_latents",), "C3": ("convergence_separated",), "C4": ("landscape_census",),
     "C5": ("figure1_surface",), "C6": ("landscape_conditioning", "landscape_spectra"),
-    "C7": ("figure2_training",), "C8": ("figure6_training",), "C9": ("figure5_collapse",),
-    "C10": ("annealing",),
+    "C7": ("figure2_training",), "C8": ("figure6_training",),
+    "C9": ("figure5_collapse", "prediction"), "C10": ("annealing",),
 }  # fmt: skip
 _NONLINEAR = ("C8", "C9", "C10")
 # of the first screen: the first of these that there is
@@ -117,6 +119,11 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
     if "table" in found:
         runs = network_claims.collapse_by_sigma2(found)
         made["figure5_collapse"] = network_figures.collapse_curves(runs)
+        data = _paper_data(found["table"])
+        beside = network_claims.beside_linear(found)
+        made["prediction"] = network_figures.prediction(
+            beside, paper_table.printed(data) if data else None
+        )
         made["figure6_training"] = network_figures.training(scaled["table"])
     if "table" in found and "annealing" in found:
         made["annealing"] = network_figures.annealing(found["annealing"], found["table"])
