@@ -5,14 +5,16 @@ python -m benchmarks.rows --manual-dir DIR --out OUT --sigma2 1 --rates 0.001 --
 python -m benchmarks.rows --out OUT --join benchmarks/results/mnist
 
 The first trains the rows that start at σ² = 1, held and learned, side by side, at a constant rate.
-It goes on where it was ended, and further if it is told more epochs. After each part of the epochs
-OUT has the table of that protocol, measured on all images. The last makes the tables that the
-report of `linvae reproduce --full` reads, of all that OUT has: the rows of the protocol that
-`linvae reproduce --full` takes, and trajectories of all protocols.
+It goes on where it was ended, and further if it is told more epochs. At its end OUT has a table of
+each protocol and start, measured on all images. The last makes the tables that `linvae report`
+reads of all that OUT has, tables of `make device` among them: trajectories of all protocols, and
+the paper's table, of the protocol of `linvae reproduce --full`, if all ten rows were trained
+equally long.
 """
 
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -20,9 +22,11 @@ from time import monotonic
 import jax
 import numpy as np
 import tyro
+import xarray as xr
 
 from benchmarks.bench_rows import DATA_SEED, FILE, TRANSFORM, Plan, Side
 from landscape.cli import programs
+from landscape.paper import facts
 from landscape.paper.networks import experiments, protocols
 from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, progress, streams, sweeps, tables
@@ -112,10 +116,32 @@ def join(out: Path, folder: Path) -> list[Path]:
     found = [tables.load(path) for path in sorted(out.glob("*.nc"))]
     if not found:
         checks.fail("out", f"{out}, without tables", "what this command has trained")
-    parts = [protocols.of_sweep(table) for table in found]
-    attrs = {name: found[0].attrs[name] for name in ("source", "pixel_constant", "count")}
-    joined = protocols.joined(parts).assign_attrs(tables.provenance(), **attrs)
-    return [tables.save(joined, experiments.path(folder, "protocols"))]
+    made = {"protocols": protocols.joined([protocols.of_sweep(table) for table in found])}
+    if own := _ten_rows(found):
+        made["table"] = xr.concat(
+            own, "sigma2_init", data_vars="minimal", coords="minimal", compat="equals",
+            join="exact", combine_attrs="drop_conflicts",
+        )  # fmt: skip
+    attrs = {"source": SOURCE} | {of: found[0].attrs[of] for of in ("pixel_constant", "count")}
+    return [
+        tables.save(table.assign_attrs(attrs), experiments.path(folder, name))
+        for name, table in made.items()
+    ]
+
+
+def _ten_rows(found: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Return the longest tables that together are the paper's ten rows; none if some is missing."""
+    wanted = MNIST.learning_rate, MNIST.batch_size
+    by_length: dict[int, list[xr.Dataset]] = {}
+    for table in found:
+        how = facts.training(table)
+        if (how.learning_rate, how.batch_size) == wanted:
+            by_length.setdefault(how.num_steps, []).append(table)
+    for _, own in sorted(by_length.items(), reverse=True):
+        starts = [start for table in own for start in table.sigma2_init.values]
+        if sorted(starts) == sorted(MNIST.sigma2):
+            return sorted(own, key=lambda table: -float(table.sigma2_init[0]))
+    return []
 
 
 def main(args: Run) -> int:
