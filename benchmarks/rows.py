@@ -122,9 +122,17 @@ def join(out: Path, folder: Path) -> list[Path]:
             own, "sigma2_init", data_vars="minimal", coords="minimal", compat="equals",
             join="exact", combine_attrs="drop_conflicts",
         )  # fmt: skip
-    attrs = {"source": SOURCE} | {of: found[0].attrs[of] for of in ("pixel_constant", "count")}
+    origins = [facts.origin(table) for table in found]
+    attrs = {of: found[0].attrs[of] for of in ("pixel_constant", "count")} | {
+        "source": SOURCE, "device": ", ".join(dict.fromkeys(one.device for one in origins)),
+        "command": "python -m benchmarks.rows --out OUT --join DIR, of tables made by "
+        + "; ".join(dict.fromkeys(one.command for one in origins)),
+    }  # fmt: skip
     return [
-        tables.save(table.assign_attrs(attrs), experiments.path(folder, name))
+        tables.save(
+            table.assign_attrs(tables.provenance() | attrs | table.attrs),
+            experiments.path(folder, name),
+        )
         for name, table in made.items()
     ]
 

@@ -175,7 +175,7 @@ def _told() -> str:
 
 
 def test_readme_has_the_numbers_of_the_rows_on_a_gpu():
-    table = tables.load(FOLDER / "results/nvidia-h100-80gb-hbm3/mnist_table_152.nc")
+    table = tables.load(FOLDER / "results/mnist/nonlinear_table.nc")
     said = paper_table.agreement(paper_table.compare(table, "mnist"))
     rows, cells = said.split(" rows")[0], said.split("paper, ")[1].split(" cells")[0]
     text = _told()
