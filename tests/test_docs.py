@@ -3,7 +3,6 @@
 import contextlib
 import doctest
 import importlib
-import json
 import pkgutil
 import re
 import shlex
@@ -28,10 +27,8 @@ from landscape import cli, diagnosis
 from landscape.cli import options
 from landscape.curvature import collapsed_latent
 from landscape.diagnosis import verdicts, words
-from landscape.paper import settings
 from landscape.paper.networks import claims as network_claims
 from landscape.paper.networks import experiments as network_experiments
-from landscape.paper.networks import table as paper_table
 from linvae_jax import networks, tables, vae
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +47,6 @@ DOCUMENTS = {
 }
 README = DOCUMENTS["README.md"]
 QUESTIONS = "landscape/diagnosis/README.md"
-ABOUT_MNIST = DOCUMENTS["benchmarks/results/mnist/README.md"]
 MODULES = sorted(
     info.name
     for package in (linvae_jax, landscape)
@@ -426,193 +422,6 @@ def test_docstring_of_a_folder_lists_its_modules(name):
     assert present <= set(re.findall(r"`(\w+)`", text))
     listed = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     assert {module for cell in listed for module in re.findall(r"`(\w+)`", cell)} <= present
-
-
-# what is told of MNIST
-
-
-def test_table_of_mnist_is_that_of_the_saved_results(found):
-    shown = ABOUT_MNIST.split("tests/test_docs.py -->\n")[1].split("<!-- end of table -->")[0]
-    compared = paper_table.compare(found["table"], "mnist")
-    assert shown.strip() == paper_table.markdown(compared).strip()
-    assert shown.strip() in DOCUMENTS["benchmarks/results/mnist/report.md"]
-
-
-def agreement(table: xr.Dataset) -> list[str]:
-    """How many rows, cells, ELBOs and tuned ELBOs agree with the paper, each as "4 of 10"."""
-    said = paper_table.agreement(paper_table.compare(table, "mnist"))
-    rows, cells, _, elbos, tuned = re.findall(r"\d+ of \d+", said)[:5]
-    return [rows, cells, elbos, tuned]
-
-
-def test_what_agrees_is_that_of_the_saved_results(found):
-    text = " ".join(ABOUT_MNIST.split())
-    rows, cells, elbos, tuned = agreement(found["table"])
-    final = found["table"].final_sigma2.sel(learned=True)
-    tells(
-        text, f"{rows} rows", f"{cells} cells", f"{elbos} ELBOs", f"all {tuned.split()[-1]} tuned"
-    )
-    assert tuned.split()[0] == tuned.split()[-1]
-    tells(text, f"{float(final.min()):.2f} to {float(final.max()):.2f}")
-
-
-def test_how_mnist_was_made(found):
-    text = " ".join(ABOUT_MNIST.split())
-    seconds = {name: float(table.attrs["seconds"]) for name, table in found.items()}
-    tells(text, f"{sum(seconds.values()) / 3600:.0f} hours", f"{seconds['table'] / 60:.0f} minutes")
-    # runs of the full preset, in images: 105 of its table's runs
-    full = settings.MNIST
-    others = full.other_seeds * (len(full.curve_sigma2) + 2 * len(full.annealed_sigma2))
-    varied = sum(
-        2 * v.epochs * len(full.sigma2 if v.all_rows else full.varied_sigma2)
-        for v in full.variations
-    )
-    own = 2 * len(full.sigma2) * full.seeds
-    runs = own + others + varied
-    weights = 2 * (784 * 1024 + 1024 * 512 + 512 * 200) + 512 * 200
-    images = full.epochs * 60_000
-    flop = 6 * weights * images * runs
-    tells(text, f"{flop / 1e15:.0f} PFLOP", f"{weights / 1e6:.1f} million weights")
-    tells(text, f"{images / 1e6:.0f} million images", f"{runs:.0f} runs", f"{own:.0f} of them")
-
-
-def test_what_is_told_of_seeds(found):
-    text = under("benchmarks/results/mnist/README.md", "How much seeds matter")
-    two = found["table"]
-    assert two.sizes["seed"] == 2
-    elbo = float(abs(two.final_elbo.diff("seed").sel(learned=True)).max())
-    points = float(abs(two.final_num_collapsed.diff("seed")).max()) / 2  # of 200
-    tells(text, f"{elbo:.1f} nats", f"{points:.0f} points")
-    # four seeds, shorter: their spread, and the run that blew up
-    four = tables.load(MNIST / "third_table.nc")
-    spread = four.std("seed", ddof=1).sel(learned=True)
-    elbo = float(spread.final_elbo.sel(sigma2_init=[10, 1, 0.1]).max())
-    points = float(spread.final_num_collapsed.max()) / 2
-    tells(text, f"{elbo:.0f} nats", f"{points:.0f} points")
-    at = four.sel(sigma2_init=0.001, learned=True)
-    largest = at.kl.max("step")
-    assert int((largest > 1e6).sum()) == 1
-    wild = at.isel(seed=int(largest.argmax("seed")))
-    assert abs(int(wild.step[int((wild.kl > 1e6).argmax("step"))]) - 7500) <= 312  # a record or so
-    after = wild.sigma2[wild.step > 8000]
-    assert float(after.max() / after.min()) < 1.01
-
-
-def test_what_is_told_of_training_length(found):
-    text = under("benchmarks/results/mnist/README.md", "What differs, and why")
-    whole = found["variations"]
-    own, short, *_, long = whole.variation.values
-    assert [own, short, long] == [
-        settings.AS_IN_THE_TABLE.name,
-        *(settings.VARIATIONS[i].name for i in (0, -1)),
-    ]  # fmt: skip
-    assert whole.num_steps.values.tolist() == [28_080, *[9360] * 5, 37_440]
-    assert agreement(whole.sel(variation=own))[:3] == agreement(found["table"])[:3]
-    rows, cells, _, _ = agreement(whole.sel(variation=short))
-    assert rows == "0 of 10"
-    tells(text, f"{cells} cells")
-    rows, cells, elbos, _ = agreement(whole.sel(variation=long))
-    tells(text, f"{rows.split()[0]} rows and {cells.split()[0]} cells", f"{elbos} ELBOs")
-    table = whole.isel(seed=0)
-    elbo = table.final_elbo + float(table.attrs["pixel_constant"])
-    for name, told in ((short, "a third"), (own, "90"), (long, "four thirds")):
-        of = elbo.sel(variation=name, sigma2_init=1)
-        held, learned = (minus(float(of.sel(learned=value))) for value in (False, True))
-        final = table.final_sigma2.sel(variation=name, sigma2_init=0.001, learned=True)
-        sigma2 = float(final)
-        assert f"| {told} | {held} | {learned} | {sigma2:.{3 if sigma2 < 0.1 else 2}f} |" in text
-    rows = {row.number: row for row in paper_table.ROWS}
-    assert rows[10].sigma2
-    paper = [minus(rows[2].elbo.value), minus(rows[7].elbo.value), f"{rows[10].sigma2.value:.2f}"]
-    assert f"| the paper's | {' | '.join(paper)} |" in text
-    # on all images
-    table = tables.load(MNIST / "training_length.nc").squeeze()
-    elbo = table.final_elbo + float(table.attrs["pixel_constant"])
-    tells(text, *(minus(float(elbo.sel(learned=value))) for value in (False, True)))
-    tells(text, f"{int(table.step[-1]):,} steps")
-    assert table.attrs["command"].startswith("linvae sweep {")
-
-
-def test_what_is_told_of_the_learning_rate(found):
-    text = under("benchmarks/results/mnist/README.md", "What differs, and why")
-    table = found["variations"].isel(seed=0)
-    own, short, third, three, constant, start, _ = table.variation.values
-    percent = (table.final_num_collapsed / 2).round()  # of 200
-    kl = table.final_kl.sum("latent")
-
-    def at(values, name, sigma2, learned=False):
-        return values.sel(variation=name, sigma2_init=sigma2, learned=learned).item()
-
-    elbo = table.final_elbo
-    tells(text, *(f"{at(percent, name, 10):.0f} %" for name in (constant, short, third, three)))
-    tells(text, f"{at(kl, constant, 10):.1f} and {at(kl, short, 10):.1f} nats")
-    tells(text, f"{at(elbo, short, 10) - at(elbo, constant, 10):.0f} nats")
-    assert max(at(elbo, name, 10) for name in (third, three)) < at(elbo, short, 10) - 10
-    tells(text, *(f"{at(percent, own, 1, learned):.0f} %" for learned in (False, True)))
-    for learned in (False, True):  # other rates do worse, another start about as well
-        base = at(elbo, short, 1, learned)
-        assert max(at(elbo, name, 1, learned) for name in (third, three)) < base - 10
-        assert abs(at(elbo, start, 1, learned) - base) < 10
-
-
-def test_what_the_papers_numbers_say_of_its_tuned_sigma2():
-    text = under("benchmarks/results/mnist/README.md", "What differs, and why")
-    for row in (row for row in paper_table.ROWS if row.number in (4, 5)):
-        best = paper_table.closed_form(row)
-        tells(text, f"{best.sigma2:.2f}", minus(best.elbo, 1))
-        tells(text, f"{row.sigma2_tuned.value:g}", minus(row.elbo_tuned.value, 1))
-
-
-@pytest.mark.slow
-def test_what_is_told_of_the_claims(found):
-    text = under("benchmarks/results/mnist/README.md", "The claims")
-    share = 100 * network_claims.collapse_by_sigma2(found).sel(sigma2=[3.0, 1.0, 0.3])
-    pairs = zip(share.share_collapsed.values, share.predicted.values, strict=True)
-    tells(text, *(f"{ours:.0f} against {linear:.0f} %" for ours, linear in pairs))
-    shorter = {name: tables.load(MNIST / f"third_{name}.nc") for name in ("table", "curves")}
-    first, second, third = network_claims.judge(found)
-    assert (first.holds, second.holds, third.holds) == (True, False, True)
-    assert network_claims.noise_controls_collapse(shorter).holds
-    rows = re.findall(r"\| ([≤≥]) ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text)
-    assert len(rows) == 3
-    rank, mean, curves = zip(
-        second.checks, network_claims.linear_predicts(shorter).checks, strict=True
-    )
-    for (sign, *told), checks in zip(rows, (mean, curves, rank), strict=True):
-        assert sign == {"<=": "≤", ">=": "≥"}[checks[0].relation]
-        assert told == [f"{checks[0].bound:g}", *(f"{check.value:.2f}" for check in checks)]
-    kl = found["table"].final_kl.sum("latent").sel(sigma2_init=10).mean("seed")
-    tells(text, *(f"{float(kl.sel(learned=value)):.1f}" for value in (False, True)))
-    percent = (shorter["table"].final_num_collapsed / 2).sel(sigma2_init=10)
-    saved = (percent.sel(learned=False) - percent.sel(learned=True)).values
-    assert saved.shape == (4,)
-    tells(text, f"{minus(saved.min())} to {saved.max():.0f} points")
-    apart = found["annealing"].final_num_collapsed - found["table"].final_num_collapsed.sel(
-        learned=False
-    )
-    tells(text, f"{float(abs(apart).max()) / 2:.0f} points")
-    # until the rate falls, in the last fifth, few are collapsed; in the end most are
-    plain = found["table"].sel(learned=False, sigma2_init=[10.0, 1.0])
-    for runs in (plain, found["annealing"]):
-        share = runs.num_collapsed / 200
-        assert share.sel(step=share.step <= 0.8 * share.step[-1]).max() < 0.25
-        assert share.isel(step=-1).min() > 0.65
-
-
-def test_what_is_told_of_curvature(found):
-    """The caption's claims: where collapse is stable."""
-    table = found["curvature"]
-    share = table.critical_sigma2_by_steps / table.own_sigma2
-    assert (share.sel(learned=False, sigma2_init=[10.0, 1.0]) < 1).all()
-    assert (share.sel(learned=True) < 1).all()
-    assert (share.sel(learned=False, sigma2_init=[0.1, 0.01, 0.001]) > 1).all()
-    assert (table.critical_sigma2_by_steps < table.linear_critical_sigma2).all()
-    config = json.loads(table.attrs["config"])["config"]
-    assert config["num_steps"] == found["table"].step[-1]  # the table's networks
-    at = table.sel(learned=False, sigma2_init=1.0)
-    text = under("benchmarks/results/mnist/README.md", "The claims")
-    for name in ("critical_sigma2", "linear_critical_sigma2"):
-        tells(text, f"{float(at[name]):.2f}")
 
 
 # what is told of residuals
