@@ -32,9 +32,10 @@ def settings(options: Reproduce) -> Settings:
         networks = replace(networks, curvature_data=0)
     if not options.protocols:
         networks = replace(networks, protocols=())
+    linear = options.settings
+    linear = linear.full() if options.full else linear.smoke() if options.smoke else linear
     return Settings(
-        # colour images are too large for what is exact
-        None if colour else options.settings.smoke() if options.smoke else options.settings,
+        None if colour else linear,  # colour images are too large for what is exact
         replace(networks, other_seeds=min(networks.other_seeds, networks.seeds)),
         "full" if options.full else "smoke" if options.smoke else "quick",
     )

@@ -1,5 +1,7 @@
 """These figures show the linear VAE: surface, conditioning, escape, census, training."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -7,6 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.figures import style
 from landscape.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, curve, styled
+
+_SUBSETS = (BLUE, ORANGE, GREEN)  # of MNIST, as `notebook` draws them
 
 
 @styled
@@ -74,6 +78,37 @@ def training_curves(exact: xr.Dataset, sampled: xr.Dataset, optimum: float) -> F
     right.set(yscale="log", ylabel="below the pPCA optimum\n(nats/datum)")
     figure.legend(loc="outside lower center", ncols=3)
     style.over_steps(left, right)
+    return figure
+
+
+@styled
+def notebook(table: xr.Dataset, steps: np.ndarray, elbo: Sequence[float], maximum: float) -> Figure:
+    """Draw the authors' notebook, run again, beside what it printed.
+
+    Takes `paper.linear.notebook`'s table; the steps (p,) of what was printed, the ELBOs (p,), and
+    the true maximum of the notebook's data, in nats per datum.
+    """
+    figure, (left, right) = style.panels(7.2, 3.1, 1, 2)
+    for axis, ours, theirs in (
+        (left, table.elbo, np.asarray(elbo)),
+        (right, table.gap, maximum - np.asarray(elbo)),
+    ):
+        label = f"random subset{'s' * (table.sizes['subset'] > 1)} of 1,000 images"
+        for color, run in zip(_SUBSETS * len(ours), ours, strict=False):
+            axis.plot(run.step, run, color=color, lw=1.2, label=label)
+            label = None
+        axis.plot(
+            steps, theirs, "o", color=BLACK, mfc="none", ms=3.5, mew=0.7, ls="none",
+            label="printed in the authors' notebook",
+        )  # fmt: skip
+    line = float((table.maximum - table.maximum_unbiased).mean())
+    right.axhline(
+        line, color=BLACK, ls=":", label='the notebook\'s "maximum" (covariance by N − 1)'
+    )
+    left.set_ylabel("ELBO (nats/datum)")
+    right.set(yscale="log", ylabel="below the true maximum\n(nats/datum)")
+    style.over_steps(left, right)
+    style.legend_below(figure, right, 3)
     return figure
 
 

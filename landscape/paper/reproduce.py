@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from landscape.paper import report
+from landscape.paper import facts, report
 from landscape.paper.ledger import Claim
 from landscape.paper.linear import experiments as linear_experiments
 from landscape.paper.networks import experiments as network_experiments
@@ -12,12 +12,12 @@ from landscape.paper.networks.experiments import NetworkData
 from landscape.paper.settings import Settings
 from landscape.studies import identity
 from linvae_jax import moments as mom
-from linvae_jax import streams
+from linvae_jax import sources, streams
 from linvae_jax._internal import checks
 
 # patterns of the names of what is written
-_MADE = ("figure?_*", "convergence_*", "landscape_*", "linear_*", "search.nc", "nonlinear_*",
-         "sweeps", "ledger.*", "report.*")  # fmt: skip
+_MADE = ("figure?_*", "convergence_*", "landscape_*", "linear_*", "notebook.*", "search.nc",
+         "nonlinear_*", "sweeps", "ledger.*", "report.*")  # fmt: skip
 
 
 def check(settings: Settings, x: Any) -> None:
@@ -74,6 +74,14 @@ def run(
     )  # fmt: skip
     attrs = {"source": images.source, **(attrs or {})}
     if settings.linear is not None:
-        linear_experiments.measure(settings.linear, x, folder, images.constant, attrs)
+        pixels = _digits(images)
+        linear_experiments.measure(settings.linear, x, folder, images.constant, attrs, pixels)
     network_experiments.train(settings.networks, images, folder, attrs)
     return report.write(folder)
+
+
+def _digits(images: NetworkData) -> Any:
+    """Return the 8-bit pixels of MNIST's images, or None for other data and for preprocessed."""
+    if images.transform is None or facts.in_words(images.source) != "the digits":
+        return None
+    return sources.whole(images.data.values)

@@ -22,6 +22,9 @@ class LinearSettings:
         fixed_latents: figure 3 holds σ² at its MLE for this many latents.
         searches: (n, k) of the random problems searched by brute force for stationary points.
         num_starts: Newton starts for each.
+        notebook_subsets: random subsets of MNIST's images on which the authors' notebook is run
+            again; 0: it is not. Other data have none.
+        notebook_steps: optimiser steps on each; the notebook takes 12,000.
         seed: everything random follows from it.
     """
 
@@ -37,14 +40,21 @@ class LinearSettings:
     fixed_latents: int = 50
     searches: tuple[tuple[int, int], ...] = ((2, 1), (3, 2), (4, 2), (3, 3), (4, 3), (4, 3))
     num_starts: int = 100
+    notebook_subsets: int = 1
+    notebook_steps: int = 12_000
     seed: int = 0
 
     def smoke(self) -> "LinearSettings":
         """Return settings for a minute: every stage, little training."""
         return replace(
             self, num_steps=200, seeds=1, separated_seeds=2, latents=(5,), max_latents=10,
-            searches=((3, 2),),
+            searches=((3, 2),), notebook_steps=20,
         )  # fmt: skip
+
+    def full(self) -> "LinearSettings":
+        """Return these settings with the notebook on three subsets at least, unless on none."""
+        subsets = self.notebook_subsets and max(self.notebook_subsets, 3)
+        return replace(self, notebook_subsets=subsets)
 
 
 class Protocol(NamedTuple):
