@@ -438,7 +438,8 @@ def test_presets_and_what_replaces_their_numbers():
     full = options.Reproduce(full=True, epochs=3, network_batch=16, network_seeds=2)
     asked = paper.settings(full)
     assert asked.networks == replace(MNIST, epochs=3, batch_size=16, seeds=2, other_seeds=2)
-    assert asked.linear == LinearSettings()
+    assert asked.linear == LinearSettings(notebook_subsets=3)
+    assert LinearSettings(notebook_subsets=0).full().notebook_subsets == 0
     colour = paper.settings(options.Reproduce(full=True, data=options.Data(data="celeba")))
     assert colour == Settings(None, CELEBA, "full")
     assert paper.settings(options.Reproduce()) == Settings(LinearSettings(), QUICK, "quick")

@@ -93,7 +93,7 @@ def notebook(table: xr.Dataset, steps: np.ndarray, elbo: Sequence[float], maximu
         (left, table.elbo, np.asarray(elbo)),
         (right, table.gap, maximum - np.asarray(elbo)),
     ):
-        label = f"random subset{'s' * (table.sizes['subset'] > 1)} of 1,000 images"
+        label = "ours, random subsets"
         for color, run in zip(_SUBSETS * len(ours), ours, strict=False):
             axis.plot(run.step, run, color=color, lw=1.2, label=label)
             label = None
@@ -102,9 +102,7 @@ def notebook(table: xr.Dataset, steps: np.ndarray, elbo: Sequence[float], maximu
             label="printed in the authors' notebook",
         )  # fmt: skip
     line = float((table.maximum - table.maximum_unbiased).mean())
-    right.axhline(
-        line, color=BLACK, ls=":", label='the notebook\'s "maximum" (covariance by N − 1)'
-    )
+    right.axhline(line, color=BLACK, ls=":", label='its "maximum" (covariance by N − 1)')
     left.set_ylabel("ELBO (nats/datum)")
     right.set(yscale="log", ylabel="below the true maximum\n(nats/datum)")
     style.over_steps(left, right)

@@ -29,10 +29,10 @@ FIGURES = {
     "column moves along two principal directions, at three σ².",
     "figure2_training": "Figure 2. The linear VAE's ELBO during training, by exact and by sampled "
     "gradients, against the pPCA maximum likelihood.",
-    "notebook": "The authors' own notebook, run again on random subsets of 1,000 images (lines), and "
-    "what it printed (circles). Left: the ELBO. Right: how far it is below the maximum. The dotted "
-    "line is what the notebook takes for the maximum, with a covariance divided by N − 1: it is too "
-    "low, and ELBOs pass it.",
+    "notebook": "The authors' own notebook, run again on random subsets of 1,000 images (lines), "
+    "and what it printed (circles). Left: the ELBO. Right: how far it is below the maximum. The "
+    "dotted line is what the notebook takes for the maximum, with a covariance divided by N − 1: "
+    "it is too low, and ELBOs pass it.",
     "figure3_latents": "Figure 3. pPCA log-likelihood against the number of latents, and trained "
     "linear VAEs.",
     "figure4_encoders": "Figure 4. A linear decoder with a linear, a deep linear and a nonlinear "

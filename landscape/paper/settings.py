@@ -48,7 +48,7 @@ class LinearSettings:
         """Return settings for a minute: every stage, little training."""
         return replace(
             self, num_steps=200, seeds=1, separated_seeds=2, latents=(5,), max_latents=10,
-            searches=((3, 2),), notebook_steps=20,
+            searches=((3, 2),), notebook_steps=6,
         )  # fmt: skip
 
     def full(self) -> "LinearSettings":
