@@ -345,6 +345,8 @@ def test_what_is_typed_wrong_is_said_before_any_work(data, tmp_path, capsys):
         ("surface", "--sigma2", 0): "--sigma2: got 0.0, expected a number > 0",
         ("reproduce", "--seed", 2**70): f"--seed: got {2**70}",
         ("reproduce", "--latents", 5, 5): "--latents: got 5 twice",
+        ("reproduce", "--notebook-subsets", -1): "--notebook-subsets: got -1",
+        ("reproduce", "--notebook-steps", 0): "--notebook-steps: got 0",
         ("sweep", "--network", "linear-encoder", "--k", 0): "--k: got 0",
         ("sweep", "--network", "linear-encoder", "--k", 8, "--learned", "True"): "--k: got 8",
     }.items():

@@ -26,7 +26,9 @@ def check(settings: Settings, x: Any) -> None:
     if linear is None:
         return
     streams.check("seed", linear.seed)
-    last = max(linear.seeds, linear.separated_seeds, 1) - 1
+    checks.in_range("notebook_subsets", linear.notebook_subsets, 0, 2**31 - 1, "none or more")
+    checks.in_range("notebook_steps", linear.notebook_steps, 1, 2**31 - 1, "at least one")
+    last = max(linear.seeds, linear.separated_seeds, linear.notebook_subsets, 1) - 1
     streams.check("seed + seeds - 1", linear.seed + last)
     checks.data_matrix("x", x)
     n, most = x.shape[1], max(networks.k, networks.linear_k)
