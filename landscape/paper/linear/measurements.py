@@ -100,6 +100,10 @@ def optimum(moments: mom.Moments, spectrum: mom.Spectrum, k: int) -> Variables:
         "optimum_likelihood": (
             (), ppca.log_likelihood(mle.W, mle.sigma2, moments), _NATS, f"log-likelihood {at}"
         ),
+        # kept, because what it is off by is rounding, which another machine does otherwise
+        "optimum_formula": (
+            (), ppca.optimal_elbo(spectrum.eigenvalues, k), _NATS, "its formula in the eigenvalues"
+        ),
         "optimum_slope": ("variable", slopes, _NATS, f"largest |gradient| {at}, each variable"),
         "largest_covariance": ((), jnp.abs(moments.cov).max(), "data unit²", "max |S|"),
     }  # fmt: skip
