@@ -342,7 +342,7 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
     monkeypatch.setattr(report, "judge", lambda folder: [linear, *judge(folder)])
     claims = report.write(tmp_path)
     assert [c.id for c in claims] == ["C1", "C8", "C9", "C10"]
-    assert ledger.load(tmp_path) == claims
+    assert ledger.load(tmp_path).claims == claims
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     names = ("figure4_encoders", "figure5_collapse", "prediction", "figure6_training", "annealing",
@@ -510,7 +510,11 @@ def test_folders_without_results_or_with_broken_ones_are_refused(tmp_path):
         report.write(tmp_path)
     with pytest.raises(ValueError, match=r"without ledger\.json"):
         ledger.load(tmp_path)
-    for text, told in {'[{"id": "C1"': "JSONDecodeError", '[{"id": "C1"}]': "KeyError"}.items():
+    broken = {
+        '[{"id": "C1"': "JSONDecodeError", '[{"id": "C1"}]': "TypeError",
+        '{"claims": [{"id": "C1"}]}': "KeyError", '{"claims": [], "tables": 1}': "AttributeError",
+    }  # fmt: skip
+    for text, told in broken.items():
         (tmp_path / "ledger.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=rf"is no ledger of linvae \({told}"):
             ledger.load(tmp_path)

@@ -128,7 +128,7 @@ def test_a_claim_is_as_good_as_its_worst_check_and_none_is_not_enough(tmp_path):
     document = (tmp_path / "ledger.md").read_text()
     assert document.count("DOES NOT HOLD") == 2
     assert "a note" in document.split("## C1")[1].split("## C2")[0]
-    saved = json.loads((tmp_path / "ledger.json").read_text())
+    saved = json.loads((tmp_path / "ledger.json").read_text())["claims"]
     assert [c["holds"] for c in saved] == [True, False, False]
     assert saved[1]["checks"][1] == {
         "quantity": "q", "value": 2.0, "relation": "<=", "bound": 1.0, "why": "why", "holds": False,

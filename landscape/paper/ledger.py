@@ -1,11 +1,12 @@
 """A ledger of claims: what was measured, against which bound and why, and whether it holds."""
 
+import hashlib
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from landscape.figures import formats
 from linvae_jax._internal import checks
@@ -57,6 +58,16 @@ def numbers(claim: Claim) -> str:
     return formats.table(headings, rows) + (f"\n{claim.note}\n" if claim.note else "")
 
 
+def numbers_of(claims: Sequence[Claim]) -> dict[str, float]:
+    """Name what claims state: "C9: <quantity of a check>", and the same with ": bound"."""
+    named = {"claims": float(len(claims)), "claims that hold": float(sum(c.holds for c in claims))}
+    for claim in claims:
+        for check in claim.checks:
+            name = f"{claim.id}: {check.quantity}"
+            named |= {name: check.value, f"{name}: bound": check.bound}
+    return named
+
+
 def verdict(claim: Claim) -> str:
     """Write whether a claim holds."""
     return "**holds**" if claim.holds else "**DOES NOT HOLD**"
@@ -91,20 +102,38 @@ def text(claims: Sequence[Claim]) -> str:
 
 
 def save(claims: Sequence[Claim], folder: Path) -> None:
-    """Write `ledger.md` for people and `ledger.json` for programs."""
+    """Write `ledger.md` for people, and `ledger.json` for programs: `document`, of these tables."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ledger.md").write_text(markdown(claims), encoding="utf-8")
+    made = {path.name: sha256(path) for path in sorted(folder.glob("*.nc"))}
+    (folder / "ledger.json").write_text(document(claims, made), encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def document(claims: Sequence[Claim], tables: Mapping[str, str]) -> str:
+    """Write claims as JSON, and the `sha256` of each of the folder's tables, by file name."""
     plain = [
         asdict(claim)
         | {"holds": claim.holds, "checks": [asdict(c) | {"holds": c.holds} for c in claim.checks]}
         for claim in claims
     ]
-    document = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
-    (folder / "ledger.json").write_text(document, encoding="utf-8")
+    whole = {"claims": plain, "tables": dict(tables)}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
-def load(folder: Path) -> list[Claim]:
-    """Read the claims that `save` wrote.
+class Saved(NamedTuple):
+    """This is what `ledger.json` holds: claims, and the `sha256` of tables by file name."""
+
+    claims: list[Claim]
+    tables: dict[str, str]
+
+
+def load(folder: Path) -> Saved:
+    """Read what `save` wrote for programs.
 
     Raises:
         ValueError: no ledger there, or not one of ours.
@@ -115,11 +144,12 @@ def load(folder: Path) -> list[Claim]:
     names = [f.name for f in fields(Check)]
     try:
         claims = []
-        for claim in json.loads(path.read_text(encoding="utf-8")):
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        for claim in whole["claims"]:
             found = tuple(Check(*(check[name] for name in names)) for check in claim["checks"])
             claims.append(Claim(claim["id"], claim["statement"], found, claim["note"]))
-        return claims
-    except (ValueError, KeyError, TypeError) as error:
+        return Saved(claims, {str(name): str(of) for name, of in whole["tables"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"folder: {path} is no ledger of linvae ({type(error).__name__}: {error})"
         ) from error
