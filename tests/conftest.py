@@ -111,6 +111,7 @@ SLOW = {
     "test_ppca.py": 5,
     "test_linear_claims.py": 5,
     "test_report.py": 5,
+    "test_verify.py": 5,
     "test_network_experiments.py": 5,
 }
 

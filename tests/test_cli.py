@@ -414,7 +414,7 @@ def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
     written = {p.name for p in (tmp_path / "r").iterdir()}
     assert {"ledger.md", "ledger.json", "figure1_surface.pdf", "figure2_training.png"} <= written
     assert {f"figure{i}" for i in range(1, 7)} <= {name.split("_")[0] for name in written}
-    ledger = json.loads((tmp_path / "r" / "ledger.json").read_text())
+    ledger = json.loads((tmp_path / "r" / "ledger.json").read_text())["claims"]
     assert [c["id"] for c in ledger] == [f"C{i}" for i in range(1, 11)]
     # all that needs no training must hold even in a smoke run
     assert all(c["holds"] for c in ledger if c["id"] in {"C1", "C2", "C3", "C4", "C5", "C6"})
@@ -425,6 +425,7 @@ def test_reproduce_smoke_writes_figures_tables_ledger_and_report(
     linvae("report", tmp_path / "r")  # C7 to C10 may fail after so little training
     assert (tmp_path / "r" / "report.html").read_bytes() == page
     assert "C10" in capsys.readouterr().out
+    assert linvae("verify", tmp_path / "r") == 0
 
 
 def test_report_fails_with_a_claim(tmp_path, capsys, monkeypatch):

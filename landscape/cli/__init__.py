@@ -67,7 +67,8 @@ def _started(command: options.Command) -> int:
 
 
 # where the functions are that are not in a module of their name
-_MODULES = {"surface": "surfaces", "landscape": "surfaces", "reproduce": "paper", "report": "paper"}
+_MODULES = {"surface": "surfaces", "landscape": "surfaces",
+            "reproduce": "paper", "report": "paper", "verify": "paper"}  # fmt: skip
 
 
 def run(command: options.Command) -> int:

@@ -213,6 +213,21 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Compute the numbers of a folder's ledger, report and README anew, from its tables.
+
+    It takes seconds, and exits with 1 at the first that differs: in which file and line.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("results")
+    """Where `linvae reproduce` wrote."""
+    pages: tuple[Path, ...] = ()
+    """Further pages that quote this report, in Markdown, besides those in the folder."""
+    names: bool = False
+    """Only list the numbers that a page can quote, by name."""
+
+
+@dataclass(frozen=True)
 class Diagnose:
     """Why do the latents of my VAE collapse? From data and loss, from saved codes, or both.
 
@@ -264,4 +279,4 @@ class Diagnose:
     """A folder for the page (diagnosis.html), its figures, and the numbers (diagnosis.nc)."""
 
 
-Command = Fit | Points | Surface | Sweep | Landscape | Reproduce | Report | Diagnose
+Command = Fit | Points | Surface | Sweep | Landscape | Reproduce | Report | Verify | Diagnose

@@ -1,17 +1,19 @@
-"""`linvae reproduce` and `report`: the paper's claims, measured, and what was measured, told."""
+"""`linvae reproduce`, `report`, `verify`: claims measured, what was measured told, and checked."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from landscape.cli import text
 from landscape.cli.data import distinct, real_data
-from landscape.cli.options import Report, Reproduce
+from landscape.cli.options import Report, Reproduce, Verify
 from landscape.cli.pixels import network_data
 from landscape.paper import ledger
 from landscape.paper import report as reports
 from landscape.paper import reproduce as pipeline
+from landscape.paper import verify as verification
 from landscape.paper.settings import CELEBA, MNIST, QUICK, SMOKE, Settings
 from linvae_jax._internal import checks
 
@@ -59,6 +61,25 @@ def reproduce(options: Reproduce) -> int:
 def report(options: Report) -> int:
     """Judge C8 to C10, draw their figures, write; exit with 1 if a claim does not hold."""
     return _told(reports.write(options.folder), options.folder)
+
+
+def verify(options: Verify) -> int:
+    """Check a folder of results, or list the numbers by name; exit with 1 if something differs."""
+    if options.names:
+        for name, value in verification.numbers(options.folder).items():
+            print(f"{value:<24.10g}{name}")
+        return 0
+    begin = time.monotonic()
+    try:
+        checked = verification.folder(options.folder, options.pages)
+    except verification.Differs as error:
+        print(f"linvae verify: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{checked.numbers:,} numbers in {checked.files} files are what {checked.tables} tables "
+        f"say ({time.monotonic() - begin:.1f} s)."
+    )
+    return 0
 
 
 def _told(claims: Sequence[ledger.Claim], folder: Path, smoke: bool = False) -> int:

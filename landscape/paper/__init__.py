@@ -8,5 +8,7 @@
 | `networks` | trains the paper's networks, measures C8 to C10, has the paper's table |
 | `ledger` | holds claims with their checks, and writes them down |
 | `report` | makes one page of a folder of results |
+| `verify` | computes anew what a folder of results says, and compares |
+| `quotes` | reads pages that quote the report |
 | `facts` | writes and reads what a table says of itself |
 """

@@ -77,6 +77,27 @@ def training(table: xr.Dataset) -> Training:
     )  # fmt: skip
 
 
+def epochs(table: xr.Dataset) -> float:
+    """Return for how many epochs the networks of a table were trained."""
+    how = training(table)
+    return how.num_steps * how.batch_size / origin(table).count
+
+
+def numbers(table: xr.Dataset) -> dict[str, float]:
+    """Name the settings of the table of the paper's rows, as the report states them.
+
+    "table: images", "table: epochs", and so on.
+    """
+    of, how = origin(table), training(table)
+    named = {
+        "images": of.count, "seeds": table.sizes["seed"], "latents": how.k, "epochs": epochs(table),
+        "batch size": how.batch_size, "steps": how.num_steps, "learning rate": how.learning_rate,
+        "constant": of.pixel_constant,
+    }  # fmt: skip
+    layers = {f"layer {i} of the encoder": width for i, width in enumerate(how.widths, 1)}
+    return {f"table: {name}": float(value) for name, value in (named | layers).items()}
+
+
 def first_seed(table: xr.Dataset) -> str:
     """Return the text of a sweep's configuration as if it had the first of its seeds alone."""
     config = json.loads(table.attrs["config"])
@@ -95,6 +116,11 @@ def paper_data(source: str) -> str:
     """Return which of the paper's data sets these are, "mnist" or "celeba"; "" if neither."""
     found = re.match(r"(mnist|celeba) \d+\.\d", source)
     return found[1] if found else ""
+
+
+def paper_data_of(table: xr.Dataset) -> str:
+    """Return which of the paper's data sets a table is of; "" if neither."""
+    return paper_data(origin(table).source)
 
 
 def in_words(source: str) -> str:

@@ -5,7 +5,7 @@ that is named beside it, whose attributes have the command, the versions and the
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +122,7 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
     if "table" in found:
         runs = network_claims.collapse_by_sigma2(found)
         made["figure5_collapse"] = network_figures.collapse_curves(runs)
-        data = _paper_data(found["table"])
+        data = facts.paper_data_of(found["table"])
         beside = network_claims.beside_linear(found)
         made["prediction"] = network_figures.prediction(
             beside, paper_table.printed(data) if data else None
@@ -130,7 +130,7 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
         made["figure6_training"] = network_figures.training(scaled["table"])
     if "table" in found and "annealing" in found:
         made["annealing"] = network_figures.annealing(found["annealing"], found["table"])
-    if "protocols" in found and (data := _paper_data(found["protocols"])):
+    if "protocols" in found and (data := facts.paper_data_of(found["protocols"])):
         nearest = protocols.distances(protocols.read(found["protocols"], data))
         made["protocols"] = network_figures.protocols(
             scaled["protocols"], paper_table.printed(data), min(nearest, key=nearest.__getitem__)
@@ -157,7 +157,7 @@ def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], fo
         nonlinear.append(("### The table", _table(found["table"])))
     if "figure4_encoders" in figures:
         nonlinear.append(("### A linear decoder, three encoders", figures.pop("figure4_encoders")))
-    if "protocols" in found and _paper_data(found["protocols"]):
+    if "protocols" in found and facts.paper_data_of(found["protocols"]):
         told = figures.pop("protocols", ""), _protocols(found["protocols"])
         nonlinear.append(("### How were the paper's networks trained?", "\n".join(told)))
     if "curvature" in found:
@@ -216,7 +216,7 @@ def _judged(claims: Sequence[ledger.Claim], figures: dict[str, str]) -> list[tup
 
 def _table(table: xr.Dataset) -> str:
     """Write ours beside the paper's where the paper has such data, ours alone elsewhere."""
-    compared = paper_table.compare(table, _paper_data(table))
+    compared = paper_table.compare(table, facts.paper_data_of(table))
     parts = [_caption(table)]
     if compared:
         parts += [
@@ -240,18 +240,17 @@ def _table(table: xr.Dataset) -> str:
 
 def _protocols(table: xr.Dataset) -> str:
     """Write what each protocol shows when its ELBO is the paper's, and which comes nearest."""
-    found = protocols.read(table, _paper_data(table))
+    found = protocols.read(table, facts.paper_data_of(table))
     distances = protocols.distances(found)
     nearest = min(distances, key=distances.__getitem__)
-    off = protocols.misses(table).sel(learned=True, sigma2_init=1.0).dropna("protocol")
     return (
         "`nonlinear_protocols.nc`: the paper says neither the learning rate nor the batches nor "
         "the epochs. So each protocol, a constant rate and a batch size, is read at the epoch at "
         "which its ELBO is the paper's. ≈: the run ended before; its last half, continued as a "
         "straight line over the logarithm of the epochs, tells epoch and cells. Where σ² is "
         "learned from 1, half of the epochs foretell the last ELBO to "
-        f"{float(abs(off).max()):.2g} nats or better. The distance is the mean over the cells of "
-        "what they are off by, in units of what the rule of the table allows.\n\n"
+        f"{protocols.largest_miss(table):.2g} nats or better. The distance is the mean over the "
+        "cells of what they are off by, in units of what the rule of the table allows.\n\n"
         f"{protocols.markdown(found)}\n"
         "Mean distances over the rows that all protocols have trained: "
         f"{'; '.join(f'{name}: {formats.number(x)}' for name, x in distances.items())}. "
@@ -259,26 +258,15 @@ def _protocols(table: xr.Dataset) -> str:
     )
 
 
-def _paper_data(table: xr.Dataset) -> str:
-    """Return which of the paper's data sets a table is of; "" if neither."""
-    return facts.paper_data(facts.origin(table).source)
-
-
 def _thresholds(table: xr.Dataset) -> str:
     """Write for each network below which σ² its collapsed latent comes back."""
     headings = ("σ²", "start:", "KL:", "σ² at the end:", "critical σ²:", "by finite steps:",
                 "linear VAE's:", "comes back")  # fmt: skip
-    names = ("latent_kl", "own_sigma2", "critical_sigma2", "critical_sigma2_by_steps",
-             "linear_critical_sigma2")  # fmt: skip
     rows = []
-    for learned in table.learned.values.tolist():
-        for start in table.sigma2_init.values:
-            at = table.sel(learned=learned, sigma2_init=start)
-            if bool(np.isnan(at.own_sigma2)):  # diverged
-                continue
-            numbers = [formats.number(float(at[name]), whole=True) for name in names]
-            back = "yes" if at.own_sigma2 < at.critical_sigma2_by_steps else "not seen"
-            rows.append((paper_table.mode(learned), f"{start:g}", *numbers, back))
+    for learned, start, at in _trained(table):
+        numbers = [formats.number(float(at[name]), whole=True) for name in _THRESHOLDS]
+        back = "yes" if at.own_sigma2 < at.critical_sigma2_by_steps else "not seen"
+        rows.append((paper_table.mode(learned), f"{start:g}", *numbers, back))
     return (
         "`nonlinear_curvature.nc`: the latent of least KL of each network of the first seed, after "
         f"{facts.training(table).num_steps:,} steps, made to collapse. Below the critical σ² it "
@@ -287,16 +275,42 @@ def _thresholds(table: xr.Dataset) -> str:
     )
 
 
+# variable → the name of its number
+_THRESHOLDS = {
+    "latent_kl": "least KL of a latent", "own_sigma2": "σ² at the end",
+    "critical_sigma2": "critical σ²",
+    "critical_sigma2_by_steps": "critical σ² by finite steps",
+    "linear_critical_sigma2": "critical σ² of the linear VAE",
+}  # fmt: skip
+
+
+def _trained(table: xr.Dataset) -> Iterator[tuple[bool, float, xr.Dataset]]:
+    """Go through the networks of a table of curvature that did not diverge."""
+    for learned in table.learned.values.tolist():
+        for start in table.sigma2_init.values.tolist():
+            at = table.sel(learned=learned, sigma2_init=start)
+            if not bool(np.isnan(at.own_sigma2)):
+                yield learned, start, at
+
+
+def numbers_of_curvature(table: xr.Dataset) -> dict[str, float]:
+    """Name what is stated of collapsed latents: "held at 1: critical σ²"."""
+    return {
+        f"{paper_table.named_start(learned, start)}: {name}": float(at[variable])
+        for learned, start, at in _trained(table)
+        for variable, name in _THRESHOLDS.items()
+    }
+
+
 def _caption(table: xr.Dataset) -> str:
     """Say what was trained."""
     origin, how = facts.origin(table), facts.training(table)
     widths, seeds = ", ".join(map(str, how.widths)), table.sizes["seed"]
-    epochs = how.num_steps * how.batch_size / origin.count
     things = "data" if facts.in_words(origin.source) == "the data" else "images"
     return (
         f"`nonlinear_table.nc`: {origin.source}; {origin.count:,} {things}, "
         f"{seeds} seed{'s' * (seeds > 1)}, {how.network} of {widths} and mirrored with "
-        f"{how.k} latents, {epochs:.0f} epochs of batches of {how.batch_size} "
+        f"{how.k} latents, {facts.epochs(table):.0f} epochs of batches of {how.batch_size} "
         f"({how.num_steps:,} steps), {how.optimizer} at {how.learning_rate:g}; ELBOs in nats per "
         f"datum on the pixel scale (constant {origin.pixel_constant:.2f} included), on the "
         "training data."

@@ -4,5 +4,6 @@
 | --- | --- |
 | `experiments` | trains and studies the linear VAE |
 | `measurements` | measures what C1 to C5 need beside that |
+| `notebook` | runs the authors' own notebook again, beside what it printed |
 | `claims` | judges C1 to C7 from saved tables |
 """

@@ -14,7 +14,7 @@ import xarray as xr
 from landscape.figures import linear as linear_figures
 from landscape.figures import style
 from landscape.paper import facts
-from landscape.paper.linear import claims, measurements
+from landscape.paper.linear import claims, measurements, notebook
 from landscape.paper.settings import LinearSettings
 from landscape.studies import landscape, surface
 from landscape.studies import linear as linear_study
@@ -86,12 +86,14 @@ def measure(
     folder: Path,
     constant: float = 0.0,
     attrs: Mapping[str, str] | None = None,
+    pixels: Any = None,
 ) -> dict[str, xr.Dataset]:
     """Train, tabulate and draw everything about the linear VAE on one data set.
 
     The data are real numbers, (N, n). Figures (.png, .pdf) and tables (.nc, with these attributes)
     go into the folder; the constant is added, in nats, to quote values on the pixel scale. Returns
-    the tables by name, among them those that `claims.judge` needs.
+    the tables by name, among them those that `claims.judge` needs. If the data are MNIST's images,
+    their 8-bit `pixels` are what the authors' notebook is run on.
     """
     found = {}
 
@@ -100,7 +102,7 @@ def measure(
         tables.save(found[name], path(folder, name))
         return found[name]
 
-    with progress.bar(7, "reproduce", "stage") as bar:
+    with progress.bar(8, "reproduce", "stage") as bar:
 
         def stage(name: str) -> None:
             bar.set_postfix_str(name)
@@ -153,6 +155,14 @@ def measure(
             measurements.measure(x, moments, spectrum, settings.k, settings.seed, wide),
         )
         stage("claims measured")
+
+        told = notebook.PRINTED
+        if pixels is not None and settings.notebook_subsets and len(pixels) >= told.count:
+            subsets, steps = settings.notebook_subsets, settings.notebook_steps
+            table = keep("notebook", notebook.run(pixels, subsets, steps, settings.seed))
+            drawn = linear_figures.notebook(table, told.steps, told.elbo, told.true_maximum)
+            style.save(drawn, folder / "notebook")
+        stage("the authors' notebook")
     return found
 
 
@@ -162,10 +172,11 @@ def path(folder: Path, name: str) -> Path:
 
 
 def load(folder: Path) -> dict[str, xr.Dataset]:
-    """Load the tables that `claims.judge` needs, those that are there.
+    """Load the tables that `claims.judge` reads, those that are there.
 
     Raises:
         ValueError: one that cannot be read.
     """
-    places = {name: path(folder, name) for name in claims.TABLES}
+    wanted = (*claims.TABLES, *claims.OPTIONAL)
+    places = {name: path(folder, name) for name in wanted}
     return {name: tables.load(place) for name, place in places.items() if place.exists()}
