@@ -3,12 +3,12 @@
 The paper says neither for how long its networks were trained, nor at which learning rate, nor in
 which batches. A protocol, that is a rate and a batch size, is read at the epoch at which its ELBO
 is the paper's: how far are KL, collapse and σ² from the paper's there? Where a run ended before,
-the trend of its last epochs says when it would be there, and with what.
+the trend of its last epochs says when it would be there, and with what, if there is a trend: if
+half of the run has foretold its end.
 
 Source: own.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,8 +73,12 @@ class Reading(NamedTuple):
         elbo: at their end, the median of the last five records; pixel scale, nats per datum.
         epoch: at which the ELBO is the paper's; infinite where none is in sight.
         seen: whether it was trained for so long; else `epoch` and `cells` continue a trend.
-        cells: "kl", "percent_collapsed" and, if it is learned, "sigma2" there; NaN without epoch.
-        distances: from the paper's, in units of what `paper_table.RULE` allows.
+        miss: what half of the epochs foretold of the ELBO at the end, less what it was; nats per
+            datum. There is a trend if that is within what `paper_table.RULE` allows.
+        cells: "kl", "percent_collapsed" and, if it is learned, "sigma2" at that epoch, or at the
+            end if there is none.
+        distances: from the paper's, in units of what `paper_table.RULE` allows; empty without
+            epoch.
     """
 
     row: paper_table.Row
@@ -82,6 +86,7 @@ class Reading(NamedTuple):
     elbo: float
     epoch: float
     seen: bool
+    miss: float
     cells: dict[str, float]
     distances: dict[str, float]
 
@@ -110,19 +115,24 @@ def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
     smooth = _smooth(at)
     epochs, elbo = smooth.epoch.values, smooth.elbo.values
     epoch, seen = passing(epochs, elbo, row.elbo.value)
+    miss = foretold(epochs, elbo)
+    if not seen and not abs(miss) <= paper_table.tolerance("elbo", row.elbo, row.learned):
+        epoch = float("inf")
+    there = epoch if np.isfinite(epoch) else float(epochs[-1])
     cells: dict[str, float] = {}
     distances: dict[str, float] = {}
     for name in _CELLS:
         paper = getattr(row, name)
         if paper is None:
             continue
-        cells[name] = value_at(epochs, smooth[name].values, epoch)
+        cells[name] = value_at(epochs, smooth[name].values, there)
         if name == "percent_collapsed":
             cells[name] = float(np.clip(cells[name], 0, 100))
         if np.isfinite(epoch):
             off = abs(cells[name] - paper.value)
             distances[name] = off / paper_table.tolerance(name, paper, row.learned)
-    return Reading(row, round(float(at.epoch[-1])), float(elbo[-1]), epoch, seen, cells, distances)
+    trained = round(float(at.epoch[-1]))
+    return Reading(row, trained, float(elbo[-1]), epoch, seen, miss, cells, distances)
 
 
 def _smooth(at: Any) -> Any:
@@ -137,7 +147,7 @@ def trend(epochs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Fit a + b log₂(epoch) to the last half of the epochs by least squares, and return (a, b).
 
     So the ELBO on training data rises once what can be found soon is found: by the same number of
-    nats for each doubling (`misses` says how well that foretells).
+    nats for each doubling (`foretold` says how well that foretells).
     """
     late = epochs >= epochs[-1] / 2
     if late.sum() < 2:
@@ -149,8 +159,8 @@ def trend(epochs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 def passing(epochs: np.ndarray, elbo: np.ndarray, level: float) -> tuple[float, bool]:
     """Return at which epoch an ELBO passes a level, and whether that was seen.
 
-    Where it was not, its `trend` goes on; it is infinite if that falls or takes more than sixteen
-    times the epochs. An ELBO that is above from its first record passed there.
+    Where it was not, its `trend` goes on; the epoch is infinite if that falls, or takes more than
+    sixteen times the epochs. An ELBO that is above from its first record passed there.
     """
     above = np.flatnonzero(elbo >= level)
     if above.size:
@@ -170,30 +180,18 @@ def passing(epochs: np.ndarray, elbo: np.ndarray, level: float) -> tuple[float, 
 
 def value_at(epochs: np.ndarray, values: np.ndarray, epoch: float) -> float:
     """Return what a trajectory shows at an epoch, beyond its end by its `trend`."""
-    if not np.isfinite(epoch):
-        return float("nan")
     if epoch <= epochs[-1]:
         return float(np.interp(epoch, epochs, values))
     start, slope = trend(epochs, values)
     return start + slope * float(np.log2(epoch))
 
 
-def misses(table: xr.Dataset) -> xr.DataArray:
-    """Say how well a trend foretells: the ELBO that half of the epochs foretold, less that seen.
-
-    Over (protocol, sigma2_init, learned), in nats per datum; NaN where nothing was trained.
-    """
-    found = xr.full_like(table.elbo.isel(epoch=0, drop=True), np.nan)
-    for protocol, start, learned in itertools.product(
-        table.protocol.values, table.sigma2_init.values, table.learned.values
-    ):
-        place = {"protocol": protocol, "sigma2_init": start, "learned": learned}
-        at = table.elbo.sel(place)
-        at = _smooth(at.isel(epoch=np.isfinite(at.values)))
-        epochs, elbo, half = at.epoch.values, at.values, at.sizes["epoch"] // 2
-        if half >= _MEDIAN:
-            found.loc[place] = value_at(epochs[:half], elbo[:half], float(epochs[-1])) - elbo[-1]
-    return found
+def foretold(epochs: np.ndarray, values: np.ndarray) -> float:
+    """Return what the `trend` of half of the epochs says of the end, less what is there."""
+    half = len(epochs) // 2
+    if half < _MEDIAN:
+        return float("nan")
+    return value_at(epochs[:half], values[:half], float(epochs[-1])) - float(values[-1])
 
 
 def largest_miss(table: xr.Dataset) -> float:
@@ -221,7 +219,7 @@ def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
             lines.append(
                 (head, str(row.number), paper_table.mode(row.learned), f"{row.sigma2_init:g}",
                  str(one.epochs), formats.number(one.elbo), _epoch(one), *cells,
-                 formats.number(one.distance))
+                 formats.number(one.distance) if one.distances else "")
             )  # fmt: skip
             head = ""
     return formats.table(headings, lines)
@@ -229,7 +227,7 @@ def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
 
 def _epoch(one: Reading) -> str:
     if not np.isfinite(one.epoch):
-        return "not in sight"
+        return "no trend yet"
     return f"{'' if one.seen else '≈ '}{one.epoch:.0f}"
 
 
