@@ -253,9 +253,13 @@ def _protocols(table: xr.Dataset) -> str:
         "what they are off by, in units of what that rule allows.\n\n"
         f"{protocols.markdown(found)}\n"
         "Mean distances over the rows that all protocols have trained: "
-        f"{'; '.join(f'{name}: {formats.number(x)}' for name, x in distances.items())}. "
+        f"{'; '.join(f'{name}: {_distance(x)}' for name, x in distances.items())}. "
         f"The nearest is {nearest}.\n"
     )
+
+
+def _distance(x: float) -> str:
+    return formats.number(x) if np.isfinite(x) else "no trend yet"
 
 
 def _thresholds(table: xr.Dataset) -> str:

@@ -194,12 +194,6 @@ def foretold(epochs: np.ndarray, values: np.ndarray) -> float:
     return value_at(epochs[:half], values[:half], float(epochs[-1])) - float(values[-1])
 
 
-def largest_miss(table: xr.Dataset) -> float:
-    """Return the largest of `misses` where σ² is learned from 1, without its sign."""
-    off = misses(table).sel(learned=True, sigma2_init=1.0).dropna("protocol")
-    return float(abs(off).max())
-
-
 def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
     """Write for each protocol and row when its ELBO is the paper's, and what it shows there."""
     headings = (
