@@ -161,6 +161,25 @@ def test_parts_of_a_protocol_come_together_and_the_nearest_is_named(tmp_path):
     assert named["0.0003, batches of 128: mean distance"] < 0.01
 
 
+def test_protocols_are_compared_at_the_highest_elbo_that_all_have_passed():
+    """The shorter of two runs ends, but for the median, at epoch 14; the longer was there at 28."""
+    short, long = sweep(1e-3, 128, 16, [1.0]), sweep(1e-4, 1000, 40, [1.0], meet=128.0, off=20.0)
+    table = protocols.joined([protocols.of_sweep(part) for part in (short, long)])
+    found = protocols.common(table)
+    assert [one.row.number for one in found] == [2, 7]
+    names = "0.001, batches of 128", "0.0001, batches of 1000"
+    for one in found:
+        assert one.elbo == pytest.approx(one.row.elbo.value + 30 * np.log2(14 / 64), abs=1e-3)
+        assert [one.epochs[name] for name in names] == pytest.approx([14, 28])
+        kl = one.row.kl.value - 4 * np.log2(14 / 64)
+        assert [one.kl[name] for name in names] == pytest.approx([kl, kl + 20], abs=1e-3)
+    lines = protocols.side_by_side(table, found).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[:3] for row in cells] == [[names[0], "8.8e-05", "14"], [names[1], "3.2e-06", "28"]]
+    named = protocols.common_numbers(found)
+    assert named["row 7 at one ELBO: 0.001, batches of 128: epoch"] == pytest.approx(14)
+
+
 def test_figure_marks_the_papers_numbers():
     table = protocols.joined(
         [

@@ -9,6 +9,7 @@ half of the run has foretold its end.
 Source: own.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,11 +20,10 @@ from landscape.figures import formats
 from landscape.paper import facts
 from landscape.paper.networks import table as paper_table
 
-# of trajectories: the paper's table has cells of these names
+# what is read of a trajectory; the paper's table has cells of these names
 _CELLS = ("sigma2", "kl", "percent_collapsed")
 _SIDE = 2  # epochs before and after one, for a median: a single record may be of a bad moment
 _MEDIAN = 2 * _SIDE + 1
-_DOUBLINGS = 1
 _FAR = 16.0  # times the epochs of a run: what a trend says beyond is nothing
 
 
@@ -135,6 +135,46 @@ def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
     return Reading(row, trained, float(elbo[-1]), epoch, seen, miss, cells, distances)
 
 
+class Common(NamedTuple):
+    """What protocols show in a row of the paper's table when their ELBOs are equal.
+
+    Attributes:
+        row: of the paper's table.
+        elbo: the highest that all have passed; pixel scale, nats per datum.
+        epochs: at which each passed it, by protocol.
+        kl: there, nats per datum.
+    """
+
+    row: paper_table.Row
+    elbo: float
+    epochs: dict[str, float]
+    kl: dict[str, float]
+
+
+def common(table: xr.Dataset, data: str = "mnist") -> list[Common]:
+    """Compare all protocols at one ELBO, in each row of "mnist" that all have trained."""
+    table = facts.on_pixel_scale(table)
+    found = []
+    for row in paper_table.ROWS:
+        if row.data != data or row.sigma2_init not in table.sigma2_init:
+            continue
+        of = table.sel(learned=row.learned, sigma2_init=row.sigma2_init)
+        each = {str(name): of.sel(protocol=name) for name in table.protocol.values}
+        each = {name: at.isel(epoch=np.isfinite(at.elbo.values)) for name, at in each.items()}
+        if not all(at.sizes["epoch"] for at in each.values()):
+            continue
+        each = {name: _smooth(at) for name, at in each.items()}
+        level = min(float(at.elbo.max()) for at in each.values())
+        epochs = {
+            name: passing(at.epoch.values, at.elbo.values, level)[0] for name, at in each.items()
+        }
+        kl = {
+            name: value_at(at.epoch.values, at.kl.values, epochs[name]) for name, at in each.items()
+        }
+        found.append(Common(row, level, epochs, kl))
+    return found
+
+
 def _smooth(at: Any) -> Any:
     """Take medians of five records, of a data set or one variable; of fewer none are taken."""
     if at.sizes["epoch"] < _MEDIAN:
@@ -206,7 +246,7 @@ def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
         for one in readings:
             row = one.row
             cells = []
-            for name in ("sigma2", "kl", "percent_collapsed"):
+            for name in _CELLS:
                 paper = getattr(row, name)
                 ours = formats.number(one.cells[name]) if name in one.cells else ""
                 cells += [ours, "" if paper is None else str(paper)]
@@ -216,6 +256,21 @@ def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
                  formats.number(one.distance) if one.distances else "")
             )  # fmt: skip
             head = ""
+    return formats.table(headings, lines)
+
+
+def side_by_side(table: xr.Dataset, found: Sequence[Common]) -> str:
+    """Write what all protocols show at one ELBO, by the noise of their steps."""
+    headings = ["learning rate", "rate/√batch:"]
+    for one in found:
+        which = f"row {one.row.number}, ELBO {formats.number(one.elbo)}"
+        headings += [f"{which}: epoch:", f"{which}: KL:"]
+    noise = table.learning_rate.values / np.sqrt(table.batch_size.values)
+    lines = []
+    for i in np.argsort(-noise):
+        name = str(table.protocol.values[i])
+        cells = [(f"{one.epochs[name]:.0f}", formats.number(one.kl[name])) for one in found]
+        lines.append((name, f"{noise[i]:.1e}", *itertools.chain(*cells)))
     return formats.table(headings, lines)
 
 
@@ -235,6 +290,17 @@ def numbers(found: Mapping[str, Sequence[Reading]]) -> dict[str, float]:
                       f"{of}: epoch": one.epoch, f"{of}: distance": one.distance}  # fmt: skip
             named |= {f"{of}: {paper_table.COLUMNS[n][0]}": v for n, v in one.cells.items()}
     return named | {f"{name}: mean distance": x for name, x in distances(found).items()}
+
+
+def common_numbers(found: Sequence[Common]) -> dict[str, float]:
+    """Name what `side_by_side` states of the ELBOs."""
+    named: dict[str, float] = {}
+    for one in found:
+        of = f"row {one.row.number} at one ELBO"
+        named[f"{of}: ELBO"] = one.elbo
+        for name in one.kl:
+            named |= {f"{of}: {name}: KL": one.kl[name], f"{of}: {name}: epoch": one.epochs[name]}
+    return named
 
 
 def distances(found: Mapping[str, Sequence[Reading]]) -> dict[str, float]:
