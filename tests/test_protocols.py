@@ -156,7 +156,7 @@ def test_parts_of_a_protocol_come_together_and_the_nearest_is_named(tmp_path):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "The nearest is 0.0003, batches of 128." in text
     assert "](protocols.png)" in text
-    named = protocols.numbers(found)
+    named = protocols.numbers(table, "mnist")
     assert named["0.001, batches of 128: row 7: KL"] == pytest.approx(146.3, abs=0.1)
     assert named["0.0003, batches of 128: mean distance"] < 0.01
 
@@ -176,7 +176,7 @@ def test_protocols_are_compared_at_the_highest_elbo_that_all_have_passed():
     lines = protocols.side_by_side(table, found).splitlines()[2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[:3] for row in cells] == [[names[0], "8.8e-05", "14"], [names[1], "3.2e-06", "28"]]
-    named = protocols.common_numbers(found)
+    named = protocols.numbers(table, "mnist")
     assert named["row 7 at one ELBO: 0.001, batches of 128: epoch"] == pytest.approx(14)
 
 

@@ -123,9 +123,7 @@ def _numbers(
         table = found["table"]
         named |= facts.numbers(table) | paper_table.numbers(table, facts.paper_data_of(table))
     if "protocols" in found and (data := facts.paper_data_of(found["protocols"])):
-        table = found["protocols"]
-        named |= protocols.numbers(protocols.read(table, data))
-        named |= protocols.common_numbers(protocols.common(table, data))
+        named |= protocols.numbers(found["protocols"], data)
     if "curvature" in found:
         named |= report.numbers_of_curvature(found["curvature"])
     return named

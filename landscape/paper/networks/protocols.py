@@ -280,22 +280,24 @@ def _epoch(one: Reading) -> str:
     return f"{'' if one.seen else '≈ '}{one.epoch:.0f}"
 
 
-def numbers(found: Mapping[str, Sequence[Reading]]) -> dict[str, float]:
-    """Name what `markdown` states."""
-    named: dict[str, float] = {}
+def numbers(table: xr.Dataset, data: str) -> dict[str, float]:
+    """Name what `markdown` and `side_by_side` state.
+
+    "0.001, batches of 128: row 7: KL", "0.001, batches of 128: mean distance", and "row 7 at one
+    ELBO: 0.001, batches of 128: KL".
+    """
+    found = read(table, data)
+    named = {f"{name}: mean distance": x for name, x in distances(found).items()}
     for protocol, readings in found.items():
+        at = table.sel(protocol=protocol)
+        named[f"{protocol}: learning rate"] = float(at.learning_rate)
+        named[f"{protocol}: batch size"] = float(at.batch_size)
         for one in readings:
             of = f"{protocol}: row {one.row.number}"
             named |= {f"{of}: epochs": float(one.epochs), f"{of}: ELBO": one.elbo,
                       f"{of}: epoch": one.epoch, f"{of}: distance": one.distance}  # fmt: skip
             named |= {f"{of}: {paper_table.COLUMNS[n][0]}": v for n, v in one.cells.items()}
-    return named | {f"{name}: mean distance": x for name, x in distances(found).items()}
-
-
-def common_numbers(found: Sequence[Common]) -> dict[str, float]:
-    """Name what `side_by_side` states of the ELBOs."""
-    named: dict[str, float] = {}
-    for one in found:
+    for one in common(table, data):
         of = f"row {one.row.number} at one ELBO"
         named[f"{of}: ELBO"] = one.elbo
         for name in one.kl:
