@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape.paper import report
+from landscape.paper import ledger, report
 from landscape.paper.linear import claims as linear_claims
 from landscape.paper.linear import experiments as linear_experiments
 from landscape.paper.linear import measurements
@@ -174,6 +174,32 @@ def test_verdicts_from_the_folder_are_those_from_memory(study):
     assert report.judge(folder) == claims
     assert [claim.id for claim in claims if not claim.holds] == ["C7"]  # hardly trained
     assert "On the digits" in claims[2].note
+    # 200 data, and no notebook
+    assert [claim.id for claim in claims if claim.reduced] == ["C6", "C7"]
+    assert [claim.verdict for claim in claims[4:]] == [
+        "holds", "holds at reduced size", "does not hold"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_ledger_has_the_hash_of_each_table(study, tmp_path):
+    """A number changed in a table changes the hash that is kept, of that table alone."""
+    found, _ = study
+    for name, table in found.items():
+        tables.save(table, tmp_path / f"{name}.nc")
+    claims = report.judge(tmp_path)
+    ledger.save(claims, tmp_path)
+    before = ledger.load(tmp_path)
+    assert before.claims == claims
+    assert set(before.tables) == {f"{name}.nc" for name in found}
+    shifted = found["search"].assign(unexplained=found["search"].unexplained + 1)
+    tables.save(shifted, tmp_path / "search.nc")
+    ledger.save(report.judge(tmp_path), tmp_path)
+    after = ledger.load(tmp_path)
+    assert {name for name, made in after.tables.items() if made != before.tables[name]} == {
+        "search.nc"
+    }
+    assert after.claims[3].checks[0].value == claims[3].checks[0].value + 1
 
 
 # a number of each table → the claims that must change with it, none else
@@ -181,8 +207,13 @@ CHANGED = {
     ("linear_measurements", "elbo_per_datum"): {"C1"},
     ("linear_measurements", "elbo_draw"): {"C1"},
     ("linear_measurements", "gradient_difference"): {"C1"},
+    ("linear_measurements", "eigenvalue"): {"C5", "C7"},
+    ("linear_measurements", "separated_eigenvalue"): {"C3"},
     ("linear_measurements", "optimum_elbo"): {"C2"},
+    ("linear_measurements", "optimum_likelihood"): {"C2"},
+    ("linear_measurements", "optimum_formula"): {"C2"},
     ("linear_measurements", "optimum_slope"): {"C2"},
+    ("linear_measurements", "rotated_elbo"): {"C3"},
     ("linear_measurements", "rotated_likelihood"): {"C3"},
     ("linear_measurements", "hadamard_gap"): {"C3"},
     ("linear_measurements", "point_index"): {"C4"},
@@ -193,10 +224,16 @@ CHANGED = {
     ("figure2_training_exact", "gap"): {"C2", "C7"},
     ("figure2_training_sampled", "gap"): {"C2", "C7"},
     ("landscape_conditioning", "index"): {"C6"},
+    ("landscape_escapes", "eigenvalue"): {"C6"},
+    ("landscape_escapes", "conditioning"): {"C6"},
     ("landscape_escapes", "simulated_steps"): {"C6"},
     ("landscape_census", "index"): {"C4"},
     ("search", "unexplained"): {"C4"},
+    ("search", "maxima"): {"C4"},
     ("notebook", "start_elbo"): {"C1"},
+    ("notebook", "expected_start"): {"C1"},
+    ("notebook", "gap"): {"C2", "C7"},
+    ("notebook", "elbo"): {"C2", "C7"},
     ("notebook", "maximum_unbiased"): {"C2", "C7"},
 }
 
@@ -209,12 +246,21 @@ def test_every_number_comes_from_the_saved_tables(study, tmp_path):
         tables.save(table, tmp_path / f"{name}.nc")
     assert {*linear_claims.TABLES, *linear_claims.OPTIONAL} == {name for name, _ in CHANGED}
     before = {claim.id: claim for claim in report.judge(tmp_path)}
+    changed = {check.quantity: set() for claim in before.values() for check in claim.checks}
     for (name, variable), ids in CHANGED.items():
         path = tmp_path / f"{name}.nc"
-        # by more than a half: a gap that changes its sign passes the maximum
-        tables.save(found[name].assign({variable: -3 * found[name][variable] - 1}), path)
+        old = found[name][variable]
+        # eigenvalues stay positive and in order; a gap that changes its sign passes the maximum
+        new = 1 + old / 2 if variable.endswith("eigenvalue") else -3 * old - 1
+        tables.save(found[name].assign({variable: new}), path)
         after = {claim.id: claim for claim in report.judge(tmp_path)}
         assert {i for i in after if after[i].checks != before[i].checks} == ids, (name, variable)
+        for i in ids:
+            for was, now in zip(before[i].checks, after[i].checks, strict=True):
+                if (was.value, was.bound) != (now.value, now.bound):
+                    changed[was.quantity].add(path.name)
         tables.save(found[name], path)
+    # each check names the tables it is of, all and no others
+    assert changed == {c.quantity: set(c.tables) for claim in before.values() for c in claim.checks}
     (tmp_path / "search.nc").unlink()  # in part there are no claims
     assert report.judge(tmp_path) == []

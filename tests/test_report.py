@@ -282,6 +282,27 @@ def test_networks_that_are_linear_vaes_lie_on_the_prediction(found):
     np.testing.assert_allclose(found, np.sort(100 * held.share.values.astype(float)))
 
 
+@pytest.mark.parametrize("missing", [(), ("curves",)])
+def test_numbers_change_with_the_tables_that_are_named_beside_them(found, missing):
+    """A table with other numbers changes the checks that name it, and none else."""
+    found = {name: table for name, table in found.items() if name not in missing}
+    before = [check for claim in network_claims.judge(found) for check in claim.checks]
+    changed: dict[str, set[str]] = {check.quantity: set() for check in before}
+    for name in ("table", "curves", "annealing", "curvature", *network_experiments.ENCODERS):
+        if name not in found:
+            continue
+        table = found[name].copy(deep=True)
+        rng = np.random.default_rng(0)
+        for variable in table.data_vars.values():
+            if variable.dtype.kind == "f" and variable.name != "eigenvalue":
+                variable.values = rng.uniform(0.1, 1, variable.shape)
+        claims = network_claims.judge(found | {name: table})
+        for old, new in zip(before, (c for claim in claims for c in claim.checks), strict=True):
+            if (old.value, old.bound) != (new.value, new.bound):
+                changed[old.quantity].add(f"nonlinear_{name}.nc")
+    assert changed == {check.quantity: set(check.tables) for check in before}
+
+
 def test_a_diverged_run_is_no_zero(found):
     """Neither no KL nor no collapse: cells are NaN and agree with nothing, claims fail."""
     table = found["table"].assign_attrs(source="mnist 3.0.1", pixel_constant="272")
@@ -359,7 +380,7 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
     # verdicts, four claims, the table, thresholds, origins
     assert page.count("<table>") == text.count("\n| ---") == 8
     columns = {row.count("|") - row.count("\\|") for row in text.splitlines() if "x\\|" in row}
-    assert columns == {6}  # a bar in a cell does not end it
+    assert columns == {7}  # a bar in a cell does not end it
     assert "`nonlinear_table.nc`" in text
     assert "1. `a | b`" in text
     monkeypatch.setattr(report, "draw", lambda found, folder: None)  # they are there
@@ -370,17 +391,21 @@ def test_report_is_one_page_with_every_figure_and_can_be_made_again(found, tmp_p
 def test_the_first_screen_has_verdicts_and_a_figure_and_each_claim_its_own(found, tmp_path):
     for name in report.FIGURES:
         (tmp_path / f"{name}.png").write_bytes(b"")
-    check = Check("what", 12.5, "<=", 20.0, "why")
+    check = Check("what", 12.5, "<=", 20.0, "why", ("search.nc", "notebook.nc"))
     linear = [Claim(f"C{i}", f"Claim {i}.", (check,), f"Note {i}.") for i in range(1, 8)]
     claims = [*linear, *network_claims.judge(found)]
     text = report.markdown(found, claims, tmp_path)
     titles = dict(re.findall(r"^### (C\d+)\. (.*)", text, re.MULTILINE))
     assert len(titles) == 10
     first, contents, rest = re.split(r"^## (?:Contents|The linear VAE)\n", text, flags=re.M)
+    links = [f"[{c.id}](#{formats.anchor(f'{c.id}. {titles[c.id]}')})" for c in claims]
+    # small data made by hand
+    verdicts = ["holds"] * 7 + ["holds at reduced size"] * 3
     assert [line for line in first.splitlines() if line.startswith("| [")] == [
-        f"| [{c.id}](#{formats.anchor(f'{c.id}. {titles[c.id]}')}) | {c.statement} | **holds** |"
-        for c in claims
+        f"| {link} | {c.statement} | **{verdict}** |"
+        for link, c, verdict in zip(links, claims, verdicts, strict=True)
     ]
+    assert "All claims hold. Held at reduced size: C8, C9, C10." in first
     assert first.count("![") == 1
     # every heading is in the table of contents, in its order: the nonlinear part is the second
     headings = re.findall(r"^(?:##|###) (.*)", text, re.MULTILINE)
@@ -392,7 +417,8 @@ def test_the_first_screen_has_verdicts_and_a_figure_and_each_claim_its_own(found
     sections = dict(zip(names[2:], parts, strict=True))
     for name, claim in enumerate(linear, 1):
         assert f"Note {name}." in sections[claim.id]
-        assert "| what | 12.5 | ≤ 20 | why | yes |" in sections[claim.id]
+        assert "| what | 12.5 | ≤ 20 | why | `search`, `notebook` | yes |" in sections[claim.id]
+    assert "This **holds at reduced size** (1,000 data and 8 latents; the" in sections["C10"]
     assert "(figure5_collapse.png)" in sections["C9"]
     assert "(landscape_conditioning.png)" in sections["C6"]
     assert "(curvature.png)" in sections["Could a collapsed latent come back?"]

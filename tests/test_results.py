@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 
 from landscape.cli import sweep
-from landscape.paper import ledger
+from landscape.paper import ledger, size
 from linvae_jax import linear, tables
 from linvae_jax import moments as mom
 
@@ -117,23 +117,77 @@ def test_a_check_holds_when_it_should(value, relation, bound, holds):
 
 
 def test_a_claim_is_as_good_as_its_worst_check_and_none_is_not_enough(tmp_path):
-    good, bad = (ledger.Check("q", v, "<=", 1.0, "why") for v in (0.0, 2.0))
+    good, bad = (ledger.Check("q", v, "<=", 1.0, "why", ("a.nc",)) for v in (0.0, 2.0))
     claims = [
-        ledger.Claim("C1", "fine", (good,), "a note"),
+        ledger.Claim("C1", "fine", (good,), "a note", ledger.stands("Lemma 1")),
         ledger.Claim("C2", "not", (good, bad)),
         ledger.Claim("C3", "empty", ()),
+        ledger.Claim("C4", "small", (good,), reduced="5 data; the paper has 60"),
+        ledger.Claim("C5", "small and not", (bad,), reduced="5 data; the paper has 60"),
     ]
-    assert [c.holds for c in claims] == [True, False, False]
+    assert [c.holds for c in claims] == [True, False, False, True, False]
+    verdicts = [c.verdict for c in claims]
+    assert verdicts == [
+        "holds", "does not hold", "does not hold", "holds at reduced size", "does not hold"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"without a\.nc, expected the tables"):
+        ledger.save(claims, tmp_path)
+    (tmp_path / "a.nc").write_bytes(b"a table")
+    (tmp_path / "b.nc").write_bytes(b"of no claim")
     ledger.save(claims, tmp_path)
+    # of `printf 'a table' | sha256sum`
+    of_a = "ad875d4bcb7fa0fef5d27aadd709b8ca253b2a10d15e8283d4dc7823bf26918e"
     document = (tmp_path / "ledger.md").read_text()
-    assert document.count("DOES NOT HOLD") == 2
-    assert "a note" in document.split("## C1")[1].split("## C2")[0]
-    saved = json.loads((tmp_path / "ledger.json").read_text())["claims"]
-    assert [c["holds"] for c in saved] == [True, False, False]
-    assert saved[1]["checks"][1] == {
-        "quantity": "q", "value": 2.0, "relation": "<=", "bound": 1.0, "why": "why", "holds": False,
+    assert document.count("DOES NOT HOLD") == 3
+    first = document.split("## C1")[1].split("## C2")[0]
+    assert "fine (Lucas et al. 2019, Lemma 1; in our words.) This **holds**." in first
+    assert "| q | 0 | ≤ 1 | why | `a` | yes |\n\na note" in first
+    assert "This **holds at reduced size** (5 data; the paper has 60)." in document
+    assert "This **DOES NOT HOLD** (5 data; the paper has 60)." in document
+    assert f"| `a.nc` | C1, C2, C4, C5 | `{of_a}` |" in document.split("## The tables")[1]
+    assert "| `b.nc` | | `" in document
+    saved = json.loads((tmp_path / "ledger.json").read_text())
+    assert [c["holds"] for c in saved["claims"]] == [c.holds for c in claims]
+    assert [c["verdict"] for c in saved["claims"]] == verdicts
+    assert saved["claims"][1]["checks"][1] == {
+        "quantity": "q", "value": 2.0, "relation": "<=", "bound": 1.0, "why": "why",
+        "tables": ["a.nc"], "holds": False,
     }  # fmt: skip
-    assert "NO  q" in ledger.text(claims)
+    assert saved["tables"]["a.nc"] == of_a
+    assert ledger.load(tmp_path) == (claims, saved["tables"])
+    text = ledger.text(claims)
+    assert "NO  q" in text
+    assert "C4  holds at reduced size small\n    (5 data; the paper has 60)\n    ok  q" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "k", "spectrum", "networks"),
+    [
+        ("mnist 3.0.1, split train", 60_000, 200, "", ""),
+        ("mnist 3.0.1, split train", 59_999, 200, "59,999 data; the paper has 60,000 of MNIST",
+         "59,999 data and 200 latents; the paper has 60,000 of MNIST and 200"),
+        ("mnist 3.0.1, split train", 60_000, 199, "",
+         "60,000 data and 199 latents; the paper has 60,000 of MNIST and 200"),
+        ("celeba 2.1.0, split train", 162_770, 500,
+         "162,770 data; the paper has 60,000 of MNIST", ""),
+        ("celeba 2.1.0, split train", 60_000, 200, "60,000 data; the paper has 60,000 of MNIST",
+         "60,000 data and 200 latents; the paper has 162,770 of CelebA and 500"),
+        ("mnist.npy, sha256 0123", 60_000, 200, "60,000 data; the paper has 60,000 of MNIST",
+         "60,000 data and 200 latents; the paper has 60,000 of MNIST and 200 or 162,770 of CelebA "
+         "and 500"),
+    ],
+)  # fmt: skip
+def test_size_is_that_of_data_and_latents(source, count, k, spectrum, networks):
+    table = xr.Dataset({"kl": ("latent", np.zeros(k))}, attrs={"source": source, "count": count})
+    assert size.of_spectrum(table) == spectrum
+    assert size.of_networks(table) == networks
+
+
+def test_the_notebook_is_at_its_size_with_all_its_steps():
+    table = xr.Dataset(coords={"step": [0, 6000, 12_000]})
+    assert size.of_notebook(table) == ""
+    assert "was not run" in size.of_notebook(table.isel(step=slice(2)))
+    assert "was not run" in size.of_notebook(None)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@
 | `linear` | trains and studies the linear VAE, and measures C1 to C7 |
 | `networks` | trains the paper's networks, measures C8 to C10, has the paper's table |
 | `ledger` | holds claims with their checks, and writes them down |
+| `size` | says whether a claim was measured at the paper's size |
 | `report` | makes one page of a folder of results |
 | `verify` | computes anew what a folder of results says, and compares |
 | `quotes` | reads pages that quote the report |

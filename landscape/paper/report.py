@@ -183,7 +183,9 @@ def _verdicts(claims: Sequence[ledger.Claim], origins: Iterable[facts.Origin]) -
     if not claims:
         return title
     failed = ", ".join(claim.id for claim in claims if not claim.holds)
+    reduced = ", ".join(c.id for c in claims if c.verdict == "holds at reduced size")
     verdict = f"**Does not hold: {failed}.**" if failed else "All claims hold."
+    verdict += f" Held at reduced size: {reduced}." if reduced else ""
     sources = "; ".join(dict.fromkeys(origin.source for origin in origins))
     data = f" on {sources}" if sources else ""
     rows = [
@@ -211,7 +213,7 @@ def _judged(claims: Sequence[ledger.Claim], figures: dict[str, str]) -> list[tup
     parts = []
     for claim in claims:
         own = [figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures]
-        told = [f"{claim.statement} This {ledger.verdict(claim)}.", "", *own]
+        told = [ledger.told(claim), "", *own]
         parts.append((_heading(claim), "\n".join([*told, ledger.numbers(claim)])))
     return parts
 

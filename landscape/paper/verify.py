@@ -49,7 +49,7 @@ def folder(place: Path, pages: Sequence[Path] = ()) -> Checked:
     told = report.markdown(found, claims, place)
     written = {
         "ledger.json": ledger.document(claims, kept),
-        "ledger.md": ledger.markdown(claims),
+        "ledger.md": ledger.markdown(claims, kept),
         "report.md": told,
     }
     counted = [

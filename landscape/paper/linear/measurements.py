@@ -55,7 +55,7 @@ def measure(
             **random_points(spectrum, k, sigma2, keys[2]),
             **collapsed_points(spectrum, k, sigma2, keys[3]),
         },
-        attrs=tables.provenance(seed=seed),
+        attrs=tables.provenance(seed=seed, count=len(x)),
     )  # fmt: skip
 
 
