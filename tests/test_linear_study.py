@@ -163,7 +163,10 @@ def test_an_escape_that_would_take_too_long_is_not_held_against_the_claim():
     path = linear_study.conditioning_path(lam, 3, sigma2)
     escapes = linear_study.escapes(lam, (0, 1), sigma2, simulate_at=(1e-9, 0.5))
     assert np.isfinite(escapes.simulated_steps.values).tolist() == [[True, False]] * 2
-    found = {"landscape_conditioning": path, "landscape_escapes": escapes}
+    found = {
+        "landscape_conditioning": path, "landscape_escapes": escapes,
+        "linear_measurements": tables.dataset({}),
+    }  # fmt: skip
     claim = linear_claims.conditioning_improves(found)
     assert claim.holds
     assert "2 of 4 cases" in claim.checks[-1].quantity
@@ -177,7 +180,10 @@ def test_a_diverged_run_or_a_failed_simulation_makes_its_claim_fail():
     sigma2 = jnp.geomspace(0.2, 15, 20)
     path = linear_study.conditioning_path(LAM, 3, sigma2)
     escapes = linear_study.escapes(LAM, (0, 1), sigma2, simulate_at=(0.1, 0.5))
-    found = {"landscape_conditioning": path, "landscape_escapes": escapes.copy(deep=True)}
+    found = {
+        "landscape_conditioning": path, "landscape_escapes": escapes.copy(deep=True),
+        "linear_measurements": tables.dataset({}),
+    }  # fmt: skip
     assert linear_claims.conditioning_improves(found).holds
     found["landscape_escapes"].simulated_steps[0, 0] = np.nan
     assert not linear_claims.conditioning_improves(found).holds

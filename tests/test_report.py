@@ -418,7 +418,7 @@ def test_the_first_screen_has_verdicts_and_a_figure_and_each_claim_its_own(found
     for name, claim in enumerate(linear, 1):
         assert f"Note {name}." in sections[claim.id]
         assert "| what | 12.5 | ≤ 20 | why | `search`, `notebook` | yes |" in sections[claim.id]
-    assert "This **holds at reduced size** (1,000 data and 8 latents; the" in sections["C10"]
+    assert "This **holds at reduced size** (1,000 data with 8 latents; the" in sections["C10"]
     assert "(figure5_collapse.png)" in sections["C9"]
     assert "(landscape_conditioning.png)" in sections["C6"]
     assert "(curvature.png)" in sections["Could a collapsed latent come back?"]

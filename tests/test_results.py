@@ -165,16 +165,16 @@ def test_a_claim_is_as_good_as_its_worst_check_and_none_is_not_enough(tmp_path):
     [
         ("mnist 3.0.1, split train", 60_000, 200, "", ""),
         ("mnist 3.0.1, split train", 59_999, 200, "59,999 data; the paper has 60,000 of MNIST",
-         "59,999 data and 200 latents; the paper has 60,000 of MNIST and 200"),
+         "59,999 data with 200 latents; the paper has 60,000 of MNIST with 200"),
         ("mnist 3.0.1, split train", 60_000, 199, "",
-         "60,000 data and 199 latents; the paper has 60,000 of MNIST and 200"),
+         "60,000 data with 199 latents; the paper has 60,000 of MNIST with 200"),
         ("celeba 2.1.0, split train", 162_770, 500,
          "162,770 data; the paper has 60,000 of MNIST", ""),
         ("celeba 2.1.0, split train", 60_000, 200, "60,000 data; the paper has 60,000 of MNIST",
-         "60,000 data and 200 latents; the paper has 162,770 of CelebA and 500"),
+         "60,000 data with 200 latents; the paper has 162,770 of CelebA with 500"),
         ("mnist.npy, sha256 0123", 60_000, 200, "60,000 data; the paper has 60,000 of MNIST",
-         "60,000 data and 200 latents; the paper has 60,000 of MNIST and 200 or 162,770 of CelebA "
-         "and 500"),
+         "60,000 data with 200 latents; the paper has 60,000 of MNIST with 200, or 162,770 of "
+         "CelebA with 500"),
     ],
 )  # fmt: skip
 def test_size_is_that_of_data_and_latents(source, count, k, spectrum, networks):

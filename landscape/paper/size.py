@@ -56,5 +56,5 @@ def of_networks(table: xr.Dataset) -> str:
     papers = [PAPER[data]] if data else list(PAPER.values())
     if data and origin.count >= papers[0].images and k >= papers[0].latents:
         return ""
-    told = " or ".join(f"{paper.images:,} of {paper.name} and {paper.latents}" for paper in papers)
-    return f"{origin.count:,} data and {k} latents; the paper has {told}"
+    told = (f"{paper.images:,} of {paper.name} with {paper.latents}" for paper in papers)
+    return f"{origin.count:,} data with {k} latents; the paper has {', or '.join(told)}"
