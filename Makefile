@@ -45,7 +45,7 @@ reproduce-full: $(READY)  ## train the paper's table on all of MNIST, on a GPU; 
 check: lint            ## run before each commit, in 2 minutes: lint, and all tests that are not slow
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
-test: $(TESTING)       ## run the whole test suite, in 8 minutes
+test: $(TESTING)       ## run the whole test suite, in 11 minutes
 	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(TESTING)       ## check style, types, and which module imports which
