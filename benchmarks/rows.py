@@ -2,25 +2,28 @@
 
 python -m benchmarks.rows --manual-dir DIR --out OUT --sigma2 1 --epochs 200
 python -m benchmarks.rows --manual-dir DIR --out OUT --sigma2 1 --rates 0.001 --batches 1000
+python -m benchmarks.rows --manual-dir DIR --out OUT --sigma2 10 --epochs 200 --runs annealing
 python -m benchmarks.rows --out OUT --join benchmarks/results/mnist
 
 The first trains the rows that start at σ² = 1, held and learned, side by side, at a constant rate.
 It goes on where it was ended, and further if it is told more epochs. At its end OUT has a table of
-each protocol and start, measured on all images. The last makes the tables that `linvae report`
-reads of all that OUT has, tables of `make device` among them: trajectories of all protocols, and
-the paper's table, of the protocol of `linvae reproduce --full`, if all ten rows were trained
-equally long.
+each protocol and start, measured on all images. The third trains no row, but two KL annealings at
+σ² = 10, each of which ends after half of the epochs. The last makes the tables that `linvae report`
+reads of all that OUT has, tables of `make device` and those that it made before among them:
+trajectories of all protocols; the paper's table, of the protocol of `linvae reproduce --full`, if
+all ten rows were trained equally long; and annealing, if there is as much of it.
 """
 
 import itertools
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from typing import Literal
 
 import jax
-import numpy as np
 import tyro
 import xarray as xr
 
@@ -45,7 +48,10 @@ class Run:
     manual_dir: Path | None = None
     """With MNIST's four original files."""
     sigma2: tuple[float, ...] = MNIST.sigma2
-    """Starts of σ²; each is trained held and learned, two runs side by side."""
+    """Starts of σ², one after the other."""
+    runs: Literal["rows", "learned", "annealing"] = "rows"
+    """Rows: σ² held and learned, two runs side by side. Learned: only that, but all starts side by
+    side. Annealing: σ² held, with the two KL annealings of C10 side by side."""
     rates: tuple[float, ...] = (MNIST.learning_rate,)
     """Learning rates, constant after 500 steps."""
     batches: tuple[int, ...] = (MNIST.batch_size,)
@@ -75,15 +81,31 @@ def train(args: Run) -> list[Path]:
     widths = MNIST.widths
     model = networks.Mlp(images.shape[1], MNIST.k, widths, widths[::-1], data_scale=scale)
     written, ends = [], monotonic() + 60 * args.minutes
-    for rate, batch, start in itertools.product(args.rates, args.batches, args.sigma2):
-        plan = Plan(model, (start,), batch_size=batch, learning_rate=rate, warmup=MNIST.warmup)
-        side = Side(
-            plan, data, sweeps.Grid((args.seed,), (start,), (False, True), (rate,)), constant
-        )
-        path = args.out / f"rows_{start:g}_rate{rate:g}_batch{batch}_seed{args.seed}.nc"
-        _train(side, path, args.epochs, ends)
-        written.append(path)
+    for rate, batch in itertools.product(args.rates, args.batches):
+        for name, grid in _grids(args, rate, len(images) // batch).items():
+            plan = Plan(
+                model, grid.sigma2, batch_size=batch, learning_rate=rate, warmup=MNIST.warmup
+            )
+            path = args.out / f"{name}_rate{rate:g}_batch{batch}_seed{args.seed}.nc"
+            _train(Side(plan, data, grid, constant), path, args.epochs, ends)
+            written.append(path)
     return written
+
+
+def _grids(args: Run, rate: float, of_epoch: int) -> dict[str, sweeps.Grid]:
+    """Return what is trained together, by a name for its files."""
+    both = sweeps.Grid((args.seed,), args.sigma2, (False, True), (rate,))
+    if args.runs == "learned":
+        starts = "-".join(f"{start:g}" for start in args.sigma2)
+        return {f"learned_{starts}": replace(both, learned=(True,))}
+    each = {f"{start:g}": replace(both, sigma2=(start,)) for start in args.sigma2}
+    if args.runs == "rows":
+        return {f"rows_{start}": grid for start, grid in each.items()}
+    annealing = experiments.annealings(args.epochs * of_epoch)
+    return {  # which can't go on for more epochs: half of those would be other ones
+        f"annealing_{start}_of{args.epochs}": replace(grid, learned=(False,), annealing=annealing)
+        for start, grid in each.items()
+    }
 
 
 def _train(side: Side, path: Path, epochs: int, ends: float) -> None:
@@ -95,8 +117,8 @@ def _train(side: Side, path: Path, epochs: int, ends: float) -> None:
     with progress.bar(epochs, path.stem, "epoch") as bar:
         bar.n = bar.initial = begun
         while side.epochs < epochs and monotonic() < ends:
-            low, high = np.sort(side.epoch())
-            bar.set_postfix_str(f"ELBO {low:.0f} and {high:.0f}", refresh=False)
+            elbo = side.epoch()
+            bar.set_postfix_str(f"ELBO {elbo.min():.0f} to {elbo.max():.0f}", refresh=False)
             bar.update()
             if monotonic() - saved > 300:  # seconds
                 side.save(state)
@@ -116,40 +138,65 @@ def join(out: Path, folder: Path) -> list[Path]:
     found = [tables.load(path) for path in sorted(out.glob("*.nc"))]
     if not found:
         checks.fail("out", f"{out}, without tables", "what this command has trained")
-    made = {"protocols": protocols.joined([protocols.of_sweep(table) for table in found])}
-    if own := _ten_rows(found):
-        made["table"] = xr.concat(
-            own, "sigma2_init", data_vars="minimal", coords="minimal", compat="equals",
-            join="exact", combine_attrs="drop_conflicts",
-        )  # fmt: skip
-    origins = [facts.origin(table) for table in found]
-    attrs = {of: found[0].attrs[of] for of in ("pixel_constant", "count")} | {
-        "source": SOURCE, "device": ", ".join(dict.fromkeys(one.device for one in origins)),
-        "command": "python -m benchmarks.rows --out OUT --join DIR, of tables made by "
-        + "; ".join(dict.fromkeys(one.command for one in origins)),
-    }  # fmt: skip
-    return [
-        tables.save(
-            table.assign_attrs(tables.provenance() | attrs | table.attrs),
-            experiments.path(folder, name),
-        )
-        for name, table in made.items()
-    ]
+    plain = [table for table in found if {"protocol", "annealing"}.isdisjoint(table.dims)]
+    parts = [table for table in found if "protocol" in table.dims]
+    parts += [protocols.of_sweep(table) for table in plain]
+    made = {"protocols": _signed(protocols.joined(parts), found)}
+    if own := _equally_long(plain, MNIST.sigma2, 2):
+        made["table"] = _signed(_over_starts(own), own)
+        length = facts.training(own[0]).num_steps
+        annealed = [table for table in found if "annealing" in table.dims]
+        annealed = [table for table in annealed if facts.training(table).num_steps == length]
+        if own := _equally_long(annealed, MNIST.annealed_sigma2, 1):
+            made["annealing"] = _signed(_over_starts(own), own)
+    return [tables.save(table, experiments.path(folder, name)) for name, table in made.items()]
 
 
-def _ten_rows(found: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Return the longest tables that together are the paper's ten rows; none if some is missing."""
+def _equally_long(
+    found: Sequence[xr.Dataset], sigma2: tuple[float, ...], modes: int
+) -> list[xr.Dataset]:
+    """Return the longest tables of the paper's protocol that together have all σ²; else none.
+
+    Each is to have so many modes: σ² held, and perhaps learned.
+    """
     wanted = MNIST.learning_rate, MNIST.batch_size
     by_length: dict[int, list[xr.Dataset]] = {}
     for table in found:
         how = facts.training(table)
-        if (how.learning_rate, how.batch_size) == wanted:
+        if (how.learning_rate, how.batch_size) == wanted and table.sizes["learned"] == modes:
             by_length.setdefault(how.num_steps, []).append(table)
     for _, own in sorted(by_length.items(), reverse=True):
         starts = [start for table in own for start in table.sigma2_init.values]
-        if sorted(starts) == sorted(MNIST.sigma2):
-            return sorted(own, key=lambda table: -float(table.sigma2_init[0]))
+        if sorted(starts) == sorted(sigma2):
+            return own
     return []
+
+
+def _over_starts(found: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join tables that differ in σ² to one, as if it was of one sweep."""
+    table = xr.concat(
+        sorted(found, key=lambda table: -float(table.sigma2_init[0])), "sigma2_init",
+        data_vars="minimal", coords="minimal", compat="equals", join="exact",
+        combine_attrs="drop_conflicts",
+    )  # fmt: skip
+    config = json.loads(found[0].attrs["config"])
+    config["grid"]["sigma2"] = table.sigma2_init.values.tolist()
+    seconds = sum(facts.origin(one).seconds or 0.0 for one in found)
+    return facts.timed(table.assign_attrs(config=json.dumps(config, sort_keys=True)), seconds)
+
+
+def _signed(table: xr.Dataset, of: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Say of a table how those that it was joined of were made."""
+    told = "python -m benchmarks.rows --out OUT --join DIR, of tables made by "
+    origins = [facts.origin(one) for one in of]
+    # one that was joined before says of which, too
+    commands = [each for one in origins for each in one.command.removeprefix(told).split("; ")]
+    attrs = {name: of[0].attrs[name] for name in ("pixel_constant", "count")} | {
+        "source": SOURCE,
+        "device": ", ".join(dict.fromkeys(one.device for one in origins)),
+        "command": told + "; ".join(dict.fromkeys(commands)),
+    }
+    return table.assign_attrs(tables.provenance() | table.attrs | attrs)
 
 
 def main(args: Run) -> int:

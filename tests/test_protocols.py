@@ -1,5 +1,6 @@
 """Protocols are read at the paper's ELBO: on trajectories whose end is known by construction."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks import bench_rows, rows
 from landscape.figures import networks as network_figures
 from landscape.paper import facts, report
-from landscape.paper.networks import experiments, protocols
+from landscape.paper.networks import claims, experiments, protocols
 from landscape.paper.networks import table as paper_table
 from linvae_jax import tables
 
@@ -242,6 +243,44 @@ def test_rows_go_on_where_they_were_ended_to_the_bit(tiny, tmp_path):
     np.testing.assert_array_equal(
         joined.elbo.squeeze("protocol").values, one.elbo.squeeze("seed").values
     )
+
+
+@pytest.mark.slow
+def test_rows_are_joined_with_annealing_of_their_length(tiny, tmp_path):
+    """What is trained in parts is the paper's table, and annealing beside it; then C10 is judged.
+
+    Annealing of another length is left out, and a longer run of learned rows stands for them.
+    """
+    (tmp_path / bench_rows.FILE).touch()
+    out, folder = tmp_path / "a", tmp_path / "b"
+    common = {"manual_dir": tmp_path, "out": out, "epochs": 4}
+    rows.train(rows.Run(**common))
+    rows.train(rows.Run(**common | {"epochs": 2}, sigma2=(10.0, 1.0), runs="annealing"))
+    assert [path.name for path in rows.join(out, folder)] == [
+        "nonlinear_protocols.nc", "nonlinear_table.nc"
+    ]  # fmt: skip
+    rows.train(rows.Run(**common, sigma2=(10.0, 1.0), runs="annealing"))
+    rows.train(rows.Run(**common | {"epochs": 6}, sigma2=(0.01, 0.001), runs="learned", seed=1))
+    rows.join(out, folder)
+    found = experiments.load(folder)
+    assert found["table"].sigma2_init.values.tolist() == list(rows.MNIST.sigma2)
+    assert found["table"].sizes["step"] == found["annealing"].sizes["step"] == 4
+    grid = json.loads(found["table"].attrs["config"])["grid"]
+    assert grid["sigma2"] == list(rows.MNIST.sigma2)
+    assert grid["learned"] == [False, True]
+    assert found["annealing"].sigma2_init.values.tolist() == [10.0, 1.0]
+    # an epoch is three batches of 128 of 400
+    ways = "linear over 6 steps, ramp 1", "4 cycles over 6 steps, ramp 0.5"
+    assert found["annealing"].annealing.values.tolist() == list(ways)
+    assert [claim.id for claim in claims.judge(found)] == ["C8", "C9", "C10"]
+    longest = found["protocols"].elbo.squeeze("protocol").count("epoch")
+    assert longest.sel(learned=True).values.tolist() == [4, 4, 4, 6, 6]
+    assert longest.sel(learned=False).values.tolist() == [4, 4, 4, 4, 4]
+    # tables that it made are as good as those they were made of
+    again = [tables.load(path) for path in rows.join(folder, tmp_path / "c")]
+    for table, name in zip(again, ("protocols", "table", "annealing"), strict=True):
+        xr.testing.assert_equal(table, found[name])
+        assert table.attrs["command"] == found[name].attrs["command"]
 
 
 def test_rows_need_images_and_tables(tmp_path):

@@ -53,6 +53,15 @@ def _config(settings: NetworkSettings, count: int) -> training.TrainConfig:
     return training.TrainConfig(total, steps, schedule=settings.schedule, warmup=warmup)
 
 
+def annealings(num_steps: int) -> tuple[training.Annealing, ...]:
+    """Return those that C10 compares: in the first half of so many steps, once and in 4 cycles.
+
+    The plain ELBO comes after it.
+    """
+    half = num_steps // 2
+    return training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
+
+
 def train(
     settings: NetworkSettings,
     images: NetworkData,
@@ -104,9 +113,8 @@ def train(
         bent = _curvature(settings, task, data, sweep, path(folder, "curvature"))
         keep("curvature", bent.assign_attrs(kept_with))
     keep("curves", sweep_of("curves", own, sweeps.Grid(others, settings.curve_sigma2, (False,)))[2])
-    half = _config(settings, count).num_steps // 2  # of a run; the plain ELBO comes after it
-    annealings = training.Annealing(half), training.Annealing(half, cycles=4, ramp=0.5)
-    grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealings)
+    annealing = annealings(_config(settings, count).num_steps)
+    grid = sweeps.Grid(others, settings.annealed_sigma2, (False,), annealing=annealing)
     keep("annealing", sweep_of("annealing", own, grid)[2])
     widths = settings.widths if settings.network == "mlp" else None
     for name in ENCODERS:

@@ -22,6 +22,7 @@ from landscape.paper.networks import table as paper_table
 
 # what is read of a trajectory; the paper's table has cells of these names
 _CELLS = ("sigma2", "kl", "percent_collapsed")
+_ROW = ("protocol", "sigma2_init", "learned")
 _SIDE = 2  # epochs before and after one, for a median: a single record may be of a bad moment
 _MEDIAN = 2 * _SIDE + 1
 _FAR = 16.0  # times the epochs of a run: what a trend says beyond is nothing
@@ -33,8 +34,8 @@ def of_sweep(table: xr.Dataset) -> xr.Dataset:
     The table is one of `experiments.summary` with one learning rate. Over (protocol, sigma2_init,
     learned, epoch), with one protocol: `elbo` and `kl`, nats per datum, `sigma2`, data unit², and
     `percent_collapsed`, per cent of latents that are (0.01, 0.01)-collapsed, of the data that the
-    records look at; coordinates `learning_rate`, `batch_size`, `seeds`. ELBOs are on the scale of
-    the data, as the sweep's are.
+    records look at; over (protocol, sigma2_init, learned) how many `seeds`; coordinates
+    `learning_rate`, `batch_size`. ELBOs are on the scale of the data, as the sweep's are.
     """
     how = facts.training(table)
     names = ("elbo", "kl", "sigma2", "num_collapsed")
@@ -49,17 +50,35 @@ def of_sweep(table: xr.Dataset) -> xr.Dataset:
     small = small.assign_coords(step=small.step / of_epoch).rename(step="epoch")
     for name in ("elbo", "kl", "sigma2"):
         small[name].attrs = table[name].attrs
+    rows = ("sigma2_init", "learned")
+    small["seeds"] = (
+        rows, np.full([small.sizes[row] for row in rows], table.sizes["seed"]),
+        {"units": "1", "long_name": "seeds, of which this is the mean"},
+    )  # fmt: skip
     name = f"{how.learning_rate:g}, batches of {how.batch_size}"
     return small.astype(np.float32).expand_dims(protocol=[name]).assign_coords(
         learning_rate=("protocol", [how.learning_rate]),
         batch_size=("protocol", [how.batch_size]),
-        seeds=("protocol", [table.sizes["seed"]]),
     )  # fmt: skip
 
 
 def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Join what `of_sweep` gave, also parts of one protocol; NaN is what was not trained."""
-    table = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    """Join what `of_sweep` gave, also parts of one protocol; NaN is what was not trained.
+
+    A part may itself be joined. Of a row that several parts trained by one protocol the longest
+    run stays.
+    """
+    longest: dict[tuple[Any, ...], xr.Dataset] = {}
+    for part in parts:
+        for at in np.ndindex(*(part.sizes[name] for name in _ROW)):
+            one = part.isel({name: [i] for name, i in zip(_ROW, at, strict=True)})
+            one = one.isel(epoch=np.isfinite(one.elbo.values.ravel()))
+            which = tuple(one[name].item() for name in _ROW)
+            if one.sizes["epoch"] > (longest[which].sizes["epoch"] if which in longest else 0):
+                longest[which] = one
+    table = xr.merge(
+        longest.values(), join="outer", compat="no_conflicts", combine_attrs="drop_conflicts"
+    )
     order = np.lexsort((table.batch_size.values, -table.learning_rate.values))
     return table.isel(protocol=order).sel(sigma2_init=np.sort(table.sigma2_init)[::-1])
 
@@ -70,6 +89,7 @@ class Reading(NamedTuple):
     Attributes:
         row: of the paper's table.
         epochs: that were trained.
+        seeds: of which all is the mean.
         elbo: at their end, the median of the last five records; pixel scale, nats per datum.
         epoch: at which the ELBO is the paper's; infinite where none is in sight.
         seen: whether it was trained for so long; else `epoch` and `cells` continue a trend.
@@ -83,6 +103,7 @@ class Reading(NamedTuple):
 
     row: paper_table.Row
     epochs: int
+    seeds: int
     elbo: float
     epoch: float
     seen: bool
@@ -132,7 +153,9 @@ def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
             off = abs(cells[name] - paper.value)
             distances[name] = off / paper_table.tolerance(name, paper, row.learned)
     trained = round(float(at.epoch[-1]))
-    return Reading(row, trained, float(elbo[-1]), epoch, seen, miss, cells, distances)
+    return Reading(
+        row, trained, int(at.seeds), float(elbo[-1]), epoch, seen, miss, cells, distances
+    )
 
 
 class Common(NamedTuple):
@@ -237,8 +260,9 @@ def foretold(epochs: np.ndarray, values: np.ndarray) -> float:
 def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
     """Write for each protocol and row when its ELBO is the paper's, and what it shows there."""
     headings = (
-        "learning rate", "#:", "σ²", "start:", "epochs:", "ELBO:", "paper's ELBO at epoch:", "σ²:",
-        "paper's σ²:", "KL:", "paper's KL:", "collapsed %:", "paper's collapsed %:", "distance:",
+        "learning rate", "#:", "σ²", "start:", "seeds:", "epochs:", "ELBO:",
+        "paper's ELBO at epoch:", "σ²:", "paper's σ²:", "KL:", "paper's KL:",
+        "collapsed %:", "paper's collapsed %:", "distance:",
     )  # fmt: skip
     lines = []
     for protocol, readings in found.items():
@@ -252,7 +276,7 @@ def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
                 cells += [ours, "" if paper is None else str(paper)]
             lines.append(
                 (head, str(row.number), paper_table.mode(row.learned), f"{row.sigma2_init:g}",
-                 str(one.epochs), formats.number(one.elbo), _epoch(one), *cells,
+                 str(one.seeds), str(one.epochs), formats.number(one.elbo), _epoch(one), *cells,
                  formats.number(one.distance) if one.distances else "")
             )  # fmt: skip
             head = ""
