@@ -85,7 +85,7 @@ class Side:
         self.task = network_task.NetworkTask(
             plan.model, plan.batch_size, TRANSFORM, observed=plan.observed
         )
-        steps = count // plan.batch_size
+        steps = facts.steps_per_epoch(count, plan.batch_size)
         # a constant rate does not look at the number of steps: one program however many there are
         self.config = training.TrainConfig(
             10_000 * steps, steps, schedule="constant", warmup=plan.warmup

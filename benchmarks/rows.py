@@ -24,6 +24,7 @@ from time import monotonic
 from typing import Literal
 
 import jax
+import numpy as np
 import tyro
 import xarray as xr
 
@@ -49,9 +50,9 @@ class Run:
     """With MNIST's four original files."""
     sigma2: tuple[float, ...] = MNIST.sigma2
     """Starts of σ², one after the other."""
-    runs: Literal["rows", "learned", "annealing"] = "rows"
-    """Rows: σ² held and learned, two runs side by side. Learned: only that, but all starts side by
-    side. Annealing: σ² held, with the two KL annealings of C10 side by side."""
+    runs: Literal["rows", "held", "learned", "annealing"] = "rows"
+    """Rows: σ² held and learned, two runs side by side. Held or learned: only that, but all starts
+    side by side. Annealing: σ² held, with the two KL annealings of C10 side by side."""
     rates: tuple[float, ...] = (MNIST.learning_rate,)
     """Learning rates, constant after 500 steps."""
     batches: tuple[int, ...] = (MNIST.batch_size,)
@@ -82,22 +83,20 @@ def train(args: Run) -> list[Path]:
     model = networks.Mlp(images.shape[1], MNIST.k, widths, widths[::-1], data_scale=scale)
     written, ends = [], monotonic() + 60 * args.minutes
     for rate, batch in itertools.product(args.rates, args.batches):
-        for name, grid in _grids(args, rate, len(images) // batch).items():
-            plan = Plan(
-                model, grid.sigma2, batch_size=batch, learning_rate=rate, warmup=MNIST.warmup
-            )
+        for name, grid in _grids(args, rate, facts.steps_per_epoch(len(images), batch)).items():
+            plan = Plan(model, batch_size=batch, warmup=MNIST.warmup)
             path = args.out / f"{name}_rate{rate:g}_batch{batch}_seed{args.seed}.nc"
-            _train(Side(plan, data, grid, constant), path, args.epochs, ends)
-            written.append(path)
+            if _train(Side(plan, data, grid, constant), path, args.epochs, ends):
+                written.append(path)
     return written
 
 
 def _grids(args: Run, rate: float, of_epoch: int) -> dict[str, sweeps.Grid]:
     """Return what is trained together, by a name for its files."""
     both = sweeps.Grid((args.seed,), args.sigma2, (False, True), (rate,))
-    if args.runs == "learned":
+    if args.runs in ("held", "learned"):
         starts = "-".join(f"{start:g}" for start in args.sigma2)
-        return {f"learned_{starts}": replace(both, learned=(True,))}
+        return {f"{args.runs}_{starts}": replace(both, learned=(args.runs == "learned",))}
     each = {f"{start:g}": replace(both, sigma2=(start,)) for start in args.sigma2}
     if args.runs == "rows":
         return {f"rows_{start}": grid for start, grid in each.items()}
@@ -108,14 +107,17 @@ def _grids(args: Run, rate: float, of_epoch: int) -> dict[str, sweeps.Grid]:
     }
 
 
-def _train(side: Side, path: Path, epochs: int, ends: float) -> None:
-    """Take a protocol to its epochs, or as far as time allows; measure it there."""
+def _train(side: Side, path: Path, epochs: int, ends: float) -> bool:
+    """Take runs to their epochs, or as far as time allows, and measure them there.
+
+    It says whether that is more than what the table was made of.
+    """
     state = path.with_suffix(".npz")
     if state.exists():
         side.resume(state)
-    begun, saved = side.epochs, monotonic()
+    saved = monotonic()
     with progress.bar(epochs, path.stem, "epoch") as bar:
-        bar.n = bar.initial = begun
+        bar.n = bar.initial = side.epochs
         while side.epochs < epochs and monotonic() < ends:
             elbo = side.epoch()
             bar.set_postfix_str(f"ELBO {elbo.min():.0f} to {elbo.max():.0f}", refresh=False)
@@ -123,10 +125,13 @@ def _train(side: Side, path: Path, epochs: int, ends: float) -> None:
             if monotonic() - saved > 300:  # seconds
                 side.save(state)
                 saved = monotonic()
-    if side.epochs > begun:
-        side.save(state)
-        command = f"python -m benchmarks.rows {' '.join(sys.argv[1:])}"
-        tables.save(side.table().assign_attrs(source=SOURCE, command=command), path)
+    measured = tables.load(path).sizes["step"] if path.exists() else 0
+    if side.epochs <= measured:
+        return False
+    side.save(state)
+    command = f"python -m benchmarks.rows {' '.join(sys.argv[1:])}"
+    tables.save(side.table().assign_attrs(source=SOURCE, command=command), path)
+    return True
 
 
 def join(out: Path, folder: Path) -> list[Path]:
@@ -138,64 +143,87 @@ def join(out: Path, folder: Path) -> list[Path]:
     found = [tables.load(path) for path in sorted(out.glob("*.nc"))]
     if not found:
         checks.fail("out", f"{out}, without tables", "what this command has trained")
-    plain = [table for table in found if {"protocol", "annealing"}.isdisjoint(table.dims)]
     parts = [table for table in found if "protocol" in table.dims]
-    parts += [protocols.of_sweep(table) for table in plain]
-    made = {"protocols": _signed(protocols.joined(parts), found)}
-    if own := _equally_long(plain, MNIST.sigma2, 2):
-        made["table"] = _signed(_over_starts(own), own)
-        length = facts.training(own[0]).num_steps
-        annealed = [table for table in found if "annealing" in table.dims]
-        annealed = [table for table in annealed if facts.training(table).num_steps == length]
-        if own := _equally_long(annealed, MNIST.annealed_sigma2, 1):
-            made["annealing"] = _signed(_over_starts(own), own)
-    return [tables.save(table, experiments.path(folder, name)) for name, table in made.items()]
+    annealed = [table for table in found if "annealing" in table.dims]
+    plain = [table for table in found if {"protocol", "annealing"}.isdisjoint(table.dims)]
+    rows = [table for table in plain if np.isin(table.sigma2_init, MNIST.sigma2).all()]
+    joined = protocols.joined([*parts, *map(protocols.of_sweep, rows)])
+    made: dict[str, xr.Dataset | None] = {"protocols": _signed(joined, [*parts, *rows])}
+    if table := _longest(rows, MNIST.sigma2, 2):
+        made["table"] = table
+        length = facts.training(table).num_steps
+        curves = [one for one in plain if np.isin(one.sigma2_init, MNIST.curve_sigma2).all()]
+        there = [s for s in MNIST.curve_sigma2 if any(s in one.sigma2_init for one in curves)]
+        # what was ended in the midst of annealing is not what C10 compares
+        annealed = [one for one in annealed if _annealed_for(one) == length // 2]
+        made["curves"] = _longest(curves, there, 1, length) if there else None
+        made["annealing"] = _longest(annealed, MNIST.annealed_sigma2, 1, length)
+    return [
+        tables.save(table, experiments.path(folder, name))
+        for name, table in made.items()
+        if table is not None
+    ]
 
 
-def _equally_long(
-    found: Sequence[xr.Dataset], sigma2: tuple[float, ...], modes: int
-) -> list[xr.Dataset]:
-    """Return the longest tables of the paper's protocol that together have all σ²; else none.
+def _annealed_for(table: xr.Dataset) -> int:
+    """Return after how many steps annealing ended."""
+    grid = json.loads(table.attrs["config"])["grid"]
+    return int(max(one["steps"] for one in grid["annealing"]))
 
-    Each is to have so many modes: σ² held, and perhaps learned.
+
+def _longest(
+    found: Sequence[xr.Dataset], sigma2: Sequence[float], modes: int, length: int | None = None
+) -> xr.Dataset | None:
+    """Join the longest tables of the paper's protocol that together have all σ²; None without.
+
+    Each is to have so many modes: σ² held, and perhaps learned; and so many steps. It has the seeds
+    that were trained at every σ².
     """
-    wanted = MNIST.learning_rate, MNIST.batch_size
-    by_length: dict[int, list[xr.Dataset]] = {}
+    by_length: dict[int, dict[float, list[xr.Dataset]]] = {}
     for table in found:
         how = facts.training(table)
-        if (how.learning_rate, how.batch_size) == wanted and table.sizes["learned"] == modes:
-            by_length.setdefault(how.num_steps, []).append(table)
-    for _, own in sorted(by_length.items(), reverse=True):
-        starts = [start for table in own for start in table.sigma2_init.values]
-        if sorted(starts) == sorted(sigma2):
-            return own
-    return []
+        ours = how.learning_rate, how.batch_size, table.sizes["learned"]
+        if ours == (MNIST.learning_rate, MNIST.batch_size, modes):
+            for start in table.sigma2_init.values.tolist():
+                starts = by_length.setdefault(how.num_steps, {})
+                starts.setdefault(start, []).append(table.sel(sigma2_init=[start]))
+    for steps, starts in sorted(by_length.items(), reverse=True):
+        if length in (None, steps) and set(sigma2) <= set(starts):
+            own = [_along("seed", starts[start]) for start in sorted(sigma2, reverse=True)]
+            if set.intersection(*(set(one.seed.values.tolist()) for one in own)):
+                return _along("sigma2_init", own)
+    return None
 
 
-def _over_starts(found: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Join tables that differ in σ² to one, as if it was of one sweep."""
+def _along(name: Literal["seed", "sigma2_init"], found: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join tables that differ in one thing to one, as if it was of one sweep."""
     table = xr.concat(
-        sorted(found, key=lambda table: -float(table.sigma2_init[0])), "sigma2_init",
-        data_vars="minimal", coords="minimal", compat="equals", join="exact",
+        found, name, data_vars="minimal", coords="minimal", compat="equals", join="inner",
         combine_attrs="drop_conflicts",
     )  # fmt: skip
+    table = table.drop_duplicates("seed")  # a table may be there twice, as it was and joined
     config = json.loads(found[0].attrs["config"])
     config["grid"]["sigma2"] = table.sigma2_init.values.tolist()
-    seconds = sum(facts.origin(one).seconds or 0.0 for one in found)
-    return facts.timed(table.assign_attrs(config=json.dumps(config, sort_keys=True)), seconds)
+    config["grid"]["seeds"] = table.seed.values.tolist()
+    table = table.assign_attrs(config=json.dumps(config, sort_keys=True))
+    # several may be of one run
+    times = {(one.attrs.get("command"), facts.origin(one).seconds or 0.0) for one in found}
+    return facts.timed(_signed(table, found), sum(seconds for _, seconds in times))
 
 
 def _signed(table: xr.Dataset, of: Sequence[xr.Dataset]) -> xr.Dataset:
     """Say of a table how those that it was joined of were made."""
     told = "python -m benchmarks.rows --out OUT --join DIR, of tables made by "
-    origins = [facts.origin(one) for one in of]
-    # one that was joined before says of which, too
-    commands = [each for one in origins for each in one.command.removeprefix(told).split("; ")]
-    attrs = {name: of[0].attrs[name] for name in ("pixel_constant", "count")} | {
-        "source": SOURCE,
-        "device": ", ".join(dict.fromkeys(one.device for one in origins)),
-        "command": told + "; ".join(dict.fromkeys(commands)),
-    }
+
+    def of_all(name: str) -> str:
+        # of one that was joined before, too
+        lists = [one.attrs.get(name, "not recorded").removeprefix(told).split("; ") for one in of]
+        return "; ".join(dict.fromkeys(itertools.chain(*lists)))
+
+    names = ("device", "linvae_jax", "jax", "python")
+    attrs = {name: of[0].attrs[name] for name in ("pixel_constant", "count")}
+    attrs |= {name: of_all(name) for name in names}
+    attrs |= {"source": SOURCE, "command": told + of_all("command")}
     return table.assign_attrs(tables.provenance() | table.attrs | attrs)
 
 

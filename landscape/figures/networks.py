@@ -179,23 +179,30 @@ def protocols(table: xr.Dataset, paper: xr.Dataset, nearest: str) -> Figure:
     """Draw where protocols lead, with the ELBO as the clock: KL and collapse against it.
 
     Takes trajectories over (protocol, sigma2_init, learned, epoch) on the pixel scale and the
-    paper's numbers over (sigma2_init, learned). At the left all protocols at σ² = 1, held and
-    learned; at the right all rows that learn σ² in the nearest protocol.
+    paper's numbers over (sigma2_init, learned). At the left all protocols at the start of σ² that
+    most of them have trained, held and learned; at the right all of the paper's rows that learn σ²
+    in the nearest protocol.
     """
     figure, axes = style.panels(7.2, 4.6, 2, 3, sharex="col")
     names = {"kl": "KL (nats)", "percent_collapsed": "collapsed latents (%)"}
     rates = np.unique(table.learning_rate)[::-1]
     sizes = np.unique(table.batch_size)
+    table = table.sel(sigma2_init=np.isin(table.sigma2_init, paper.sigma2_init))
+    trained = table.elbo.notnull().any(["learned", "epoch"]).sum("protocol")
+    common = float(trained.idxmax())
     for column, learned in enumerate((False, True)):
         for rate, size, protocol in zip(
             table.learning_rate.values, table.batch_size.values, table.protocol.values, strict=True
         ):
-            look = {"color": _ORDER[list(rates).index(rate)], "ls": "-:"[list(sizes).index(size)]}
-            at = table.sel(protocol=protocol, sigma2_init=1.0, learned=learned)
+            look = {
+                "color": _ORDER[list(rates).index(rate) % len(_ORDER)],
+                "ls": _DASHES[list(sizes).index(size) % len(_DASHES)],
+            }
+            at = table.sel(protocol=protocol, sigma2_init=common, learned=learned)
             for axis, name in zip(axes[:, column], names, strict=True):
                 axis.plot(at.elbo, at[name], label=str(protocol), lw=1.2, **look)
-        _papers(axes[:, column], names, paper.sel(sigma2_init=[1.0], learned=learned), [BLACK])
-        axes[0, column].set(title="σ² learned from 1" if learned else "σ² held at 1")
+        _papers(axes[:, column], names, paper.sel(sigma2_init=[common], learned=learned), [BLACK])
+        axes[0, column].set(title=f"σ² {'learned from' if learned else 'held at'} {common:g}")
     starts = np.sort(table.sigma2_init.values)
     at = table.sel(protocol=nearest, learned=True)
     for color, start in zip(shades(len(starts)), starts, strict=True):
@@ -205,8 +212,12 @@ def protocols(table: xr.Dataset, paper: xr.Dataset, nearest: str) -> Figure:
             axis.plot([], [], color=color, label=f"from σ² = {start:g}")
     _papers(axes[:, 2], names, paper.sel(sigma2_init=starts, learned=True), shades(len(starts)))
     axes[0, 2].set(title=f"σ² learned, {nearest.split(',')[0]}")
+    # where the paper's learned rows are, and as far before them as ten of their lengths: ELBOs come
+    # from tens of thousands of nats below
+    ends = float(paper.elbo.sel(learned=True).min()), float(paper.elbo.sel(learned=True).max())
     for axis in axes[1]:
-        axis.set(xlabel="ELBO (nats/datum)", xlim=(-1250, -995), ylim=(-3, 100))
+        axis.set(xlabel="ELBO (nats/datum)", ylim=(-3, 100))
+        axis.set_xlim(ends[1] - 9 * (ends[1] - ends[0]), ends[1] + (ends[1] - ends[0]) / 2)
     for axis in axes[0]:
         axis.set(ylim=(60, 220))
     for axis, name in zip(axes[:, 0], names.values(), strict=True):
@@ -217,6 +228,7 @@ def protocols(table: xr.Dataset, paper: xr.Dataset, nearest: str) -> Figure:
 
 
 _ORDER = (RED, BLUE, GREEN, ORANGE)
+_DASHES = ("-", ":", "--", "-.")
 
 
 def _papers(axes: Any, names: Iterable[str], paper: xr.Dataset, colors: Sequence[Any]) -> None:

@@ -77,6 +77,11 @@ def training(table: xr.Dataset) -> Training:
     )  # fmt: skip
 
 
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Return how many batches are an epoch of so many data; it is one at least."""
+    return max(count // batch_size, 1)
+
+
 def epochs(table: xr.Dataset) -> float:
     """Return for how many epochs the networks of a table were trained."""
     how = training(table)

@@ -47,7 +47,7 @@ class NetworkData(NamedTuple):
 
 def _config(settings: NetworkSettings, count: int) -> training.TrainConfig:
     """Make the configuration of a run, with one record for each epoch."""
-    steps = max(count // settings.batch_size, 1)
+    steps = facts.steps_per_epoch(count, settings.batch_size)
     total = settings.epochs * steps
     warmup = min(settings.warmup, total)
     return training.TrainConfig(total, steps, schedule=settings.schedule, warmup=warmup)

@@ -25,11 +25,13 @@ _CELLS = ("sigma2", "kl", "percent_collapsed")
 _ROW = ("protocol", "sigma2_init", "learned")
 _SIDE = 2  # epochs before and after one, for a median: a single record may be of a bad moment
 _MEDIAN = 2 * _SIDE + 1
-_FAR = 16.0  # times the epochs of a run: what a trend says beyond is nothing
+_FAR = 4.0  # times the epochs of a run: half of a run foretells twice its epochs, not sixteen times
 
 
 def of_sweep(table: xr.Dataset) -> xr.Dataset:
     """Keep of a sweep's table what a protocol is judged by: trajectories, means over seeds.
+
+    Runs that diverged are left out; where all did, there is NaN.
 
     The table is one of `experiments.summary` with one learning rate. Over (protocol, sigma2_init,
     learned, epoch), with one protocol: `elbo` and `kl`, nats per datum, `sigma2`, data unit², and
@@ -39,22 +41,22 @@ def of_sweep(table: xr.Dataset) -> xr.Dataset:
     """
     how = facts.training(table)
     names = ("elbo", "kl", "sigma2", "num_collapsed")
-    small = table[list(names)].mean("seed", skipna=False)
+    small = table[list(names)].where(~table.diverged).mean("seed")
     small["percent_collapsed"] = (100 * small.num_collapsed / how.k).assign_attrs(
         units="%", long_name="(0.01, 0.01)-collapsed latents"
     )
-    of_epoch = facts.origin(table).count // how.batch_size
+    of_epoch = facts.steps_per_epoch(facts.origin(table).count, how.batch_size)
     small = small.drop_vars(
         ["num_collapsed", "annealing", "beta", "learning_rate"], errors="ignore"
     )
     small = small.assign_coords(step=small.step / of_epoch).rename(step="epoch")
     for name in ("elbo", "kl", "sigma2"):
         small[name].attrs = table[name].attrs
-    rows = ("sigma2_init", "learned")
     small["seeds"] = (
-        rows, np.full([small.sizes[row] for row in rows], table.sizes["seed"]),
-        {"units": "1", "long_name": "seeds, of which this is the mean"},
-    )  # fmt: skip
+        (~table.diverged)
+        .sum("seed")
+        .assign_attrs(units="1", long_name="seeds, of which this is the mean")
+    )
     name = f"{how.learning_rate:g}, batches of {how.batch_size}"
     return small.astype(np.float32).expand_dims(protocol=[name]).assign_coords(
         learning_rate=("protocol", [how.learning_rate]),
@@ -91,12 +93,13 @@ class Reading(NamedTuple):
         epochs: that were trained.
         seeds: of which all is the mean.
         elbo: at their end, the median of the last five records; pixel scale, nats per datum.
-        epoch: at which the ELBO is the paper's; infinite where none is in sight.
+        epoch: at which the ELBO is the paper's; infinite where none is in sight, −infinite where
+            it was above from the first record.
         seen: whether it was trained for so long; else `epoch` and `cells` continue a trend.
         miss: what half of the epochs foretold of the ELBO at the end, less what it was; nats per
             datum. There is a trend if that is within what `paper_table.RULE` allows.
-        cells: "kl", "percent_collapsed" and, if it is learned, "sigma2" at that epoch, or at the
-            end if there is none.
+        cells: "kl", "percent_collapsed" and, if it is learned, "sigma2" at that epoch. At the end
+            of training, if there is no such epoch, and for a cell that has no trend in that sense.
         distances: from the paper's, in units of what `paper_table.RULE` allows; empty without
             epoch.
     """
@@ -124,12 +127,16 @@ def read(table: xr.Dataset, data: str = "mnist") -> dict[str, list[Reading]]:
     for protocol in table.protocol.values:
         of = found.setdefault(str(protocol), [])
         for row in paper_table.ROWS:
-            if row.data == data and row.sigma2_init in table.sigma2_init:
+            if row.data == data and _has(table, row):
                 at = table.sel(protocol=protocol, learned=row.learned, sigma2_init=row.sigma2_init)
                 at = at.isel(epoch=np.isfinite(at.elbo.values))
                 if at.sizes["epoch"]:
                     of.append(_reading(row, at))
     return found
+
+
+def _has(table: xr.Dataset, row: paper_table.Row) -> bool:
+    return row.sigma2_init in table.sigma2_init and row.learned in table.learned
 
 
 def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
@@ -139,19 +146,21 @@ def _reading(row: paper_table.Row, at: xr.Dataset) -> Reading:
     miss = foretold(epochs, elbo)
     if not seen and not abs(miss) <= paper_table.tolerance("elbo", row.elbo, row.learned):
         epoch = float("inf")
-    there = epoch if np.isfinite(epoch) else float(epochs[-1])
     cells: dict[str, float] = {}
     distances: dict[str, float] = {}
     for name in _CELLS:
         paper = getattr(row, name)
         if paper is None:
             continue
-        cells[name] = value_at(epochs, smooth[name].values, there)
+        values, allowed = smooth[name].values, paper_table.tolerance(name, paper, row.learned)
+        there = epoch if np.isfinite(epoch) else epochs[-1]
+        if not seen and not abs(foretold(epochs, values)) <= allowed:
+            there = epochs[-1]
+        cells[name] = value_at(epochs, values, there)
         if name == "percent_collapsed":
             cells[name] = float(np.clip(cells[name], 0, 100))
         if np.isfinite(epoch):
-            off = abs(cells[name] - paper.value)
-            distances[name] = off / paper_table.tolerance(name, paper, row.learned)
+            distances[name] = abs(cells[name] - paper.value) / allowed
     trained = round(float(at.epoch[-1]))
     return Reading(
         row, trained, int(at.seeds), float(elbo[-1]), epoch, seen, miss, cells, distances
@@ -163,7 +172,8 @@ class Common(NamedTuple):
 
     Attributes:
         row: of the paper's table.
-        elbo: the highest that all have passed; pixel scale, nats per datum.
+        elbo: the highest that all have passed, none before its first record; pixel scale, nats
+            per datum.
         epochs: at which each passed it, by protocol.
         kl: there, nats per datum.
     """
@@ -179,7 +189,7 @@ def common(table: xr.Dataset, data: str = "mnist") -> list[Common]:
     table = facts.on_pixel_scale(table)
     found = []
     for row in paper_table.ROWS:
-        if row.data != data or row.sigma2_init not in table.sigma2_init:
+        if row.data != data or not _has(table, row):
             continue
         of = table.sel(learned=row.learned, sigma2_init=row.sigma2_init)
         each = {str(name): of.sel(protocol=name) for name in table.protocol.values}
@@ -188,6 +198,8 @@ def common(table: xr.Dataset, data: str = "mnist") -> list[Common]:
             continue
         each = {name: _smooth(at) for name, at in each.items()}
         level = min(float(at.elbo.max()) for at in each.values())
+        if level < max(float(at.elbo[0]) for at in each.values()):
+            continue
         epochs = {
             name: passing(at.epoch.values, at.elbo.values, level)[0] for name, at in each.items()
         }
@@ -198,12 +210,21 @@ def common(table: xr.Dataset, data: str = "mnist") -> list[Common]:
     return found
 
 
-def _smooth(at: Any) -> Any:
-    """Take medians of five records, of a data set or one variable; of fewer none are taken."""
+def _smooth(at: xr.Dataset) -> xr.Dataset:
+    """Take medians of five records; of fewer none are taken.
+
+    The first record stays and the second is a median of three: soon the ELBO rises so steeply that
+    noise does not matter. The last two are left out.
+    """
     if at.sizes["epoch"] < _MEDIAN:
         return at
-    # not fewer at the ends, where the median of a slope would be that of another epoch
-    return at.rolling(epoch=_MEDIAN, center=True).median().isel(epoch=slice(_SIDE, -_SIDE))
+    # as many on either side: the median of a slope is that of its middle
+    parts = [at.rolling(epoch=2 * i + 1, center=True).median() for i in range(_SIDE + 1)]
+    starts = [part.isel(epoch=[i]) for i, part in enumerate(parts[:-1])]
+    return xr.concat(
+        [*starts, parts[-1].isel(epoch=slice(_SIDE, -_SIDE))], "epoch", data_vars="minimal",
+        coords="minimal", compat="equals", join="exact",
+    )  # fmt: skip
 
 
 def trend(epochs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
@@ -223,13 +244,14 @@ def passing(epochs: np.ndarray, elbo: np.ndarray, level: float) -> tuple[float, 
     """Return at which epoch an ELBO passes a level, and whether that was seen.
 
     Where it was not, its `trend` goes on; the epoch is infinite if that falls, or takes more than
-    sixteen times the epochs. An ELBO that is above from its first record passed there.
+    four times the epochs. It is −infinite for an ELBO that is above the level from its first
+    record.
     """
     above = np.flatnonzero(elbo >= level)
     if above.size:
         i = int(above[0])
         if i == 0:
-            return float(epochs[0]), True
+            return (float(epochs[0]), True) if elbo[0] == level else (float("-inf"), False)
         share = (level - elbo[i - 1]) / (elbo[i] - elbo[i - 1])
         return float(epochs[i - 1] + share * (epochs[i] - epochs[i - 1])), True
     start, slope = trend(epochs, elbo)
@@ -300,7 +322,7 @@ def side_by_side(table: xr.Dataset, found: Sequence[Common]) -> str:
 
 def _epoch(one: Reading) -> str:
     if not np.isfinite(one.epoch):
-        return "no trend yet"
+        return "no trend yet" if one.epoch > 0 else "before the first"
     return f"{'' if one.seen else '≈ '}{one.epoch:.0f}"
 
 
