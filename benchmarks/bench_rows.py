@@ -21,7 +21,7 @@ from landscape.paper import facts
 from landscape.paper.networks import experiments as network_experiments
 from landscape.paper.networks import table as paper_table
 from landscape.paper.settings import MNIST
-from linvae_jax import network_task, networks, streams, sweeps, tables, training
+from linvae_jax import network_task, networks, sources, streams, sweeps, tables, training
 from linvae_jax._engine import executors, layouts, shapes, sweep_table
 from linvae_jax._engine.trainer import Result
 from linvae_jax._internal import checks, whole_files
@@ -51,14 +51,26 @@ class Plan:
 
     model: networks.Mlp
     sigma2: tuple[float, ...] = MNIST.sigma2
-    seeds: int = 4
+    seeds: int = MNIST.seeds
     curves: tuple[float, ...] = MNIST.curve_sigma2
-    batch_size: int = 128
-    learning_rate: float = 3e-4
-    warmup: int = 500
+    batch_size: int = MNIST.batch_size
+    learning_rate: float = MNIST.learning_rate
+    warmup: int = MNIST.warmup
     epochs: int = 100
-    most: int = 200
+    most: int = MNIST.epochs
     observed: int = 1000
+
+
+def images_in(folder: Path | None) -> np.ndarray:
+    """Read MNIST's training images, (60000, 784) pixels, from a folder with its original files.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    if folder is None or not (folder / FILE).is_file():
+        checks.fail("manual_dir", folder, f"a folder with {FILE}")
+    images = mnist.read_idx(folder / FILE)
+    return images.reshape(len(images), -1)
 
 
 def _images(lease: Lease) -> np.ndarray | None:
@@ -66,13 +78,12 @@ def _images(lease: Lease) -> np.ndarray | None:
     if lease.smoke:
         rng = np.random.default_rng(0)
         return np.repeat(rng.integers(0, 256, (200, 3), np.uint8), 4, axis=1)
-    path = None if lease.manual_dir is None else lease.manual_dir / FILE
-    if path is None or not path.is_file():
+    try:
+        return images_in(lease.manual_dir)
+    except ValueError:
         lease.left_out.append(f"the ten rows: no {FILE} in --manual-dir {lease.manual_dir}")
         lease.say(f"  {lease.left_out[-1]}")
         return None
-    images = mnist.read_idx(path)
-    return images.reshape(len(images), -1)
 
 
 class Side:
@@ -101,6 +112,8 @@ class Side:
         self.begun = {name: leaf[: grid.size] for name, leaf in self.executor.host(record).items()}
         self.history: dict[str, list[np.ndarray]] = {}
         self.facts = facts.attributes(constant, count)
+        of = {"task": self.task, "grid": grid, "warmup": plan.warmup}
+        self.identity = f"{tables.plain(of)}, data {sources.fingerprint(data)}"
         self.before = 0.0  # seconds, of what is resumed
 
     @property
@@ -125,13 +138,20 @@ class Side:
         history = {name: np.stack(values) for name, values in self.history.items()}
         of = shapes.joined({"states": self.executor.gather(self.states), "history": history})
         with io.BytesIO() as file:
-            np.savez(file, seconds=self.seconds, allow_pickle=False, **of)
+            np.savez(file, seconds=self.seconds, identity=self.identity, allow_pickle=False, **of)
             whole_files.write(path, file.getbuffer())
 
     def resume(self, path: Path) -> None:
-        """Go on from what `save` wrote of the same runs."""
+        """Go on from what `save` wrote of the same runs.
+
+        Raises:
+            ValueError: it is of other runs or data.
+        """
         with np.load(path) as kept:
-            of = shapes.parted({name: kept[name] for name in kept if name != "seconds"})
+            if (identity := str(kept["identity"])) != self.identity:
+                checks.fail("path", f"{path}, of {identity}", self.identity)
+            names = [name for name in kept if name not in ("seconds", "identity")]
+            of = shapes.parted({name: kept[name] for name in names})
             self.before = float(kept["seconds"])
 
         def init(*one: Any) -> training.TrainState:
@@ -144,7 +164,7 @@ class Side:
         self.history = {name: list(values) for name, values in of["history"].items()}
 
     def table(self) -> xr.Dataset:
-        """Measure the runs as they are on all data, as `network_experiments.train` does."""
+        """Measure the runs as they are on all data, as `experiments.train` does."""
         final = self.executor.host(self.executor.finish(self.placed, self.hyper, self.states))
         history = {name: np.stack(values, axis=1) for name, values in self.history.items()}
         parts = history | self.begun, final

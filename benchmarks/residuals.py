@@ -26,10 +26,11 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from benchmarks import figure
+from benchmarks.bench_rows import images_in
 from landscape.diagnosis import codes
 from landscape.figures import style
 from linvae_jax import networks, streams, tables, vae
-from linvae_jax.data import datasets, mnist
+from linvae_jax.data import datasets
 
 FOLDER = Path(__file__).parent / "results" / "residuals"
 
@@ -290,11 +291,7 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path = FOLDER) -> None:
 
 def _data(name: str, manual_dir: Path | None) -> Array:
     """Return centred pixels from 0 to 1, (N, 784), in float32."""
-    if name == "digits":
-        images = datasets.load("digits").images
-    else:
-        assert manual_dir is not None, "all of MNIST needs --manual-dir"
-        images = mnist.read_idx(manual_dir / "train-images-idx3-ubyte.gz").reshape(-1, 784)
+    images = datasets.load("digits").images if name == "digits" else images_in(manual_dir)
     x = images / 255.0
     return jnp.asarray(x - x.mean(axis=0), "f4")
 

@@ -28,14 +28,13 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from benchmarks.bench_rows import DATA_SEED, FILE, TRANSFORM, Plan, Side
+from benchmarks.bench_rows import DATA_SEED, TRANSFORM, Plan, Side, images_in
 from landscape.cli import programs
 from landscape.paper import facts
 from landscape.paper.networks import experiments, protocols
 from landscape.paper.settings import MNIST
 from linvae_jax import network_task, networks, progress, streams, sweeps, tables
 from linvae_jax._internal import checks
-from linvae_jax.data import mnist
 
 SOURCE = "mnist 3.0.1, split train, in the order of the original file"
 
@@ -73,10 +72,7 @@ def train(args: Run) -> list[Path]:
     Raises:
         ValueError: no folder with MNIST's images.
     """
-    if args.manual_dir is None or not (args.manual_dir / FILE).is_file():
-        checks.fail("manual_dir", args.manual_dir, f"a folder with {FILE}")
-    images = mnist.read_idx(args.manual_dir / FILE)
-    images = images.reshape(len(images), -1)
+    images = images_in(args.manual_dir)
     data = network_task.prepare(images, TRANSFORM, streams.key(DATA_SEED, "data noise"))
     constant, scale = TRANSFORM.constant(images), network_task.data_scale(data)
     widths = MNIST.widths

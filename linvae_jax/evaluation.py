@@ -227,8 +227,8 @@ def merge(a: Totals, b: Totals) -> Totals:
     Raises:
         ValueError: different grids of ε; many models at once, which need a `vmap`.
     """
-    _check_one_model(a)
-    _check_one_model(b)
+    _check_one_model("a", a)
+    _check_one_model("b", b)
     if a.epsilon != b.epsilon:
         checks.fail("b.epsilon", b.epsilon, f"the grid of a, {a.epsilon}")
     count = a.count + b.count
@@ -254,10 +254,10 @@ def _saturated(variance: Measured) -> Measured:
     return variance._replace(square_error=jnp.minimum(error, jnp.finfo(error.dtype).max))
 
 
-def _check_one_model(totals: Totals) -> None:
+def _check_one_model(name: str, totals: Totals) -> None:
     if jnp.ndim(totals.count) > 0:
         got = f"count of shape {totals.count.shape}"
-        checks.fail("totals", got, "those of one model", "Many at once take jax.vmap.")
+        checks.fail(name, got, "those of one model", "Many at once take jax.vmap.")
 
 
 @partial(jax.jit, static_argnames="model")
@@ -269,7 +269,7 @@ def finish(model: vae.Model, params: Any, totals: Totals) -> Evaluation:
 
     Source: Lucas et al. 2019 for "σ²-tuned"; tuned here by its closed form, not by gradients.
     """
-    _check_one_model(totals)
+    _check_one_model("totals", totals)
     error, kl = totals.mean.square_error, totals.mean.kl
     reconstruction = gaussian.log_density(error, model.n, params.log_sigma2)
     sigma2_tuned = error / model.n

@@ -144,7 +144,7 @@ class LinearTask:
         checks.literals(self)
         if self.gradients == "sampled":
             if data.x is None:
-                checks.fail("problem.x", "None", "data (N, n): sampled gradients need them")
+                checks.fail("data.x", "None", "data (N, n): sampled gradients need them")
             checks.in_range("batch_size", self.batch_size, 1, data.x.shape[0], "N data points")
 
     def dimension(self, data: Problem) -> int:

@@ -293,6 +293,18 @@ def cov_matmul(moments: Moments, right: Float[Array, "n k"]) -> Float[Array, "n 
     return cov[:, None] * right if cov.ndim == 1 else matmul(cov, right)
 
 
+def about(moments: Moments, mean: Float[Array, "n"]) -> Moments:
+    """Return second moments about another mean: S + (x̄ − μ)(x̄ − μ)ᵀ, in the dtype of μ.
+
+    That is what a model with the mean μ sees in place of the covariance: `linear.elbo` of it is the
+    exact ELBO of a model whose decoder is N(Wz + μ, σ²I) and whose encoder is N(V(x − μ), D).
+    """
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf, mean.dtype), moments)
+    shift = own.mean - mean
+    cov = jnp.diag(own.cov) if own.cov.ndim == 1 else own.cov
+    return Moments(mean, cov + jnp.outer(shift, shift), own.count)
+
+
 def spectrum(moments: Moments) -> Spectrum:
     """Return eigenvalues and eigenvectors of S, from large to small.
 

@@ -221,9 +221,6 @@ class Source:
                 yield map(self._piece, stream)
 
 
-place = Source  # as a verb: puts a task's data where programs want them
-
-
 def find(data: Any) -> Windows | None:
     """Return the leaf of a pytree that is in windows, if any; more than one raise `ValueError`."""
     found = [leaf for leaf in jax.tree.leaves(data) if isinstance(leaf, Windows)]

@@ -1,8 +1,8 @@
 """A sweep is many training runs at once, over seeds × σ² × {learned, held} and more, labelled.
 
-Runs are independent; one that diverges is reported as diverged (`divergence`), has NaN in place of
+Runs are independent; one that diverges is reported as diverged, has NaN in place of
 its numbers from there on, counts of latents too, and does not touch its neighbours. With a folder
-nothing computed is lost: see `sweep_folder`.
+nothing computed is lost: `run` goes on where it was ended.
 
 >>> import jax.numpy as jnp
 >>> from linvae_jax import linear_task, moments, sweeps, training

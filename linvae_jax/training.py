@@ -52,7 +52,7 @@ class Task(Protocol):
         cpu: what is faster on a CPU, many runs side by side ("vmap") or one at a time ("loop").
         unroll: steps in the body of the compiled loop; more may be faster and compile longer.
         record_labels: one for each field that `observe` returns. `elbo`, `reconstruction`, `kl`
-            (k,) and `sigma2` are among them, because they tell when a run diverges (`divergence`).
+            (k,) and `sigma2` are among them, because they tell when a run diverges.
         final_labels: one for each number that a `FinishedTask` measures at the end, those four
             among them; or none.
         coordinates: of the dimensions in those labels: values, unit, description.
@@ -363,8 +363,8 @@ def train(
 
     Returns:
         The trained parameters and the history, the task's record with a leading axis of
-        `config.num_records`. A run that diverges has NaN in both, or numbers beyond all bounds:
-        `divergence.lost` tells.
+        `config.num_records`. A run that diverges has NaN in both, or numbers beyond all bounds;
+        a sweep's table says of each run whether it did.
 
     Raises:
         ValueError: steps that do not divide, σ² ≤ 0, …, and what the task cannot do; data of

@@ -326,7 +326,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "sampled gradients without data": (
         lambda: train(gradients="sampled"),
-        r"problem.x: got None, expected data",
+        r"data.x: got None, expected data",
     ),
     "pixels with NaN": (
         lambda: network_task.prepare(np.array([[0.0, NAN], [1, 2]])),

@@ -46,7 +46,7 @@ def test_elbo_and_gradient_are_those_of_a_sum_over_the_data(problem, x):
         return linear.score(params, params.mean, x)
 
     task, params = notebook.NotebookTask(K), start(problem, KEY)
-    exact = linear.elbo(params, notebook.about(problem.moments, params.mean))
+    exact = linear.elbo(params, mom.about(problem.moments, params.mean))
     np.testing.assert_allclose(exact, over_data(params), rtol=EXACT)
     ours, autodiff = task.gradient(problem, params, 1.0, KEY), jax.grad(over_data)(params)
     for name in (*linear.NAMES, "mean"):
@@ -61,7 +61,7 @@ def test_start_is_expected_where_random_ones_are(problem):
     @jax.vmap
     def elbo(key: jax.Array) -> jax.Array:
         params = replace(start(problem, key), log_sigma2=jnp.zeros(()))
-        return linear.elbo(params, notebook.about(problem.moments, params.mean))
+        return linear.elbo(params, mom.about(problem.moments, params.mean))
 
     values = np.asarray(elbo(jax.random.split(KEY, 20_000)))
     error = values.std(ddof=1) / np.sqrt(len(values))

@@ -1,6 +1,7 @@
 """Protocols are read at the paper's ELBO: on trajectories whose end is known by construction."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -307,7 +308,7 @@ def tiny(monkeypatch) -> np.ndarray:
     """`benchmarks.rows` at tiny sizes: 400 images of 12 pixels."""
     rng = np.random.default_rng(0)
     images = np.repeat(rng.integers(0, 256, (400, 3), np.uint8), 4, axis=1)
-    monkeypatch.setattr(rows.mnist, "read_idx", lambda path: images)
+    monkeypatch.setattr(bench_rows.mnist, "read_idx", lambda path: images)
     small = replace(rows.MNIST, k=3, widths=(8,), warmup=2)
     monkeypatch.setattr(rows, "MNIST", small)
     return images
@@ -382,11 +383,25 @@ def test_rows_are_joined_with_annealing_of_their_length(tiny, tmp_path):
     longest = found["protocols"].elbo.squeeze("protocol").count("epoch")
     assert longest.sel(learned=True).values.tolist() == [4, 4, 4, 6, 6]
     assert longest.sel(learned=False).values.tolist() == [4, 4, 4, 4, 4]
-    # tables that it made are as good as those they were made of
+    # tables that it made are as good as those they were made of, alone or beside them
+    shutil.copy(folder / "nonlinear_table.nc", out)
+    rows.join(out, tmp_path / "d")
+    xr.testing.assert_equal(experiments.load(tmp_path / "d")["table"], found["table"])
     again = [tables.load(path) for path in rows.join(folder, tmp_path / "c")]
     for table, name in zip(again, ("protocols", "table", "curves", "annealing"), strict=True):
         xr.testing.assert_equal(table, found[name])
         assert table.attrs["command"] == found[name].attrs["command"]
+
+
+@pytest.mark.slow
+def test_rows_do_not_go_on_with_what_other_runs_left(tiny, tmp_path):
+    (tmp_path / bench_rows.FILE).touch()
+    common = {"manual_dir": tmp_path, "out": tmp_path, "sigma2": (1.0,), "epochs": 1}
+    (path,) = rows.train(rows.Run(**common))
+    path.with_suffix(".npz").rename(tmp_path / path.name.replace("rows_1_", "rows_10_")
+                                    .replace(".nc", ".npz"))  # fmt: skip
+    with pytest.raises(ValueError, match=r"path: got .*rows_10_.*sigma2': \[1.0\].* expected"):
+        rows.train(rows.Run(**common | {"sigma2": (10.0,)}))
 
 
 def test_rows_need_images_and_tables(tmp_path):

@@ -41,13 +41,6 @@ class Objective(NamedTuple):
     variables: dict[str, Array]
 
 
-def _about(moments: mom.Moments, mean: Float[Array, "n"]) -> mom.Moments:
-    """Take second moments about another centre: S + (μ̂ − m)(μ̂ − m)ᵀ."""
-    shift = moments.mean - mean
-    cov = jnp.diag(moments.cov) if moments.cov.ndim == 1 else moments.cov
-    return mom.Moments(mean, cov + jnp.outer(shift, shift), moments.count)
-
-
 def _select(available: Variables, learn: Sequence[str]) -> dict[str, Array]:
     unknown = set(learn) - set(available)
     if unknown or not learn:
@@ -112,7 +105,7 @@ def elbo(
     def function(variables: Variables) -> Float[Array, ""]:
         variables = dict(variables)
         mean = variables.pop("mean", None)
-        about = moments if mean is None else _about(moments, mean)
+        about = moments if mean is None else mom.about(moments, mean)
         return linear.elbo(replace(params, **variables), about, beta)
 
     return Objective(function, _select(available | {"mean": moments.mean}, learn))

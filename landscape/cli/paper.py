@@ -59,7 +59,7 @@ def reproduce(options: Reproduce) -> int:
 
 
 def report(options: Report) -> int:
-    """Judge C8 to C10, draw their figures, write; exit with 1 if a claim does not hold."""
+    """Judge the claims of a folder, draw figures, write; exit with 1 if a claim does not hold."""
     return _told(reports.write(options.folder), options.folder)
 
 

@@ -5,6 +5,6 @@
 | `formats` | how numbers, tables and a page are written |
 | `style` | the look that all figures share, and how they are saved |
 | `linear` | the linear VAE: surface, conditioning, escape, census, training |
-| `networks` | nonlinear VAEs: collapse curves, encoders, annealing, curvature |
+| `networks` | nonlinear VAEs: training, collapse, encoders, annealing, curvature, protocols |
 | `waterline` | a diagnosis: eigenvalues above the level of the loss, KL, collapse over ε |
 """

@@ -5,7 +5,7 @@
 | `settings` | says how much is computed |
 | `reproduce` | runs the pipeline on one data set, into one folder |
 | `linear` | trains and studies the linear VAE, and measures C1 to C7 |
-| `networks` | trains the paper's networks, measures C8 to C10, has the paper's table |
+| `networks` | trains the paper's networks, judges C8 to C10, has the paper's table |
 | `ledger` | holds claims with their checks, and writes them down |
 | `size` | says whether a claim was measured at the paper's size |
 | `report` | makes one page of a folder of results |

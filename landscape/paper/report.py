@@ -95,7 +95,7 @@ def judge(folder: Path) -> list[ledger.Claim]:
 
 
 def write(folder: Path) -> list[ledger.Claim]:
-    """Judge the claims, draw C8 to C10's figures, write `ledger.*`, `report.md` and `report.html`.
+    """Judge the claims, draw figures of networks, write `ledger.*`, `report.md` and `report.html`.
 
     The folder has what `reproduce.run` has left there, whole or a part. Returns what `judge` does.
 
@@ -115,7 +115,7 @@ def write(folder: Path) -> list[ledger.Claim]:
 
 
 def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """Draw figures 4 to 6, annealing and curvature from the tables that there are."""
+    """Draw the networks' figures from the tables that there are."""
     scaled = {name: facts.on_pixel_scale(table) for name, table in found.items()}
     encoders = {name: scaled[name] for name in network_experiments.ENCODERS if name in scaled}
     made = {}
@@ -146,7 +146,7 @@ def draw(found: Mapping[str, xr.Dataset], folder: Path) -> None:
 def markdown(found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], folder: Path) -> str:
     """Write the report, with figures as links to files beside it.
 
-    It is of the tables of `network_experiments.load`, the claims that were judged, and the folder's
+    It is of the tables of `experiments.load`, the claims that were judged, and the folder's
     figures.
     """
     saved = {path.name: facts.origin(tables.load(path)) for path in sorted(folder.glob("*.nc"))}

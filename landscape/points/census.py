@@ -18,7 +18,6 @@ type is). Types are few Python objects rather than arrays: a census computes in 
 collapsed:2 4
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -50,10 +49,6 @@ class Census:
     gap: Float[np.ndarray, "types"]
     index: Int[np.ndarray, "types"]
     nullity: Int[np.ndarray, "types"]
-
-    def count_by_index(self) -> dict[int, int]:
-        """Count the types of each index, from index 0 up."""
-        return dict(sorted(Counter(self.index.tolist()).items()))
 
 
 def types(

@@ -56,7 +56,8 @@ Function = Callable[..., Float[Array, ""]]
 EXACT = 1e-12
 # a dense eigensolver's rounding is a few hundred ε of the largest eigenvalue
 SPECTRUM = 1e-11
-# two ways to compute one number, with an eigendecomposition or a Cholesky factorisation in between
+# two ways to compute one number, with an eigendecomposition or a Cholesky factorisation in between,
+# of a moderately conditioned matrix: condition numbers up to 1e4 are drawn
 FACTORED = 1e-9
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from linvae_jax import progress
+from linvae_jax import machine, progress
 from linvae_jax._internal import checks
 from linvae_jax._internal.ahead import ahead
 from linvae_jax.data import dataset, tfds
@@ -162,7 +162,7 @@ def _decoded(
             )
             return np.stack([_shrunk(example["image"]).reshape(-1) for example in parsed])
 
-        threads = min(_THREADS, os.cpu_count() or 1)
+        threads = min(_THREADS, machine.cores())
         quiet = not sys.stderr.isatty()
         bar = stack.enter_context(
             progress.bar(total, f"decoding {builder.name} {split}", "image", quiet)

@@ -91,4 +91,3 @@ _KNOWN: dict[str, tuple[tuple[str, ...], Callable[[str, Path | None, Path | None
     "celeba": (("train", "validation", "test"), celeba.load),
     "photographs": (("train", "test"), lambda split, *_: photographs.load(split)),
 }
-NAMES = tuple(_KNOWN)  # what `load` knows by name

@@ -111,17 +111,6 @@ class Params(linear.LinearVAEParams):
     mean: Float[Array, "*runs n"]
 
 
-def about(moments: mom.Moments, mean: Float[Array, "n"]) -> mom.Moments:
-    """Return the moments that a model with another mean sees, in the dtype of that mean.
-
-    E (x − μ)(x − μ)ᵀ = S + (x̄ − μ)(x̄ − μ)ᵀ is what stands for the covariance. `linear.elbo` of it
-    is the exact ELBO of a model whose decoder is N(Wz + μ, σ²I) and whose encoder N(V(x − μ), D).
-    """
-    cast = jax.tree.map(lambda leaf: leaf.astype(mean.dtype), moments)
-    shift = cast.mean - mean
-    return replace(cast, mean=mean, cov=cast.cov + jnp.outer(shift, shift))
-
-
 def expected_start(moments: mom.Moments, k: int) -> float:
     """Compute the ELBO before the first step, in expectation over the weights that are drawn.
 
@@ -164,7 +153,7 @@ class NotebookTask(linear_task.LinearTask):
         self, data: linear_task.Problem, params: Any, beta: Any, key: PRNGKeyArray
     ) -> Params:
         """Return the gradient in closed form; of μ, (AᵀA/σ² + βVᵀV)(x̄ − μ), A = I − WV."""
-        moments = about(data.moments, params.mean)
+        moments = mom.about(data.moments, params.mean)
         own = linear.gradient(params, moments, beta)
         shift = data.moments.mean.astype(params.mean.dtype) - params.mean
         code = matmul(params.V, shift)
@@ -181,7 +170,7 @@ class NotebookTask(linear_task.LinearTask):
     ) -> linear_task.Record:
         """Measure exactly; the gap is to the maximum over μ too, which has μ = x̄."""
         exact = _exact(params, data.moments)
-        seen = replace(data, moments=about(data.moments, exact.mean))
+        seen = replace(data, moments=mom.about(data.moments, exact.mean))
         return super().observe(seen, exact, hyper, key)
 
 
@@ -205,7 +194,7 @@ def _subset(
 
     def at_start(key: PRNGKeyArray) -> Array:
         params = _exact(task.init(problem, key, 1.0), moments)
-        return linear.elbo(params, about(moments, params.mean))
+        return linear.elbo(params, mom.about(moments, params.mean))
 
     def likelihood(factor: float) -> Array:
         grown = replace(moments, cov=moments.cov * factor)

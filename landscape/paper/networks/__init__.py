@@ -3,7 +3,7 @@
 | module | what it does |
 | --- | --- |
 | `experiments` | trains the paper's networks |
-| `claims` | measures C8 to C10 |
+| `claims` | judges C8 to C10 |
 | `table` | has the paper's table of 20 rows, and puts ours beside it |
 | `protocols` | asks how the paper's networks were trained |
 """

@@ -1,6 +1,6 @@
 """The paper's claims C8 to C10 on nonlinear VAEs are measured on tables of trained networks.
 
-Every claim takes the tables of `network_experiments.train`, by name.
+Every claim takes the tables of `experiments.train`, by name.
 """
 
 from collections.abc import Mapping

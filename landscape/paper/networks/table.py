@@ -211,7 +211,7 @@ COLUMNS = {
 def compare(table: xr.Dataset, data: str) -> list[Compared]:
     """Put ours beside the rows of "mnist" or "celeba" that were trained, in the paper's order.
 
-    The table is one of `network_experiments.train`, with the attribute `pixel_constant`. Other data
+    The table is one of `experiments.train`, with the attribute `pixel_constant`. Other data
     have no rows.
     """
     found = []
