@@ -227,8 +227,11 @@ def main(args: Run) -> int:
     """Train or join, and name the files."""
     jax.config.update("jax_enable_x64", True)  # noise as in `linvae reproduce`
     programs.keep()
-    for path in train(args) if args.join is None else join(args.out, args.join):
+    written = train(args) if args.join is None else join(args.out, args.join)
+    for path in written:
         print(f"wrote {path}")
+    if args.join is not None and experiments.path(args.join, "table") not in written:
+        print("no table: the ten rows, of one length and with a seed in common, are not there")
     return 0
 
 
