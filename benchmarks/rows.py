@@ -125,7 +125,10 @@ def _train(side: Side, path: Path, epochs: int, ends: float) -> bool:
     if side.epochs <= measured:
         return False
     side.save(state)
-    command = f"python -m benchmarks.rows {' '.join(sys.argv[1:])}"
+    # which folders of which machine says nothing to others
+    hidden = {"--manual-dir": "DIR", "--out": "OUT"}
+    words = [hidden.get(before, word) for before, word in itertools.pairwise(sys.argv)]
+    command = f"python -m benchmarks.rows {' '.join(words)}"
     tables.save(side.table().assign_attrs(source=SOURCE, command=command), path)
     return True
 

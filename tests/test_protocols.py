@@ -315,9 +315,11 @@ def tiny(monkeypatch) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_rows_go_on_where_they_were_ended_to_the_bit(tiny, tmp_path):
+def test_rows_go_on_where_they_were_ended_to_the_bit(tiny, tmp_path, monkeypatch):
     """Epochs in two goes give the weights and records that one go gives."""
     (tmp_path / bench_rows.FILE).touch()
+    said = ["rows.py", "--manual-dir", str(tmp_path), "--out", "a", "--epochs", "4"]
+    monkeypatch.setattr(rows.sys, "argv", said)
     common = {"manual_dir": tmp_path, "sigma2": (1.0,), "rates": (1e-2,), "batches": (16,)}
     (whole,) = rows.train(rows.Run(out=tmp_path / "a", epochs=4, **common))
     rows.train(rows.Run(out=tmp_path / "b", epochs=3, **common))
@@ -334,6 +336,8 @@ def test_rows_go_on_where_they_were_ended_to_the_bit(tiny, tmp_path):
     for name in ("elbo", "kl", "sigma2", "final_elbo", "final_kl"):
         np.testing.assert_array_equal(one[name], two[name])
     assert dict(one.sizes)["step"] == 4
+    command = "python -m benchmarks.rows --manual-dir DIR --out OUT --epochs 4"
+    assert one.attrs["command"] == command
     (written,) = rows.join(tmp_path / "a", tmp_path / "c")
     joined = tables.load(written)
     np.testing.assert_array_equal(

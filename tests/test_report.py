@@ -277,6 +277,17 @@ def test_claims_hold_for_the_linear_vae_itself(found):
     # by hand: components of LAM above σ² are in use, of the 8 that are coded
     used = [(LAM[:8] > s).sum() for s in runs.sigma2.values]
     np.testing.assert_allclose(runs.predicted, 1 - np.array(used) / 8)
+    named = network_claims.numbers(found)
+    for s, at in zip(runs.sigma2.values, used, strict=True):
+        of = f"σ² held at {s:g}: collapsed %"
+        assert named[of] == named[f"{of}: predicted"] == pytest.approx(100 - 12.5 * at)
+    annealed = found["annealing"]
+    for name in annealed.annealing.values:
+        of = f"σ² held at {float(annealed.sigma2_init[0]):g}, {name}"
+        at = annealed.isel(sigma2_init=0).sel(annealing=name)
+        share = 100 * float(at.final_num_collapsed.mean()) / 8
+        assert named[f"{of}: collapsed %"] == pytest.approx(share)
+        assert named[f"{of}: KL"] == pytest.approx(float(at.final_kl.sum("latent").mean()))
 
 
 def test_networks_that_are_linear_vaes_lie_on_the_prediction(found):

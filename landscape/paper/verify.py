@@ -13,6 +13,7 @@ from typing import NamedTuple
 import xarray as xr
 
 from landscape.paper import facts, ledger, quotes, report
+from landscape.paper.networks import claims as network_claims
 from landscape.paper.networks import experiments as network_experiments
 from landscape.paper.networks import protocols
 from landscape.paper.networks import table as paper_table
@@ -122,6 +123,7 @@ def _numbers(
     if "table" in found:
         table = found["table"]
         named |= facts.numbers(table) | paper_table.numbers(table, facts.paper_data_of(table))
+        named |= network_claims.numbers(found)
     if "protocols" in found and (data := facts.paper_data_of(found["protocols"])):
         named |= protocols.numbers(found["protocols"], data)
     if "curvature" in found:
