@@ -39,6 +39,7 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "moments.merge, moments.from_chunks, moments.from_covariance": lambda i, s2: mom.merge(
         mom.from_chunks([i["x"] * s2]), mom.from_covariance(i["moments"].cov * s2, count=20.0)
     ),
+    "moments.about": lambda i, s2: mom.about(i["moments"], i["x"][0] * s2).cov,
     "moments.spectrum": lambda i, s2: mom.spectrum(mom.from_data(i["x"] * s2)).eigenvalues,
     "moments.thin_spectrum": lambda i, s2: mom.thin_spectrum(i["x"] * s2).eigenvalues,
     "moments.in_eigenbasis, moments.trace, moments.cov_matmul": lambda i, s2: [

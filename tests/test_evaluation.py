@@ -200,7 +200,7 @@ def test_vmap_over_models_is_a_loop_and_merges_and_finishes_under_vmap():
         assert_same(jax.tree.map(lambda leaf: leaf[i], finished), expected)  # noqa: B023
 
     # many at once without vmap would mix their axes
-    with pytest.raises(ValueError, match=r"totals: got count of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"a: got count of shape \(3,\)"):
         evaluation.merge(together, together)
     with pytest.raises(ValueError, match=r"vmap"):
         evaluation.finish(MODEL, params[0], together)
