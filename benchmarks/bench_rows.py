@@ -78,12 +78,11 @@ def _images(lease: Lease) -> np.ndarray | None:
     if lease.smoke:
         rng = np.random.default_rng(0)
         return np.repeat(rng.integers(0, 256, (200, 3), np.uint8), 4, axis=1)
-    try:
-        return images_in(lease.manual_dir)
-    except ValueError:
+    if lease.manual_dir is None or not (lease.manual_dir / FILE).is_file():
         lease.left_out.append(f"the ten rows: no {FILE} in --manual-dir {lease.manual_dir}")
         lease.say(f"  {lease.left_out[-1]}")
         return None
+    return images_in(lease.manual_dir)  # which fails, and says why, if the file is broken
 
 
 class Side:
