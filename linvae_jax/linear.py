@@ -174,13 +174,7 @@ def elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar = 1.0) -> F
 
 @jax.jit
 def _elbo(params: LinearVAEParams, moments: mom.Moments, beta: Scalar) -> Array:
-    return _weighted(_elbo_terms(params, moments), beta)
-
-
-@jax.jit
-def _weighted(terms: ElboTerms, beta: Scalar) -> Array:
-    """Weigh the two halves of the β-ELBO, for each datum or for all."""
-    return terms.reconstruction - jnp.asarray(beta, terms.kl.dtype) * terms.kl.sum(axis=-1)
+    return _elbo_terms(params, moments).elbo(beta)
 
 
 @jax.jit
@@ -252,7 +246,7 @@ def score_per_datum(
     mean = checks.numbers("mean", mean)
     checks.shape("mean", mean, (params.W.shape[0],))
     checks.finite("mean", mean)
-    return _weighted(_elbo_terms_per_datum(params, _centred(params, mean, x)), beta)
+    return _elbo_terms_per_datum(params, _centred(params, mean, x)).elbo(beta)
 
 
 def score(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, ""]:
@@ -264,7 +258,7 @@ def score(params: LinearVAEParams, mean: Any, x: Any) -> Float[Array, ""]:
 def _elbo_stochastic(
     params: LinearVAEParams, centred: Float[Array, "N n"], key: PRNGKeyArray, beta: Scalar
 ) -> Float[Array, "N"]:
-    return _weighted(vae.elbo_terms(Model(*params.W.shape), params, centred, key), beta)
+    return vae.elbo_terms(Model(*params.W.shape), params, centred, key).elbo(beta)
 
 
 def elbo_stochastic(

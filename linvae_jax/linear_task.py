@@ -183,7 +183,7 @@ class LinearTask:
         """Measure exactly, whatever gradients the model is trained with; no noise is drawn."""
         moments, spectrum = data.moments, data.spectrum
         terms = linear.elbo_terms(params, moments)
-        elbo = terms.reconstruction - hyper.beta * terms.kl.sum()
+        elbo = terms.elbo(hyper.beta)
         sigma2 = jnp.exp(params.log_sigma2)
         optimum, likelihood_optimum = (
             ppca.optimal_elbo(spectrum.eigenvalues, self.k, self._sigma2(data, hyper, sigma2, b), b)

@@ -252,8 +252,7 @@ def sampled_gradient(
     """
 
     def objective(params: Params, key: PRNGKeyArray) -> Float[Array, ""]:
-        terms = vae.elbo_terms(model, params, x, key)
-        return (terms.reconstruction - beta * terms.kl.sum(axis=1)).mean()
+        return vae.elbo_terms(model, params, x, key).elbo(beta).mean()
 
     return jax.grad(objective)(params, key)
 

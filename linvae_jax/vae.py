@@ -31,6 +31,10 @@ class ElboTerms(NamedTuple):
     reconstruction: Float[Array, "*batch"]
     kl: Float[Array, "*batch k"]
 
+    def elbo(self, beta: Float[Array, ""] | float = 1.0) -> Float[Array, "*batch"]:
+        """Weigh the halves: the β-ELBO is the reconstruction less β times the sum of the KL."""
+        return self.reconstruction - jnp.asarray(beta, self.kl.dtype) * self.kl.sum(axis=-1)
+
 
 class Posterior(NamedTuple):
     """q(z | x) of each datum has means (N, k) and log variances (N, k), or (k,) if all agree."""

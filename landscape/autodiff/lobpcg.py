@@ -44,6 +44,10 @@ from linvae_jax._internal import checks
 AMPLIFICATION = 1e5
 MAX_DEGREE = 101
 SWEEPS = 3  # LOBPCG iterations before the polynomial is adapted
+# of a block that knows no eigenvalue yet: enough to tell the halves of the spectrum apart, cheap
+# where it turns out to cut in the wrong place
+FIRST_DEGREE = 11
+PROBE_STEPS = 30  # of Lanczos, for the two ends; only the cost depends on how sharp they are
 
 
 @partial(jax.tree_util.register_dataclass)
@@ -139,14 +143,15 @@ class _Bounds(NamedTuple):
 
 def _bounds(function: Function, point: PyTree, key: Array, sign: int) -> _Bounds:
     p = ravel_pytree(point)[0].size
-    steps = min(30, p)
+    steps = min(PROBE_STEPS, p)
     diagonal, offdiagonal, _ = lanczos.truncate(
         *lanczos.tridiagonal(argument(function), point, key, 2, steps, 2)
     )
     nodes = sign * np.asarray(lanczos.gauss_rule(diagonal, offdiagonal[:, :-1])[0])
     checks.finite("Hessian of function", nodes)
     scale = float(np.abs(nodes).max())
-    # every eigenvalue that the probes see lies within the last β of the nodes; 5 % for others
+    # every eigenvalue that the probes see lies within the last β of the nodes; 5 % for others, and
+    # something where all eigenvalues are one
     margin = 0.05 * np.ptp(nodes) + 1e-3 * scale + float(np.asarray(offdiagonal)[:, -1].max())
     return _Bounds(float(nodes.min() - (margin or 1.0)), float(nodes.max()), scale, 2 * steps)
 
@@ -199,7 +204,7 @@ def _search(
     target, equal = rtol * bounds.scale, 10 * rtol * bounds.scale
     products = bounds.products
     vectors = jax.random.normal(key_start, (p, block), flat.dtype)
-    cut, degree = bounds.low + 0.5 * span, 11
+    cut, degree = bounds.low + 0.5 * span, FIRST_DEGREE
     rounds = 0
     while True:
         rounds += 1
@@ -211,12 +216,14 @@ def _search(
         products += b * (degree * (4 * SWEEPS + 1) + 1)
         values, residuals = np.asarray(found.values), np.asarray(found.residuals)
         checks.finite("LOBPCG's residuals (products with the Hessian of function)", residuals)
-        # Ritz values lie below the eigenvalues they stand for, so none that is wanted is cut off
+        # Ritz values lie below the eigenvalues they stand for, so none that is wanted is cut off;
+        # nor may the interval that is damped shrink to nothing
         cut = max(float(values[-1]), bounds.low + 1e-3 * span)
         degree = _degree(bounds.low, cut, max(bounds.top, float(values[0])))
         vectors = found.vectors
         m, edge = wanted(values, equal)
-        # the one behind need not be sharp, but must not turn out to be another copy
+        # the one behind need not be sharp, but must not turn out to be another copy: an eigenvalue
+        # lies within its residual, and that is to be a hundredth of the gap
         behind = residuals[m] if m < b else np.inf
         apart = m < b and behind <= max(target, 0.01 * (edge - values[m]))
         apart = bool(apart and values[m] + behind <= edge)
@@ -226,7 +233,7 @@ def _search(
             key_new = jax.random.fold_in(key_more, rounds)
             extra = jax.random.normal(key_new, (p, min(2 * b, max_block) - b), flat.dtype)
             vectors = jnp.concatenate([vectors, extra], axis=1)
-            cut, degree = bounds.low + 0.5 * (cut - bounds.low), 11
+            cut, degree = bounds.low + 0.5 * (cut - bounds.low), FIRST_DEGREE
 
     converged = residuals[:m] <= target
     group = np.cumsum(np.append(0, -np.diff(values[:m]) > equal))[:m]

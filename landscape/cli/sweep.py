@@ -107,7 +107,7 @@ def _look_at_curvature(
     from landscape.studies import network_spectra
     from landscape.studies import networks as network_study
 
-    sigma2 = options.curvature_sigma2 or network_study.sigma2_around(options.sigma2)
+    sigma2 = options.curvature_sigma2 or network_study.sigma2_grid(options.sigma2)
     curvature = network_study.escape_of_sweep(
         task, data, sweep, streams.key(options.seed, "curvature"), sigma2,
         count=options.curvature_data,

@@ -70,7 +70,7 @@ def stands(place: str) -> str:
     return f"Lucas et al. 2019, {place}; in our words"
 
 
-def numbers(claim: Claim) -> str:
+def measured(claim: Claim) -> str:
     """Write what was measured for a claim as a Markdown table, and its note."""
     headings = ("measured", "value:", "bound:", "why this bound", "from", "holds")
     rows = [
@@ -82,7 +82,7 @@ def numbers(claim: Claim) -> str:
     return formats.table(headings, rows) + (f"\n{claim.note}\n" if claim.note else "")
 
 
-def numbers_of(claims: Sequence[Claim]) -> dict[str, float]:
+def numbers(claims: Sequence[Claim]) -> dict[str, float]:
     """Name what claims state: "C9: <quantity of a check>", and the same with ": bound"."""
     named = {"claims": float(len(claims)), "claims that hold": float(sum(c.holds for c in claims))}
     for claim in claims:
@@ -109,7 +109,7 @@ def markdown(claims: Sequence[Claim], tables: Mapping[str, str]) -> str:
 
     The tables are those of `Saved`.
     """
-    parts = [f"## {claim.id}\n\n{told(claim)}\n\n{numbers(claim)}" for claim in claims]
+    parts = [f"## {claim.id}\n\n{told(claim)}\n\n{measured(claim)}" for claim in claims]
     of = {c.id: {name for check in c.checks for name in check.tables} for c in claims}
     rows = [
         (f"`{name}`", ", ".join(id for id, names in of.items() if name in names), f"`{made}`")

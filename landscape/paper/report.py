@@ -214,7 +214,7 @@ def _judged(claims: Sequence[ledger.Claim], figures: dict[str, str]) -> list[tup
     for claim in claims:
         own = [figures.pop(name) for name in _OF_CLAIM.get(claim.id, ()) if name in figures]
         told = [ledger.told(claim), "", *own]
-        parts.append((_heading(claim), "\n".join([*told, ledger.numbers(claim)])))
+        parts.append((_heading(claim), "\n".join([*told, ledger.measured(claim)])))
     return parts
 
 

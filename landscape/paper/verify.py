@@ -116,7 +116,7 @@ def _numbers(
     found: Mapping[str, xr.Dataset], claims: Sequence[ledger.Claim], place: Path
 ) -> dict[str, float]:
     """Put the numbers of all parts together."""
-    named = ledger.numbers_of(claims)
+    named = ledger.numbers(claims)
     for path in sorted(place.glob("*.nc")):
         if (seconds := facts.origin(tables.load(path)).seconds) is not None:
             named[f"{path.name}: minutes"] = seconds / 60

@@ -53,11 +53,12 @@ def study(eigenvalues: Float[Array, "n"], k: int, sigma2: float) -> Landscape:
     points = {name: np.where((a >= 0) & alive[a], a, -1) for name, a in points.items()}
     # a component without variance has no σ² below it
     leading = min(6, int(mom.rank(eigenvalues)))
+    below_all = 0.6 * float(eigenvalues[leading - 1])  # so that the census may use each of them
     return Landscape(
         linear_study.conditioning_path(eigenvalues, k, grid),
         linear_study.escapes(eigenvalues, followed, jnp.concatenate([below, grid])),
         linear_study.spectrum_histogram(eigenvalues, points, sigma2),
-        linear_study.census_table(eigenvalues[:leading], 3, 0.6 * float(eigenvalues[leading - 1])),
+        linear_study.census_table(eigenvalues[:leading], 3, below_all),
         leading,
     )
 

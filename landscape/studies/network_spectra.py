@@ -37,7 +37,7 @@ def _elbo(model: Any, structure: Any, fixed: int) -> Callable[..., Float[Array, 
         def of_draw(eps: Array) -> Array:
             passed = vae.with_noise(model, point, data, eps)
             rec = gaussian.log_density(passed.square_error, model.n, log_sigma2)
-            return (rec - beta * passed.kl.sum(axis=-1)).mean()
+            return vae.ElboTerms(rec, passed.kl).elbo(beta).mean()
 
         return jax.lax.map(of_draw, noise).mean()
 

@@ -105,7 +105,7 @@ def _by_steps(critical: float, smooth: float, bent: float) -> float:
     return critical * smooth / bent if np.isfinite(critical) else np.nan
 
 
-def sigma2_around(sigma2: Sequence[float], count: int = 25) -> tuple[float, ...]:
+def sigma2_grid(sigma2: Sequence[float], count: int = 25) -> tuple[float, ...]:
     """Return a grid from a tenth of the smallest of some σ² to ten times the largest."""
     return tuple(np.geomspace(min(sigma2) / 10, 10 * max(sigma2), count).tolist())
 

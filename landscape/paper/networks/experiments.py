@@ -149,7 +149,7 @@ def _curvature(
     start = time.monotonic()
     table = network_study.escape_of_sweep(
         task, data, sweep, streams.key(0, "curvature"),
-        network_study.sigma2_around(settings.sigma2), count=settings.curvature_data,
+        network_study.sigma2_grid(settings.sigma2), count=settings.curvature_data,
     )  # fmt: skip
     return facts.timed(table.assign_attrs(of), time.monotonic() - start)
 
