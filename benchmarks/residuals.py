@@ -26,7 +26,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from benchmarks import figure
-from benchmarks.bench_rows import images_in
+from benchmarks.paper_rows import images_in
 from landscape.diagnosis import codes
 from landscape.figures import style
 from linvae_jax import networks, streams, tables, vae

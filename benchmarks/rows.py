@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from benchmarks.bench_rows import DATA_SEED, TRANSFORM, Plan, Side, images_in
+from benchmarks.paper_rows import DATA_SEED, TRANSFORM, Plan, Side, images_in
 from landscape.cli import programs
 from landscape.paper import facts
 from landscape.paper.networks import experiments, protocols

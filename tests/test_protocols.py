@@ -10,7 +10,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import bench_rows, rows
+from benchmarks import paper_rows, rows
 from landscape.figures import networks as network_figures
 from landscape.paper import facts, report
 from landscape.paper.networks import claims, experiments, protocols
@@ -308,7 +308,7 @@ def tiny(monkeypatch) -> np.ndarray:
     """`benchmarks.rows` at tiny sizes: 400 images of 12 pixels."""
     rng = np.random.default_rng(0)
     images = np.repeat(rng.integers(0, 256, (400, 3), np.uint8), 4, axis=1)
-    monkeypatch.setattr(bench_rows.mnist, "read_idx", lambda path: images)
+    monkeypatch.setattr(paper_rows.mnist, "read_idx", lambda path: images)
     small = replace(rows.MNIST, k=3, widths=(8,), warmup=2)
     monkeypatch.setattr(rows, "MNIST", small)
     return images
@@ -317,7 +317,7 @@ def tiny(monkeypatch) -> np.ndarray:
 @pytest.mark.slow
 def test_rows_go_on_where_they_were_ended_to_the_bit(tiny, tmp_path, monkeypatch):
     """Epochs in two goes give the weights and records that one go gives."""
-    (tmp_path / bench_rows.FILE).touch()
+    (tmp_path / paper_rows.FILE).touch()
     said = ["rows.py", "--manual-dir", str(tmp_path), "--out", "a", "--epochs", "4"]
     monkeypatch.setattr(rows.sys, "argv", said)
     common = {"manual_dir": tmp_path, "sigma2": (1.0,), "rates": (1e-2,), "batches": (16,)}
@@ -353,7 +353,7 @@ def test_rows_are_joined_with_annealing_of_their_length(tiny, tmp_path):
     soon as well. A longer run of learned rows stands for them in the protocols alone, and a seed
     that one row alone has is left out.
     """
-    (tmp_path / bench_rows.FILE).touch()
+    (tmp_path / paper_rows.FILE).touch()
     out, folder = tmp_path / "a", tmp_path / "b"
     common = {"manual_dir": tmp_path, "out": out, "epochs": 4}
     rows.train(rows.Run(**common))
@@ -403,7 +403,7 @@ def test_rows_are_joined_with_annealing_of_their_length(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_rows_do_not_go_on_with_what_other_runs_left(tiny, tmp_path):
-    (tmp_path / bench_rows.FILE).touch()
+    (tmp_path / paper_rows.FILE).touch()
     common = {"manual_dir": tmp_path, "out": tmp_path, "sigma2": (1.0,), "epochs": 1}
     (path,) = rows.train(rows.Run(**common))
     path.with_suffix(".npz").rename(tmp_path / path.name.replace("rows_1_", "rows_10_")
