@@ -113,7 +113,7 @@ def _train(side: Side, path: Path, epochs: int, ends: float) -> bool:
         side.resume(state)
     saved = monotonic()
     with progress.bar(epochs, path.stem, "epoch") as bar:
-        bar.n = bar.initial = side.epochs
+        progress.skip(bar, side.epochs)
         while side.epochs < epochs and monotonic() < ends:
             elbo = side.epoch()
             bar.set_postfix_str(f"ELBO {elbo.min():.0f} to {elbo.max():.0f}", refresh=False)

@@ -18,3 +18,11 @@ def bar(total: int, description: str, unit: str = "it", quiet: bool = False) -> 
         ascii=None if terminal else True,
         dynamic_ncols=terminal,
     )
+
+
+def skip(of: "tqdm[Any]", done: int) -> None:
+    """Count what an earlier process has done, which is no part of the rate."""
+    of.initial = getattr(of, "initial", 0) + done  # a quiet bar has none
+    of.n += done
+    of.last_print_n = of.n  # the rate is that of what is done since
+    of.refresh()

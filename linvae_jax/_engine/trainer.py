@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from linvae_jax import sources, training
+from linvae_jax import progress, sources, training
 from linvae_jax._engine import divergence, shapes
 from linvae_jax._engine.divergence import START
 from linvae_jax._engine.executors import executor
@@ -40,9 +40,8 @@ class ProgressReport:
         self.bar, self.samples, self.before = bar, samples, time.monotonic()
 
     def skip(self, steps: int) -> None:
-        """Count steps that an earlier process has done, which are no part of the rate."""
-        self.bar.n = self.bar.initial = self.bar.n + steps
-        self.bar.refresh()
+        """Count steps that an earlier process has done."""
+        progress.skip(self.bar, steps)
 
     def segment(self, runs: int, steps: int, elbo: np.ndarray, lost: np.ndarray) -> None:
         """Tell of `steps` more of each of `runs` runs, of which some are lost (`divergence`)."""
