@@ -104,6 +104,10 @@ def test_distance_is_what_cells_are_off_by_over_what_the_rule_allows(off, meet):
         assert one.distances["kl"] == pytest.approx(abs(off) / allowed, abs=0.02)
         others = [x for name, x in one.distances.items() if name != "kl"]
         assert one.distance == pytest.approx((one.distances["kl"] + sum(others)) / len(one.cells))
+    # of rows 2 and 7; only row 7 has a final σ², whose line is that of the paper
+    near = [bool(one.distances["kl"] <= 1) for one in found]
+    agree = {"final σ²": [True], "KL": near, "collapsed %": [True, True]}
+    assert protocols.agreement(found) == agree
 
 
 def test_what_falls_or_is_too_far_is_not_in_sight():

@@ -279,6 +279,16 @@ def foretold(epochs: np.ndarray, values: np.ndarray) -> float:
     return value_at(epochs[:half], values[:half], float(epochs[-1])) - float(values[-1])
 
 
+def agreement(of: Sequence[Reading]) -> dict[str, list[bool]]:
+    """Say by heading which cells agree by `paper_table.RULE` where the ELBO is the paper's."""
+    return {
+        paper_table.COLUMNS[name][0]: [
+            one.distances[name] <= 1 for one in of if name in one.distances
+        ]
+        for name in _CELLS
+    }
+
+
 def markdown(found: Mapping[str, Sequence[Reading]]) -> str:
     """Write for each protocol and row when its ELBO is the paper's, and what it shows there."""
     headings = (
@@ -329,8 +339,9 @@ def _epoch(one: Reading) -> str:
 def numbers(table: xr.Dataset, data: str) -> dict[str, float]:
     """Name what `markdown` and `side_by_side` state.
 
-    "0.001, batches of 128: row 7: KL", "0.001, batches of 128: mean distance", and "row 7 at one
-    ELBO: 0.001, batches of 128: KL".
+    "0.001, batches of 128: row 7: KL", "0.001, batches of 128: mean distance", "0.001, batches of
+    128: KL: rows that agree" of "0.001, batches of 128: KL: rows", and "row 7 at one ELBO: 0.001,
+    batches of 128: KL".
     """
     found = read(table, data)
     named = {f"{name}: mean distance": x for name, x in distances(found).items()}
@@ -338,6 +349,9 @@ def numbers(table: xr.Dataset, data: str) -> dict[str, float]:
         at = table.sel(protocol=protocol)
         named[f"{protocol}: learning rate"] = float(at.learning_rate)
         named[f"{protocol}: batch size"] = float(at.batch_size)
+        for heading, cells in agreement(readings).items():
+            named[f"{protocol}: {heading}: rows"] = float(len(cells))
+            named[f"{protocol}: {heading}: rows that agree"] = float(sum(cells))
         for one in readings:
             of = f"{protocol}: row {one.row.number}"
             named |= {f"{of}: epochs": float(one.epochs), f"{of}: ELBO": one.elbo,
