@@ -212,12 +212,13 @@ def protocols(table: xr.Dataset, paper: xr.Dataset, nearest: str) -> Figure:
             axis.plot([], [], color=color, label=f"from σ² = {start:g}")
     _papers(axes[:, 2], names, paper.sel(sigma2_init=starts, learned=True), shades(len(starts)))
     axes[0, 2].set(title=f"σ² learned, {nearest.split(',')[0]}")
-    # where the paper's learned rows are, and as far before them as ten of their lengths: ELBOs come
-    # from tens of thousands of nats below
+    # where the paper's learned rows are, and as far before them as thirteen of their lengths, where
+    # short runs end: ELBOs come from tens of thousands of nats below
     ends = float(paper.elbo.sel(learned=True).min()), float(paper.elbo.sel(learned=True).max())
     for axis in axes[1]:
         axis.set(xlabel="ELBO (nats/datum)", ylim=(-3, 100))
-        axis.set_xlim(ends[1] - 9 * (ends[1] - ends[0]), ends[1] + (ends[1] - ends[0]) / 2)
+        axis.locator_params(axis="x", nbins=3)
+        axis.set_xlim(ends[1] - 13 * (ends[1] - ends[0]), ends[1] + (ends[1] - ends[0]) / 2)
     for axis in axes[0]:
         axis.set(ylim=(60, 220))
     for axis, name in zip(axes[:, 0], names.values(), strict=True):

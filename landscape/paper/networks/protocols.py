@@ -354,7 +354,8 @@ def numbers(table: xr.Dataset, data: str) -> dict[str, float]:
             named[f"{protocol}: {heading}: rows that agree"] = float(sum(cells))
         for one in readings:
             of = f"{protocol}: row {one.row.number}"
-            named |= {f"{of}: epochs": float(one.epochs), f"{of}: ELBO": one.elbo,
+            named |= {f"{of}: epochs": float(one.epochs), f"{of}: seeds": float(one.seeds),
+                      f"{of}: ELBO": one.elbo,
                       f"{of}: epoch": one.epoch, f"{of}: distance": one.distance}  # fmt: skip
             named |= {f"{of}: {paper_table.COLUMNS[n][0]}": v for n, v in one.cells.items()}
     for one in common(table, data):
