@@ -1,5 +1,6 @@
 """`linvae verify`: what stands in a folder of results is what its tables say, to the digit."""
 
+import hashlib
 import re
 import shutil
 from functools import cache
@@ -288,6 +289,11 @@ def test_numbers_are_rounded_to_the_digits_that_are_shown(shown, value, right):
     else:
         with pytest.raises(Differs, match=r"page, line 1"):
             quotes.page("page", text, {"it": value}, "")
+
+
+def test_digits_of_a_hash_are_no_numbers():
+    digest = hashlib.sha256(b"a table").hexdigest()
+    assert quotes.count(f"| 12 | `{digest}` | -1,024.5 |\n{digest}") == 2
 
 
 @pytest.mark.parametrize(

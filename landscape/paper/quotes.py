@@ -26,6 +26,7 @@ _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:e[-−
 _NUMBER = rf"(?<!\w)[-−]?{_UNSIGNED}"
 _QUOTE = re.compile(rf"({_NUMBER})(?:\s±\s({_UNSIGNED}))?<!--((?:(?!-->).)*)-->", re.DOTALL)
 _INCLUDED = re.compile(r"^<!-- from report\.md: (.*) -->\n(.*?)^<!-- end -->$", re.M | re.DOTALL)
+_HASH = re.compile(r"\b[0-9a-f]{64}\b")  # SHA-256, which says what a table is
 _CODE = (
     re.compile(r"^(```|~~~).*?^\1", re.M | re.DOTALL),
     re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n\n).)+?(?<!`)\1(?!`)", re.DOTALL),  # of one paragraph
@@ -68,8 +69,8 @@ def _short(text: str) -> str:
 
 
 def count(text: str) -> int:
-    """Count the numbers in a text."""
-    return len(re.findall(_NUMBER, text))
+    """Count the numbers in a text; the digits of a hash are none."""
+    return len(re.findall(_NUMBER, _HASH.sub("", text)))
 
 
 def same(
