@@ -223,10 +223,14 @@ def test_parts_of_a_protocol_come_together_and_the_nearest_is_named(tmp_path):
     report.write(tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "The nearest is 0.0003, batches of 128." in text
+    assert "is the paper's, final σ² 2 of 2, KL 4 of 4, collapsed % 4 of 4 rows agree" in text
     assert "](protocols.png)" in text
     named = protocols.numbers(table, "mnist")
     assert named["0.001, batches of 128: row 7: KL"] == pytest.approx(146.3, abs=0.1)
     assert named["0.0003, batches of 128: mean distance"] < 0.01
+    # 40 nats are more than 15 % of either row
+    assert named["0.001, batches of 128: KL: rows that agree"] == 0
+    assert named["0.001, batches of 128: KL: rows"] == 2
 
 
 def test_protocols_are_compared_at_the_highest_elbo_that_all_have_passed():

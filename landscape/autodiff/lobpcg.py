@@ -151,7 +151,7 @@ def _bounds(function: Function, point: PyTree, key: Array, sign: int) -> _Bounds
     checks.finite("Hessian of function", nodes)
     scale = float(np.abs(nodes).max())
     # every eigenvalue that the probes see lies within the last β of the nodes; 5 % for others, and
-    # something where all eigenvalues are one
+    # a thousandth of the largest where all eigenvalues are equal
     margin = 0.05 * np.ptp(nodes) + 1e-3 * scale + float(np.asarray(offdiagonal)[:, -1].max())
     return _Bounds(float(nodes.min() - (margin or 1.0)), float(nodes.max()), scale, 2 * steps)
 

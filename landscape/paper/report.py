@@ -249,7 +249,8 @@ def _protocols(table: xr.Dataset) -> str:
     distances = protocols.distances(found)
     nearest = min(distances, key=distances.__getitem__)
     judged = protocols.agreement(found[nearest])
-    agree = [f"{heading} {sum(of)} of {len(of)}" for heading, of in judged.items()]
+    agree = [f"{heading} {sum(of)} of {len(of)}" for heading, of in judged.items() if of]
+    told = f" Where its ELBO is the paper's, {', '.join(agree)} rows agree with the paper."
     return (
         "`nonlinear_protocols.nc`: the paper says neither the learning rate nor the batches nor "
         "the epochs. So each protocol, a constant rate and a batch size, is read at the epoch at "
@@ -263,8 +264,7 @@ def _protocols(table: xr.Dataset) -> str:
         f"{protocols.markdown(found)}\n"
         "Mean distances over the rows that all protocols have trained: "
         f"{'; '.join(f'{name}: {_distance(x)}' for name, x in distances.items())}. "
-        f"The nearest is {nearest}. Where its ELBO is the paper's, {', '.join(agree)} rows agree "
-        "with the paper.\n\n"
+        f"The nearest is {nearest}.{told if agree else ''}\n\n"
         "All protocols at the highest ELBO that all have passed, by the noise of a step of Adam, "
         "which goes with the rate over the root of the batch size:\n\n"
         f"{protocols.side_by_side(table, protocols.common(table, data))}"
